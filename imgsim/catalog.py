@@ -1,0 +1,325 @@
+"""The catalog: SQLAlchemy tables of what exists, and every query on them."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from sqlite3 import Connection as SQLiteConnection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Row,
+    UniqueConstraint,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
+
+from imgsim.errors import CollectionDamaged, CollectionNewer, EncoderMissing
+from imgsim.types import EncoderRecord, ImageFile, ImageRecord, Refusal, Segment
+
+SCHEMA = "0001"
+"""The revision that this code reads and writes: the newest in migrations/versions."""
+
+_IN_LIMIT = 10_000  # SQLite takes at most 32,766 parameters in a statement
+
+_Column = InstrumentedAttribute[Any]
+
+
+class Base(DeclarativeBase):
+    """The tables of a collection."""
+
+
+class EncoderRow(Base):
+    """An encoder in ``encoders/<fingerprint>``; the active one made the live vectors."""
+
+    __tablename__ = "encoders"
+    __table_args__ = (
+        Index("one_active_encoder", "active", unique=True, sqlite_where=text("active")),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(unique=True)
+    dim: Mapped[int]
+    active: Mapped[bool]
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class SegmentRow(Base):
+    """A file ``segments/<name>.faiss``."""
+
+    __tablename__ = "segments"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("encoders.id"))
+    rows: Mapped[int]
+    dim: Mapped[int]
+    sha256: Mapped[str]
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ImageRow(Base):
+    """A stored image; its vector is row ``row`` of its segment. Ids are never reused."""
+
+    __tablename__ = "images"
+    __table_args__ = (UniqueConstraint("segment_id", "row"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    path: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[bytes] = mapped_column(LargeBinary)
+    width: Mapped[int]
+    height: Mapped[int]
+    segment_id: Mapped[int] = mapped_column(ForeignKey("segments.id"))
+    row: Mapped[int]
+
+
+class RefusedRow(Base):
+    """A file whose content was refused; it is not tried again until it changes."""
+
+    __tablename__ = "refused"
+
+    path: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str]
+
+
+class Snapshot:
+    """One instant of the catalog, whatever a writer commits meanwhile."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def encoder(self) -> EncoderRecord:
+        """Return the active encoder, or raise :class:`EncoderMissing`."""
+        columns = select(EncoderRow.id, EncoderRow.fingerprint, EncoderRow.dim)
+        row = self._connection.execute(columns.where(EncoderRow.active)).one_or_none()
+        if row is None:
+            raise EncoderMissing("the collection has no encoder yet; run `imgsim train` first")
+        return EncoderRecord(*row)
+
+    def segments(self) -> list[Segment]:
+        """Return the segments of the active encoder in the order of their commits."""
+        rows = self._connection.execute(
+            select(SegmentRow.name, SegmentRow.rows, SegmentRow.dim, SegmentRow.sha256)
+            .join(EncoderRow, SegmentRow.encoder_id == EncoderRow.id)
+            .where(EncoderRow.active)
+            .order_by(SegmentRow.id)
+        )
+        return [Segment(*row) for row in rows]
+
+    def segment_ids(self, segment: Segment) -> NDArray[np.int64]:
+        """Return the image id of each row of a segment, -1 for a row that no image uses."""
+        found = self._connection.execute(
+            select(ImageRow.row, ImageRow.id)
+            .join(SegmentRow, ImageRow.segment_id == SegmentRow.id)
+            .where(SegmentRow.name == segment.name)
+        ).all()
+        ids = np.full(segment.rows, -1, np.int64)
+        if found:
+            pairs = np.array(found, np.int64)
+            ids[pairs[:, 0]] = pairs[:, 1]
+        return ids
+
+    def stamps(self, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Return (size, mtime_ns) of those of ``paths`` that are stored images."""
+        rows = self._select_in(ImageRow.path, _encoded(paths), ImageRow.size, ImageRow.mtime_ns)
+        return {os.fsdecode(path): (size, mtime) for path, size, mtime in rows}
+
+    def refusals(self, paths: Sequence[str]) -> dict[str, tuple[int, int, str]]:
+        """Return (size, mtime_ns, reason) of those of ``paths`` that were refused."""
+        columns = RefusedRow.size, RefusedRow.mtime_ns, RefusedRow.reason
+        rows = self._select_in(RefusedRow.path, _encoded(paths), *columns)
+        return {os.fsdecode(path): (size, mtime, why) for path, size, mtime, why in rows}
+
+    def paths(self, ids: Iterable[int]) -> dict[int, str]:
+        """Return the paths of the images with these ids."""
+        rows = self._select_in(ImageRow.id, list(ids), ImageRow.path)
+        return {image_id: os.fsdecode(path) for image_id, path in rows}
+
+    def count_images(self) -> int:
+        """Return the number of stored images."""
+        return self._connection.execute(select(func.count(ImageRow.id))).scalar_one()
+
+    def count_refused(self) -> int:
+        """Return the number of refused files."""
+        return self._connection.execute(select(func.count(RefusedRow.path))).scalar_one()
+
+    def longest_path(self) -> int:
+        """Return the length in bytes of the longest path of an image, 0 if there is none."""
+        longest = select(func.max(func.length(ImageRow.path)))
+        return self._connection.execute(longest).scalar_one() or 0
+
+    def _select_in(
+        self, key: _Column, values: Sequence[object], *columns: _Column
+    ) -> Iterator[Row[Any]]:
+        for start in range(0, len(values), _IN_LIMIT):
+            chosen = key.in_(values[start : start + _IN_LIMIT])
+            yield from self._connection.execute(select(key, *columns).where(chosen))
+
+
+class Catalog:
+    """The SQLite file ``catalog.db`` of a collection."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the catalog at ``path``, created if missing, and bring its schema up to date."""
+        self._path = path
+        self._engine = _engine(path)
+        try:
+            _upgrade(self._engine, path)
+        except DatabaseError as error:
+            raise CollectionDamaged(path, "an SQLite database", str(error.orig)) from error
+
+    def close(self) -> None:
+        """Close the database."""
+        self._engine.dispose()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Read one instant of the catalog."""
+        with self._engine.connect() as connection, connection.begin():
+            yield Snapshot(connection)
+
+    def activate_encoder(self, fingerprint: str, dim: int) -> None:
+        """Commit an encoder as the one that makes the collection's vectors."""
+        with self._engine.begin() as connection:
+            connection.execute(update(EncoderRow).values(active=False))
+            known = select(EncoderRow.id).where(EncoderRow.fingerprint == fingerprint)
+            if connection.execute(known).one_or_none() is None:
+                fields = {"fingerprint": fingerprint, "dim": dim, "created_at": int(time.time())}
+                connection.execute(insert(EncoderRow).values(active=True, **fields))
+            else:
+                ours = EncoderRow.fingerprint == fingerprint
+                connection.execute(update(EncoderRow).where(ours).values(active=True))
+
+    def commit_images(self, segment: Segment, images: Sequence[ImageRecord]) -> None:
+        """Commit a segment of the active encoder and the image of each of its rows, in row order.
+
+        An image whose path is already stored takes its place under a new id.
+        """
+        now = int(time.time())
+        with self._engine.begin() as connection:
+            encoder = Snapshot(connection).encoder()
+            segment_id = connection.execute(
+                insert(SegmentRow).returning(SegmentRow.id),
+                {
+                    "name": segment.name,
+                    "encoder_id": encoder.id,
+                    "rows": segment.rows,
+                    "dim": segment.dim,
+                    "sha256": segment.sha256,
+                    "created_at": now,
+                },
+            ).scalar_one()
+            rows = [
+                {
+                    "path": os.fsencode(image.path),
+                    "size": image.size,
+                    "mtime_ns": image.mtime_ns,
+                    "sha256": image.sha256,
+                    "width": image.width,
+                    "height": image.height,
+                    "segment_id": segment_id,
+                    "row": row,
+                }
+                for row, image in enumerate(images)
+            ]
+            for table in (ImageRow, RefusedRow):
+                _delete_paths(connection, table, [row["path"] for row in rows])
+            connection.execute(insert(ImageRow), rows)
+
+    def commit_refusals(self, refused: Sequence[tuple[ImageFile, Refusal]]) -> None:
+        """Commit files whose content was refused."""
+        rows = [
+            {
+                "path": os.fsencode(file.path),
+                "size": file.size,
+                "mtime_ns": file.mtime_ns,
+                "reason": refusal.reason,
+            }
+            for file, refusal in refused
+        ]
+        with self._engine.begin() as connection:
+            _delete_paths(connection, RefusedRow, [row["path"] for row in rows])
+            connection.execute(insert(RefusedRow), rows)
+
+
+def _encoded(paths: Sequence[str]) -> list[bytes]:
+    return [os.fsencode(path) for path in paths]
+
+
+def _delete_paths(
+    connection: Connection, table: type[ImageRow] | type[RefusedRow], paths: Sequence[bytes]
+) -> None:
+    for start in range(0, len(paths), _IN_LIMIT):
+        chosen = table.path.in_(paths[start : start + _IN_LIMIT])
+        connection.execute(delete(table).where(chosen))
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(URL.create("sqlite", database=os.fspath(path)))
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: SQLiteConnection, _record: object) -> None:
+        connection.isolation_level = None  # transactions begin where SQLAlchemy says, not sqlite3
+        for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {setting}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _upgrade(engine: Engine, path: Path) -> None:
+    with engine.begin() as connection:
+        found = "0000"
+        if inspect(connection).has_table("alembic_version"):
+            version = text("SELECT version_num FROM alembic_version")
+            found = connection.execute(version).scalar_one_or_none() or found
+        if found > SCHEMA:
+            raise CollectionNewer(
+                path.parent, f"its schema is {found} and this imgsim knows {SCHEMA}; upgrade imgsim"
+            )
+        if found < SCHEMA:
+            migrate(connection, _migrations())
+
+
+def migrate(connection: Connection, scripts: Path) -> None:
+    """Run the Alembic revisions in ``scripts`` that are missing, in the transaction that is open."""
+    from alembic import command  # noqa: PLC0415 - a second of import, for a step that is rare
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", os.fspath(scripts).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _migrations() -> Path:
+    """Return the migrations of this installation: inside the package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"

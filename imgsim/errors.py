@@ -1,0 +1,124 @@
+"""The errors that imgsim raises, each with a stable exit code.
+
+======================  ====  =================================================
+class                   code  meaning
+======================  ====  =================================================
+ImgsimError                1  base class
+CollectionError           10  the collection cannot be used
+CollectionNotFound        11  there is no collection at that path
+CollectionLocked          12  another process is writing to the collection
+CollectionNewer           13  a newer imgsim wrote the collection
+CollectionDamaged         14  a file of the collection is missing or altered
+ImageError                20  an image cannot be decoded
+ImageUnavailable          21  the operating system does not give the file
+NotAnImage                22  the content is in no known image format
+EncoderError              30  the encoder cannot be trained or used
+EncoderMissing            31  the collection has no encoder yet
+EncoderMismatch           32  the vectors belong to another encoder
+TrainingDiverged          33  the loss is no longer a finite number
+StoreError                40  vectors or results cannot be written or are unfit
+======================  ====  =================================================
+
+Exit code 2 is a mistake in the command's arguments, 130 an interrupt by the user.
+"""
+
+from pathlib import Path
+
+
+class ImgsimError(Exception):
+    """Base class of all errors of imgsim."""
+
+    exit_code = 1
+
+
+class CollectionError(ImgsimError):
+    """The collection at ``path`` cannot be used."""
+
+    exit_code = 10
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class CollectionNotFound(CollectionError):
+    """There is no collection at the path."""
+
+    exit_code = 11
+
+
+class CollectionLocked(CollectionError):
+    """Another process is writing to the collection."""
+
+    exit_code = 12
+
+
+class CollectionNewer(CollectionError):
+    """The collection was written by a newer imgsim."""
+
+    exit_code = 13
+
+
+class CollectionDamaged(CollectionError):
+    """A file of the collection is not what the catalog says it is."""
+
+    exit_code = 14
+
+    def __init__(self, path: Path, expected: str, found: str) -> None:
+        super().__init__(path, f"damaged: expected {expected}, found {found}")
+        self.expected = expected
+        self.found = found
+
+
+class ImageError(ImgsimError):
+    """The image at ``path`` cannot be decoded."""
+
+    exit_code = 20
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class ImageUnavailable(ImageError):
+    """The operating system does not give the bytes of the file."""
+
+    exit_code = 21
+
+
+class NotAnImage(ImageError):
+    """The content of the file is in no known image format."""
+
+    exit_code = 22
+
+
+class EncoderError(ImgsimError):
+    """The encoder cannot be trained or used."""
+
+    exit_code = 30
+
+
+class EncoderMissing(EncoderError):
+    """The collection has no encoder yet."""
+
+    exit_code = 31
+
+
+class EncoderMismatch(EncoderError):
+    """The collection's vectors were made by another encoder."""
+
+    exit_code = 32
+
+
+class TrainingDiverged(EncoderError):
+    """The training loss is no longer a finite number."""
+
+    exit_code = 33
+
+
+class StoreError(ImgsimError):
+    """Vectors or results cannot be written, or are unfit to be stored."""
+
+    exit_code = 40

@@ -1,0 +1,110 @@
+"""Durable files: atomic writes, checksums and the writer's lock."""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from imgsim.errors import CollectionError, CollectionLocked
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and new names in ``directory`` survive a power loss."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of ``path`` survive a power loss."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that durably takes its place when the block succeeds."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        sync_file(temporary)
+        temporary.replace(path)
+        sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(parent: Path) -> Iterator[Path]:
+    """Yield a new temporary directory in ``parent`` that is removed unless it was renamed."""
+    temporary = parent / f".{secrets.token_hex(8)}.tmp"
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_directory(temporary: Path, target: Path) -> None:
+    """Durably rename the directory ``temporary`` and the files in it to ``target``."""
+    for path in temporary.iterdir():
+        sync_file(path)
+    sync_directory(temporary)
+    temporary.rename(target)
+    sync_directory(target.parent)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def writer_lock(directory: Path) -> Iterator[None]:
+    """Be the one writer of the collection in ``directory``.
+
+    The kernel holds the lock (``flock``) and releases it when the process ends, however it ends. The
+    file says who holds it, for the message that another writer gets.
+    """
+    with _open_lock(directory) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise CollectionLocked(directory, _holder(file.read())) from error
+        file.seek(0)
+        file.truncate()
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def _open_lock(directory: Path) -> IO[str]:
+    try:
+        return (directory / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise CollectionError(directory, f"cannot be written to: {error.strerror}") from error
+
+
+def _holder(content: str) -> str:
+    try:
+        holder = json.loads(content)
+    except ValueError:
+        return "another process is writing to it; try again when it has finished"
+    return (
+        f"process {holder['pid']} on {holder['host']} has been writing to it since "
+        f"{holder['since']}; try again when it has finished"
+    )

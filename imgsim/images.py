@@ -1,0 +1,248 @@
+"""Find image files, and decode one safely.
+
+How each kind of picture becomes red, green and blue bytes:
+
+================================  ==============================================================
+orientation in EXIF               applied; a damaged EXIF block counts as upright
+several frames or pages           the first (of an icon: the largest)
+alpha, or a transparent colour    composited on white
+1 bit, grey, palette              expanded to RGB
+16-bit grey                       the upper 8 of the 16 bits
+32-bit integer or float grey      least to greatest finite value becomes 0 to 255
+CMYK, YCbCr, HSV                  Pillow's conversion; embedded colour profiles are not applied
+L*a*b*                            converted to sRGB with the built-in profiles
+large JPEG                        decoded at the least scale (1/2, 1/4, 1/8) that is large enough
+any size                          resized to the asked size, antialiased, aspect ratio not kept
+================================  ==============================================================
+
+EPS is not read, because Pillow would run Ghostscript on it.
+"""
+
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
+from imgsim.types import ImageFile, ImageRecord
+
+MAX_PIXELS = 178_956_970
+"""Images that declare more pixels are refused: a small file could fill the memory."""
+
+_ORIENTATION = 0x0112
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+_WHITE = (255, 255, 255, 255)
+
+Image.init()
+_FORMATS = tuple(sorted(set(Image.ID) - {"EPS"}))
+_SUFFIXES = frozenset(Image.registered_extensions())
+
+
+def find(roots: Iterable[str], exclude: str | None = None) -> Iterator[ImageFile | ImageError]:
+    """Yield the regular files at and under ``roots``, in the order of the roots and sorted in each.
+
+    Symbolic links are followed; a directory is entered once however it is reached, so loops end, and
+    a file that is itself a root is yielded once. Hidden files and directories are left out unless
+    they are roots; ``exclude`` is a directory that is not entered. What cannot be looked at is
+    yielded as an :class:`ImageUnavailable`. Paths are absolute; links in them are kept.
+    """
+    named = dict.fromkeys(os.path.abspath(root) for root in roots)
+    entered = set()
+    if exclude is not None and os.path.isdir(exclude):
+        entered.add(_identity(os.stat(exclude)))
+    for root in named:
+        yield from _walk(root, named, entered)
+
+
+def _walk(
+    root: str, named: dict[str, None], entered: set[tuple[int, int]]
+) -> Iterator[ImageFile | ImageError]:
+    pending = [root]
+    while pending:
+        path = pending.pop()
+        try:
+            facts = os.stat(path)
+            if stat.S_ISDIR(facts.st_mode):
+                if _identity(facts) not in entered:
+                    entered.add(_identity(facts))
+                    pending.extend(_children(path, named))
+            elif stat.S_ISREG(facts.st_mode):
+                claimed = path == root or os.path.splitext(path)[1].lower() in _SUFFIXES
+                yield ImageFile(path, facts.st_size, facts.st_mtime_ns, claimed)
+            elif path == root:
+                yield ImageUnavailable(path, "not a regular file")
+        except OSError as error:
+            yield ImageUnavailable(path, error.strerror or type(error).__name__)
+
+
+def _children(directory: str, named: dict[str, None]) -> list[str]:
+    """Return the visible entries that are not roots themselves, the last first."""
+    visible = sorted((n for n in os.listdir(directory) if not n.startswith(".")), reverse=True)
+    return [path for name in visible if (path := os.path.join(directory, name)) not in named]
+
+
+def _identity(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_dev, facts.st_ino
+
+
+def is_image(path: str) -> bool:
+    """Say whether the content of the file begins like an image; the pixels are not decoded."""
+    try:
+        with _open_file(path) as file:
+            _identify(path, file)
+    except ImageError:
+        return False
+    return True
+
+
+def decode(path: str, height: int, width: int) -> NDArray[np.uint8]:
+    """Return the image at ``path`` as (height, width, 3) uint8, or raise :class:`ImageError`."""
+    with _open_file(path) as file:
+        return _decode(path, file, (width, height)).pixels
+
+
+def read(path: str, height: int, width: int) -> tuple[ImageRecord, NDArray[np.uint8]]:
+    """Return the facts of the image file at ``path`` and its pixels as :func:`decode` does.
+
+    Size, time and content hash are of the same open file as the pixels.
+    """
+    with _open_file(path) as file:
+        facts = os.fstat(file.fileno())
+        decoded = _decode(path, file, (width, height))
+        try:
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise ImageUnavailable(path, error.strerror or type(error).__name__) from error
+    record = ImageRecord(
+        path, facts.st_size, facts.st_mtime_ns, sha256, decoded.width, decoded.height
+    )
+    return record, decoded.pixels
+
+
+def thumbnail(path: str, side: int) -> Image.Image:
+    """Return the image as RGB with its aspect ratio kept, fitting into ``side`` x ``side``."""
+    with _open_file(path) as file:
+        return Image.fromarray(_decode(path, file, (side, side), keep_aspect=True).pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+
+
+def _open_file(path: str) -> BinaryIO:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
+            raise ImageUnavailable(path, "not a regular file")
+        return open(path, "rb")
+    except OSError as error:
+        raise ImageUnavailable(path, error.strerror or type(error).__name__) from error
+    except ValueError as error:  # a NUL character in the path
+        raise ImageUnavailable(path, str(error)) from error
+
+
+def _identify(path: str, file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        raise NotAnImage(path, "not an image in a known format") from error
+    except Exception as error:  # noqa: BLE001 - the decode boundary: hostile files raise anything
+        raise ImageError(path, _reason(error)) from error
+
+
+def _decode(
+    path: str, file: BinaryIO, size: tuple[int, int], *, keep_aspect: bool = False
+) -> _Decoded:
+    image = _identify(path, file)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(path, f"{width}x{height} pixels are over the limit of {MAX_PIXELS}")
+    try:
+        orientation = _orientation(image)
+        if orientation in _SIDEWAYS:
+            width, height = height, width
+        if keep_aspect:
+            size = ImageOps.contain(Image.new("1", (width, height)), size).size
+        return _Decoded(_render(image, size, orientation), width, height)
+    except Exception as error:  # noqa: BLE001 - the decode boundary: hostile files raise anything
+        raise ImageError(path, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong in one line."""
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - part of the decode boundary: bad EXIF is no reason to refuse
+        return 1
+
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDArray[np.uint8]:
+    """Return upright (size[1], size[0], 3) uint8 pixels."""
+    if orientation in _SIDEWAYS:
+        size = size[1], size[0]
+    image.draft(None, size)
+    image = _plain(image)
+    image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", size, _WHITE), image).convert("RGB")
+    if orientation in _TRANSPOSE:
+        image = image.transpose(_TRANSPOSE[orientation])
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return the first frame in mode RGB, or RGBA where anything is transparent."""
+    image.load()
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        return _grey(np.asarray(image).astype(np.uint16) >> 8)
+    if image.mode in {"I", "F"}:
+        return _grey(_stretched(np.asarray(image, dtype=np.float64)))
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None  # only inPlace=True returns nothing
+        return converted
+    if image.mode == "La":
+        image = image.convert("LA")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _grey(values: NDArray[np.generic]) -> Image.Image:
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+
+
+def _stretched(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return np.zeros_like(values)
+    low, high = finite.min(), finite.max()
+    scale = 255.0 / (high - low) if high > low else 0.0
+    return np.nan_to_num((np.clip(values, low, high) - low) * scale)

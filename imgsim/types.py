@@ -1,0 +1,196 @@
+"""Frozen records that cross the layers.
+
+A path is a ``str`` decoded as :func:`os.fsdecode` does: bytes that are not valid UTF-8 are kept as
+surrogates, and :func:`os.fsencode` gives the exact bytes back.
+"""
+
+from dataclasses import dataclass
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives how many of ``total`` items are done."""
+
+    def __call__(self, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A neighbour: ``rank`` counts from 1, ``distance`` is Euclidean, in float64."""
+
+    rank: int
+    id: int
+    path: str
+    distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """The matches of one query image, nearest first."""
+
+    query: str
+    matches: tuple[Match, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageNeighbours:
+    """The nearest other images of one stored image, nearest first."""
+
+    id: int
+    path: str
+    matches: tuple[Match, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A regular file that may be an image; ``mtime_ns`` is nanoseconds since the epoch.
+
+    ``claimed`` says that the file was named by the user or has an image's suffix, so that content in
+    no known format is a refusal to report and not a bystander.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    claimed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """What the catalog keeps of one image; ``width`` and ``height`` are the upright pixels."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A file that was not ingested, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderRecord:
+    """An encoder that the collection holds; ``fingerprint`` is the sha256 of its ONNX file."""
+
+    id: int
+    fingerprint: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment file: ``rows`` vectors of ``dim`` float32; ``sha256`` is of the whole file."""
+
+    name: str
+    rows: int
+    dim: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What an ingest did; ``seen`` is the sum of the five other counts."""
+
+    added: int
+    changed: int
+    unchanged: int
+    skipped: int
+    refused: tuple[Refusal, ...]
+
+    @property
+    def seen(self) -> int:
+        """Return the number of files looked at."""
+        return self.added + self.changed + self.unchanged + self.skipped + len(self.refused)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How to train: images become ``image_size`` x ``image_size``.
+
+    ``latent_channels`` None stands for as many as make about 1,024 latent values.
+    """
+
+    image_size: int = 256
+    latent_channels: int | None = None
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    validation_split: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """A moment of a training run; ``done`` of ``total`` images in epoch ``epoch`` (from 1)."""
+
+    epoch: int
+    epochs: int
+    done: int
+    total: int
+    loss: float
+    val_loss: float | None
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One row of history.csv: mean squared errors of pixels scaled to 0..1."""
+
+    epoch: int
+    loss: float
+    val_loss: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """What a training run made.
+
+    ``onnx_difference`` is the greatest absolute difference between the latents of the ONNX encoder
+    and of Keras on ``compared`` images; ``directory`` holds the encoder's files.
+    """
+
+    fingerprint: str
+    dim: int
+    images: int
+    refused: tuple[Refusal, ...]
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    interrupted: bool
+    compared: int
+    onnx_difference: float
+    directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """Facts about a collection; the encoder's are None until one is trained."""
+
+    path: str
+    schema: str
+    images: int
+    refused: int
+    segments: int
+    vector_bytes: int
+    encoder: str | None
+    dim: int | None
+    image_size: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A file of the collection that is not what the catalog says it is."""
+
+    path: str
+    expected: str
+    found: str

@@ -1,0 +1,82 @@
+"""Immutable segment files: an ``IndexFlatL2`` each, written by FAISS and mapped by NumPy.
+
+docs/format.md describes the bytes. A segment is never modified after it was written.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.errors import CollectionDamaged, StoreError
+from imgsim.files import replacing, sha256_file
+
+# Magic, dimension, rows, two unused counts, trained flag, metric (1 = L2), number of float32 values.
+_HEADER = struct.Struct("<4siqqqBiQ")
+_BLOCK_BYTES = 4 << 20
+
+
+def write_segment(path: Path, vectors: NDArray[np.float32]) -> str:
+    """Durably write (n, d) float32 ``vectors`` as an ``IndexFlatL2`` and return the file's sha256."""
+    import faiss  # noqa: PLC0415 - readers do not pay for it
+
+    if vectors.dtype != np.float32 or vectors.ndim != 2:
+        raise StoreError(f"vectors must be (n, d) float32, not {vectors.shape} {vectors.dtype}")
+    if not np.isfinite(vectors).all():
+        raise StoreError("the encoder gave values that are not finite; nothing was stored")
+    index = faiss.IndexFlatL2(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors))
+    try:
+        with replacing(path) as temporary:
+            faiss.serialize_index(index).tofile(temporary)
+            digest = sha256_file(temporary)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+    return digest
+
+
+class MappedVectors:
+    """The vectors of one segment file: (rows, dim) float32, read from the disk when asked for."""
+
+    def __init__(self, path: Path, rows: int, dim: int) -> None:
+        expected = f"an IndexFlatL2 of {rows} x {dim}"
+        try:
+            with path.open("rb") as file:
+                header = file.read(_HEADER.size)
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise CollectionDamaged(path, expected, "no file") from error
+        except OSError as error:
+            raise CollectionDamaged(path, expected, str(error.strerror)) from error
+        found = _shape(header, size)
+        if found != (rows, dim):
+            what = "another kind of file" if found is None else f"{found[0]} x {found[1]}"
+            raise CollectionDamaged(path, expected, what)
+        self._dim = dim
+        # The values begin at an odd offset, so they are mapped as bytes; a copy is aligned.
+        self._bytes = np.memmap(path, np.uint8, "r", _HEADER.size, (rows, 4 * dim))
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    def take(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Return a copy of some rows, in the order given."""
+        taken: NDArray[np.uint8] = np.array(self._bytes[rows])
+        return taken.view("<f4").astype(np.float32, copy=False)
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield (first row, rows) over the whole segment, a few megabytes at a time."""
+        step = max(1, _BLOCK_BYTES // (4 * self._dim))
+        for start in range(0, len(self), step):
+            yield start, self.take(slice(start, start + step))
+
+
+def _shape(header: bytes, size: int) -> tuple[int, int] | None:
+    """Return (rows, dim) of a complete IndexFlatL2 file, or None for anything else."""
+    if len(header) < _HEADER.size:
+        return None
+    magic, dim, rows, _, _, _, metric, values = _HEADER.unpack(header)
+    whole = magic == b"IxF2" and metric == 1 and values == rows * dim
+    return (rows, dim) if whole and size == _HEADER.size + 4 * values else None
