@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from sqlite3 import Connection as SQLiteConnection
 from typing import Any
@@ -18,7 +19,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
-    Row,
     UniqueConstraint,
     create_engine,
     delete,
@@ -34,7 +34,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 from imgsim.errors import CollectionDamaged, CollectionNewer, EncoderMissing
-from imgsim.types import EncoderRecord, ImageFile, ImageRecord, Refusal, Segment
+from imgsim.types import Damage, EncoderRecord, ImageFile, ImageRecord, Refusal, Segment
 
 SCHEMA = "0001"
 """The revision that this code reads and writes: the newest in migrations/versions."""
@@ -171,9 +171,23 @@ class Snapshot:
         longest = select(func.max(func.length(ImageRow.path)))
         return self._connection.execute(longest).scalar_one() or 0
 
+    def damages(self, path: Path) -> list[Damage]:
+        """Return what SQLite finds wrong with the catalog at ``path``, and rows out of range."""
+        verdicts = self._connection.execute(text("PRAGMA integrity_check")).scalars()
+        damages = [Damage(str(path), "a sound database", v) for v in verdicts if v != "ok"]
+        rows = self._connection.execute(
+            select(SegmentRow.name, SegmentRow.rows, func.max(ImageRow.row))
+            .join(ImageRow, ImageRow.segment_id == SegmentRow.id)
+            .group_by(SegmentRow.id)
+            .having(func.max(ImageRow.row) >= SegmentRow.rows)
+        )
+        for name, count, last in rows:
+            damages.append(Damage(str(path), f"{count} rows in {name}", f"an image in row {last}"))
+        return damages
+
     def _select_in(
         self, key: _Column, values: Sequence[object], *columns: _Column
-    ) -> Iterator[Row[Any]]:
+    ) -> Iterator[Sequence[Any]]:
         for start in range(0, len(values), _IN_LIMIT):
             chosen = key.in_(values[start : start + _IN_LIMIT])
             yield from self._connection.execute(select(key, *columns).where(chosen))
@@ -207,7 +221,7 @@ class Catalog:
             connection.execute(update(EncoderRow).values(active=False))
             known = select(EncoderRow.id).where(EncoderRow.fingerprint == fingerprint)
             if connection.execute(known).one_or_none() is None:
-                fields = {"fingerprint": fingerprint, "dim": dim, "created_at": int(time.time())}
+                fields = {"fingerprint": fingerprint, "dim": dim, "created_at": _now()}
                 connection.execute(insert(EncoderRow).values(active=True, **fields))
             else:
                 ours = EncoderRow.fingerprint == fingerprint
@@ -218,35 +232,18 @@ class Catalog:
 
         An image whose path is already stored takes its place under a new id.
         """
-        now = int(time.time())
         with self._engine.begin() as connection:
-            encoder = Snapshot(connection).encoder()
-            segment_id = connection.execute(
-                insert(SegmentRow).returning(SegmentRow.id),
-                {
-                    "name": segment.name,
-                    "encoder_id": encoder.id,
-                    "rows": segment.rows,
-                    "dim": segment.dim,
-                    "sha256": segment.sha256,
-                    "created_at": now,
-                },
-            ).scalar_one()
+            fields = {"encoder_id": Snapshot(connection).encoder().id, "created_at": _now()}
+            added = insert(SegmentRow).values(**asdict(segment), **fields)
+            segment_id = connection.execute(added.returning(SegmentRow.id)).scalar_one()
             rows = [
-                {
-                    "path": os.fsencode(image.path),
-                    "size": image.size,
-                    "mtime_ns": image.mtime_ns,
-                    "sha256": image.sha256,
-                    "width": image.width,
-                    "height": image.height,
-                    "segment_id": segment_id,
-                    "row": row,
-                }
+                asdict(image)
+                | {"path": os.fsencode(image.path), "segment_id": segment_id, "row": row}
                 for row, image in enumerate(images)
             ]
+            paths = _encoded([image.path for image in images])
             for table in (ImageRow, RefusedRow):
-                _delete_paths(connection, table, [row["path"] for row in rows])
+                _delete_paths(connection, table, paths)
             connection.execute(insert(ImageRow), rows)
 
     def commit_refusals(self, refused: Sequence[tuple[ImageFile, Refusal]]) -> None:
@@ -261,8 +258,13 @@ class Catalog:
             for file, refusal in refused
         ]
         with self._engine.begin() as connection:
-            _delete_paths(connection, RefusedRow, [row["path"] for row in rows])
+            _delete_paths(connection, RefusedRow, _encoded([file.path for file, _ in refused]))
             connection.execute(insert(RefusedRow), rows)
+
+
+def _now() -> int:
+    """Return the time in seconds since the epoch."""
+    return int(time.time())
 
 
 def _encoded(paths: Sequence[str]) -> list[bytes]:

@@ -1,16 +1,14 @@
 """The encoder: an ONNX file and how to feed it."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError
-from imgsim.files import sha256_file
 
 MODEL_NAME = "encoder.onnx"
 FEED_NAME = "encoder.json"
@@ -36,26 +34,42 @@ def write_feed(directory: Path, feed: Feed) -> None:
     (directory / FEED_NAME).write_text(text + "\n", encoding="utf-8")
 
 
+def read_feed(directory: Path) -> Feed:
+    """Return what ``encoder.json`` in ``directory`` says."""
+    path = directory / FEED_NAME
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.pop("format") != 1:
+            raise EncoderError(f"{path}: written by a newer imgsim; upgrade imgsim")
+        return Feed(**fields)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderError(f"{path}: cannot be read: {error}") from error
+
+
 class Encoder:
     """The encoder whose files are in ``directory``; safe to use from several threads."""
 
     def __init__(self, directory: Path) -> None:
-        self._model = directory / MODEL_NAME
-        path = directory / FEED_NAME
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            if fields.pop("format") != 1:
-                raise EncoderError(f"{path}: written by a newer imgsim; upgrade imgsim")
-            self.feed = Feed(**fields)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EncoderError(f"{path}: cannot be read: {error}") from error
+        import onnxruntime as ort  # noqa: PLC0415 - only those who encode pay for it
+        from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
 
-    def fingerprint(self) -> str:
-        """Return the sha256 of the ONNX file as 64 hexadecimal digits."""
+        self.feed = read_feed(directory)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        refused: tuple[type[Exception], ...] = (
+            *(state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf),
+            OSError,
+        )
+        path = directory / MODEL_NAME
         try:
-            return sha256_file(self._model)
-        except OSError as error:
-            raise EncoderError(f"{self._model}: cannot be read: {error.strerror}") from error
+            model = path.read_bytes()
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except refused as error:
+            raise EncoderError(f"{path}: cannot be loaded: {error}") from error
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        self._input = self._session.get_inputs()[0].name
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the latents (n, dim) float32 of ``pixels`` (n, height, width, 3) uint8.
@@ -70,28 +84,7 @@ class Encoder:
                 f"not {pixels.shape} {pixels.dtype}"
             )
         latents = np.empty((len(pixels), self.feed.dim), np.float32)
-        name = self._session.get_inputs()[0].name
         for i in range(len(pixels)):
-            latents[i] = self._session.run(None, {name: pixels[i : i + 1].astype(np.float32)})[0]
+            image = pixels[i : i + 1].astype(np.float32)
+            latents[i] = self._session.run(None, {self._input: image})[0]
         return latents
-
-    @cached_property
-    def _session(self) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
-        import onnxruntime  # noqa: PLC0415 - only those who encode pay for it
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            return onnxruntime.InferenceSession(
-                self._model.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
-        except (OSError, *_onnx_errors()) as error:
-            raise EncoderError(f"{self._model}: cannot be loaded: {error}") from error
-
-
-def _onnx_errors() -> tuple[type[Exception], ...]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
-
-    return state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf

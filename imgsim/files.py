@@ -1,4 +1,4 @@
-"""Durable files: atomic writes, checksums and the writer's lock."""
+"""Files: atomic and durable writes, checksums, the writer's lock, and names fit to be shown."""
 
 import fcntl
 import hashlib
@@ -107,4 +107,12 @@ def _holder(content: str) -> str:
     return (
         f"process {holder['pid']} on {holder['host']} has been writing to it since "
         f"{holder['since']}; try again when it has finished"
+    )
+
+
+def printable(text: str) -> str:
+    """Return text on one line that is safe to show: control characters and lone surrogates escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
     )

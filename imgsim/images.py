@@ -24,7 +24,7 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from io import BufferedReader
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,7 +140,7 @@ class _Decoded:
     height: int
 
 
-def _open_file(path: str) -> BinaryIO:
+def _open_file(path: str) -> BufferedReader:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
             raise ImageUnavailable(path, "not a regular file")
@@ -151,7 +151,7 @@ def _open_file(path: str) -> BinaryIO:
         raise ImageUnavailable(path, str(error)) from error
 
 
-def _identify(path: str, file: BinaryIO) -> Image.Image:
+def _identify(path: str, file: BufferedReader) -> Image.Image:
     try:
         return Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
@@ -161,7 +161,7 @@ def _identify(path: str, file: BinaryIO) -> Image.Image:
 
 
 def _decode(
-    path: str, file: BinaryIO, size: tuple[int, int], *, keep_aspect: bool = False
+    path: str, file: BufferedReader, size: tuple[int, int], *, keep_aspect: bool = False
 ) -> _Decoded:
     image = _identify(path, file)
     width, height = image.size
@@ -243,6 +243,7 @@ def _stretched(values: NDArray[np.float64]) -> NDArray[np.float64]:
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return np.zeros_like(values)
-    low, high = finite.min(), finite.max()
+    low, high = float(finite.min()), float(finite.max())
     scale = 255.0 / (high - low) if high > low else 0.0
-    return np.nan_to_num((np.clip(values, low, high) - low) * scale)
+    stretched: NDArray[np.float64] = (np.clip(values, low, high) - low) * scale
+    return np.nan_to_num(stretched)

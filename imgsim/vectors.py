@@ -1,10 +1,10 @@
-"""Immutable segment files: an ``IndexFlatL2`` each, written by FAISS and mapped by NumPy.
+"""Immutable segment files: an ``IndexFlatL2`` of FAISS each, mapped by NumPy.
 
 docs/format.md describes the bytes. A segment is never modified after it was written.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +18,26 @@ _HEADER = struct.Struct("<4siqqqBiQ")
 _BLOCK_BYTES = 4 << 20
 
 
-def write_segment(path: Path, vectors: NDArray[np.float32]) -> str:
-    """Durably write (n, d) float32 ``vectors`` as an ``IndexFlatL2`` and return the file's sha256."""
-    import faiss  # noqa: PLC0415 - readers do not pay for it
+def write_flat(path: Path, rows: int, dim: int, blocks: Iterable[NDArray[np.float32]]) -> None:
+    """Write an ``IndexFlatL2`` of ``rows`` x ``dim`` from ``blocks`` (n, dim) of rows, in order."""
+    with path.open("wb") as file:
+        file.write(_HEADER.pack(b"IxF2", dim, rows, 1 << 20, 1 << 20, 1, 1, rows * dim))
+        for block in blocks:
+            file.write(block.astype("<f4", copy=False).tobytes())
 
+
+def write_segment(path: Path, vectors: NDArray[np.float32]) -> str:
+    """Durably write (n, d) float32 ``vectors`` as a segment and return the file's sha256."""
     if vectors.dtype != np.float32 or vectors.ndim != 2:
         raise StoreError(f"vectors must be (n, d) float32, not {vectors.shape} {vectors.dtype}")
     if not np.isfinite(vectors).all():
         raise StoreError("the encoder gave values that are not finite; nothing was stored")
-    index = faiss.IndexFlatL2(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors))
     try:
         with replacing(path) as temporary:
-            faiss.serialize_index(index).tofile(temporary)
-            digest = sha256_file(temporary)
+            write_flat(temporary, len(vectors), vectors.shape[1], [vectors])
+            return sha256_file(temporary)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
-    return digest
 
 
 class MappedVectors:

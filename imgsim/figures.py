@@ -1,0 +1,88 @@
+"""Pictures drawn with matplotlib: training curves, reconstructions, and matches."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from imgsim.errors import ImageError, StoreError
+from imgsim.files import replacing, short_name
+from imgsim.images import thumbnail
+from imgsim.types import EpochRecord, QueryResult
+
+_FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
+_THUMBNAIL = 224
+
+
+def draw_history(path: Path, history: Sequence[EpochRecord]) -> None:
+    """Draw the training and validation loss of each epoch."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    epochs = [record.epoch for record in history]
+    axes.plot(epochs, [record.loss for record in history], marker="o", label="training")
+    axes.plot(epochs, [record.val_loss for record in history], marker="o", label="validation")
+    axes.set(xlabel="epoch", ylabel="mean squared error", yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def draw_reconstructions(
+    path: Path, originals: NDArray[np.uint8], reconstructions: NDArray[np.uint8]
+) -> None:
+    """Draw up to eight images (n, height, width, 3) above what the autoencoder made of them."""
+    shown = min(8, len(originals))
+    figure = Figure(figsize=(1.5 * shown + 1, 3.4), layout="constrained")
+    grid = figure.subplots(2, shown, squeeze=False)
+    for column in range(shown):
+        for row, images in enumerate((originals, reconstructions)):
+            grid[row, column].imshow(images[column])
+            _bare(grid[row, column])
+    grid[0, 0].set_ylabel("input")
+    grid[1, 0].set_ylabel("output")
+    _save(figure, path)
+
+
+def draw_matches(path: Path, results: Sequence[QueryResult]) -> None:
+    """Draw a grid: a row for each query, the query first, then its matches, nearest first."""
+    columns = 1 + max((len(result.matches) for result in results), default=0)
+    rows = max(1, len(results))
+    figure = Figure(figsize=(1.7 * columns, 2.1 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for row, result in zip(grid, results, strict=False):
+        _draw_image(row[0], result.query, "query")
+        for axes, match in zip(row[1:], result.matches, strict=False):
+            _draw_image(axes, match.path, f"{match.rank}: {match.distance:.4g}")
+    _save(figure, path)
+
+
+def _draw_image(axes: Axes, path: str, title: str) -> None:
+    axes.set_title(f"{title}\n{short_name(path)}", fontsize=7, parse_math=False)
+    try:
+        axes.imshow(np.asarray(thumbnail(path, _THUMBNAIL)))
+    except ImageError as error:
+        axes.text(0.5, 0.5, error.reason, fontsize=6, ha="center", va="center", wrap=True)
+
+
+def _bare(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    if path.suffix.lower() not in _FIGURE_SUFFIXES:
+        raise StoreError(f"{path}: the name must end in {' or '.join(_FIGURE_SUFFIXES)}")
+    try:
+        with replacing(path) as temporary, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks
+            figure.savefig(temporary, dpi=110, format=path.suffix[1:].lower())
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,116 @@
+"""Matches as one self-contained HTML page."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from imgsim.errors import ImageError, StoreError
+from imgsim.files import printable, replacing, short_name
+from imgsim.images import thumbnail
+from imgsim.types import QueryResult
+
+_THUMBNAIL = 224
+
+
+def write_page(path: Path, results: Sequence[QueryResult]) -> None:
+    """Write one self-contained HTML file with a section for each query."""
+    sections = "\n".join(_section(result) for result in results)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(_PAGE.format(style=_STYLE, sections=sections), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _section(result: QueryResult) -> str:
+    cards = [_card(result.query, "query", "query")]
+    for match in result.matches:
+        cards.append(_card(match.path, f"{match.rank} &middot; {match.distance:.6g}", "match"))
+    return f"<section>\n{''.join(cards)}</section>"
+
+
+def _card(path: str, label: str, kind: str) -> str:
+    name = html.escape(printable(path))
+    try:
+        with io.BytesIO() as file:
+            thumbnail(path, _THUMBNAIL).save(file, "JPEG", quality=85)
+            data = base64.b64encode(file.getvalue()).decode("ascii")
+        picture = f'<img src="data:image/jpeg;base64,{data}" alt="{name}">'
+    except ImageError as error:
+        picture = f"<p>{html.escape(printable(error.reason))}</p>"
+    link = html.escape(Path(path).absolute().as_uri())
+    return (
+        f'<figure class="{kind}"><a href="{link}" title="{name}">{picture}</a>'
+        f"<figcaption><b>{label}</b><br>{html.escape(short_name(path))}</figcaption></figure>\n"
+    )
+
+
+_STYLE, sections=sections), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _section(result: QueryResult) -> str:
+    cards = [_card(result.query, "query", "query")]
+    for match in result.matches:
+        cards.append(_card(match.path, f"{match.rank} &middot; {match.distance:.6g}", "match"))
+    return f"<section>\n{''.join(cards)}</section>"
+
+
+def _card(path: str, label: str, kind: str) -> str:
+    name = html.escape(printable(path))
+    try:
+        with io.BytesIO() as file:
+            thumbnail(path, _THUMBNAIL).save(file, "JPEG", quality=85)
+            data = base64.b64encode(file.getvalue()).decode("ascii")
+        picture = f'<img src="data:image/jpeg;base64,{data}" alt="{name}">'
+    except ImageError as error:
+        picture = f"<p>{html.escape(printable(error.reason))}</p>"
+    link = html.escape(Path(path).absolute().as_uri())
+    return (
+        f'<figure class="{kind}"><a href="{link}" title="{name}">{picture}</a>'
+        f"<figcaption><b>{label}</b><br>{html.escape(short_name(path))}</figcaption></figure>\n"
+    )
+
+
+def printable(text: str) -> str:
+    """Return text on one line that is safe to show: control characters and lone surrogates escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def short_name(path: str) -> str:
+    name = printable(Path(path).name)
+    return name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}"
+
+
+_STYLE = """
+:root { color-scheme: light dark; font: 14px system-ui, sans-serif; }
+body { margin: 1.5rem; }
+section { display: flex; flex-wrap: wrap; gap: .75rem; padding: 1rem 0; border-bottom: 1px solid #8884; }
+figure { margin: 0; width: 180px; }
+figure a { display: flex; height: 180px; align-items: center; justify-content: center;
+  background: #8882; border-radius: 6px; overflow: hidden; }
+figure.query a { outline: 3px solid #2a7ae2; }
+img { max-width: 100%; max-height: 100%; }
+figcaption { padding-top: .3rem; overflow-wrap: anywhere; }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>imgsim: similar images</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>Similar images</h1>
+{sections}
+</body>
+</html>
+"""

@@ -1,0 +1,157 @@
+"""Train an encoder on image files: split, fit, check, save."""
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.autoencoder import SHRINK, create_autoencoder, encoder_of, export_onnx, fit, set_seed
+from imgsim.encoder import MODEL_NAME, Encoder, Feed, write_feed
+from imgsim.errors import EncoderError, ImageError
+from imgsim.images import decode, is_image
+from imgsim.types import EpochRecord, Refusal, TrainingProgress, TrainingReport, TrainingSettings
+
+_COMPARED = 16
+_TOLERANCE = 1e-4
+_LATENT_VALUES = 1_024
+_LATENT_CHANNELS = 4, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The report, and validation images (n, height, width, 3) uint8 with what came out for them."""
+
+    report: TrainingReport
+    originals: NDArray[np.uint8]
+    reconstructions: NDArray[np.uint8]
+
+
+def train(
+    paths: Sequence[str],
+    settings: TrainingSettings,
+    directory: Path,
+    on_progress: Callable[[TrainingProgress], None],
+) -> Trained:
+    """Train on the images among ``paths`` and write the encoder's files into ``directory``.
+
+    The files are model.keras, encoder.onnx, encoder.json and history.csv. The ONNX encoder is
+    accepted only if its latents agree with those of Keras on validation images.
+    """
+    _check(settings)
+    images = _Images([path for path in paths if is_image(path)], settings.image_size)
+    if len(images.paths) < 2:
+        raise EncoderError(f"training needs at least 2 images, found {len(images.paths)}")
+    side, channels = settings.image_size, latent_channels(settings)
+    set_seed(settings.seed)
+    autoencoder = create_autoencoder(side, side, 3, channels)
+    split = _split(len(images.paths), settings)
+    fitted = fit(autoencoder, images.load, split, settings, on_progress)
+
+    encoder = encoder_of(autoencoder)
+    autoencoder.save(directory / "model.keras")
+    export_onnx(encoder, directory / MODEL_NAME)
+    write_feed(directory, Feed(side, side, encoder.output.shape[1]))
+    _write_history(directory / "history.csv", fitted.history)
+
+    sample = images.first(split[1], _COMPARED)
+    exported = Encoder(directory)
+    difference = _difference(
+        encoder.predict_on_batch(sample.astype(np.float32)), exported.encode(sample)
+    )
+    outputs = autoencoder.predict_on_batch(sample.astype(np.float32))
+    report = TrainingReport(
+        fingerprint=exported.fingerprint,
+        dim=exported.feed.dim,
+        images=len(images.paths),
+        refused=images.refused(),
+        history=fitted.history,
+        best_epoch=fitted.best_epoch,
+        interrupted=fitted.interrupted,
+        compared=len(sample),
+        onnx_difference=difference,
+        directory=str(directory),
+    )
+    return Trained(report, sample, np.rint(255 * outputs).astype(np.uint8))
+
+
+def latent_channels(settings: TrainingSettings) -> int:
+    """Return the number of latent channels that the settings ask for or leave to us."""
+    if settings.latent_channels is not None:
+        return settings.latent_channels
+    least, most = _LATENT_CHANNELS
+    return min(most, max(least, _LATENT_VALUES // (settings.image_size // SHRINK) ** 2))
+
+
+def _check(settings: TrainingSettings) -> None:
+    if settings.image_size < SHRINK or settings.image_size % SHRINK:
+        raise EncoderError(
+            f"the image size must be a multiple of {SHRINK}, not {settings.image_size}"
+        )
+    counts = settings.epochs, settings.batch_size, latent_channels(settings)
+    if min(counts) < 1:
+        raise EncoderError("epochs, batch size and latent channels must be at least 1")
+    if not 0 < settings.learning_rate < math.inf:
+        raise EncoderError(f"the learning rate must be positive, not {settings.learning_rate}")
+    if not 0 < settings.validation_split < 1:
+        raise EncoderError(
+            f"the validation split must be between 0 and 1, not {settings.validation_split}"
+        )
+
+
+class _Images:
+    """The image files of a training run, decoded when asked for."""
+
+    def __init__(self, paths: Sequence[str], side: int) -> None:
+        self.paths = paths
+        self._side = side
+        self._refused: dict[str, str] = {}
+
+    def load(self, number: int) -> NDArray[np.uint8]:
+        """Return image ``number`` as (side, side, 3) uint8 or raise :class:`ImageError`."""
+        path = self.paths[number]
+        try:
+            return decode(path, self._side, self._side)
+        except ImageError as error:
+            self._refused[path] = error.reason
+            raise
+
+    def first(self, numbers: Sequence[int], most: int) -> NDArray[np.uint8]:
+        """Return up to ``most`` of the images that can be decoded, (n, side, side, 3) uint8."""
+        found: list[NDArray[np.uint8]] = []
+        for number in numbers:
+            if len(found) == most:
+                break
+            with suppress(ImageError):
+                found.append(self.load(number))
+        return np.stack(found)
+
+    def refused(self) -> tuple[Refusal, ...]:
+        """Return the files that could not be decoded, sorted by path."""
+        return tuple(Refusal(path, reason) for path, reason in sorted(self._refused.items()))
+
+
+def _split(n: int, settings: TrainingSettings) -> tuple[list[int], list[int]]:
+    """Return the numbers of the training and of the validation images, at least one of each."""
+    order: list[int] = np.random.default_rng(settings.seed).permutation(n).tolist()
+    held_out = min(n - 1, max(1, round(n * settings.validation_split)))
+    return order[held_out:], order[:held_out]
+
+
+def _difference(ours: NDArray[np.float32], exported: NDArray[np.float32]) -> float:
+    """Return the greatest absolute difference, or raise if it is more than rounding explains."""
+    difference = float(np.abs(ours - exported).max())
+    if not difference <= _TOLERANCE * max(1.0, float(np.abs(ours).max())):
+        raise EncoderError(f"the ONNX encoder differs from Keras by {difference:g}; not accepted")
+    return difference
+
+
+def _write_history(path: Path, history: Sequence[EpochRecord]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(EpochRecord)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(record) for record in history)
