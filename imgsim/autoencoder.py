@@ -113,10 +113,10 @@ def fit(
 ) -> Fit:
     """Train with Adam on the mean squared error and leave the best weights in the model.
 
-    ``split`` holds the numbers of the training and of the validation images. Images stream through
-    a ``tf.data`` pipeline; those that ``load`` refuses are left out. An interrupt
-    (``KeyboardInterrupt``) ends the training and keeps what is best so far. A loss that is not finite
-    raises :class:`TrainingDiverged`.
+    ``split`` holds the numbers of the training and of the validation images. Images stream
+    through a ``tf.data`` pipeline; those that ``load`` refuses are left out. An interrupt
+    (``KeyboardInterrupt``) ends the training and keeps what is best so far. A loss that is not
+    finite raises :class:`TrainingDiverged`.
     """
     shape = autoencoder.input.shape[1:]
     training = _dataset(load, split[0], shape, settings, shuffle=True)

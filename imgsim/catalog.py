@@ -310,7 +310,7 @@ def _upgrade(engine: Engine, path: Path) -> None:
 
 
 def migrate(connection: Connection, scripts: Path) -> None:
-    """Run the Alembic revisions in ``scripts`` that are missing, in the transaction that is open."""
+    """Run the Alembic revisions in ``scripts`` that are missing, in the open transaction."""
     from alembic import command  # noqa: PLC0415 - a second of import, for a step that is rare
     from alembic.config import Config  # noqa: PLC0415
 
@@ -321,7 +321,7 @@ def migrate(connection: Connection, scripts: Path) -> None:
 
 
 def _migrations() -> Path:
-    """Return the migrations of this installation: inside the package, or beside it in a checkout."""
+    """Return where the migrations are: inside the package, or beside it in a checkout."""
     package = Path(__file__).parent
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"

@@ -189,7 +189,7 @@ class Collection:
     def export_neighbours(
         self, path: PathLike, k: int = 10, on_progress: Progress | None = None
     ) -> int:
-        """Write :meth:`neighbours` to a .csv, .jsonl, .parquet or .npz file; return the row count."""
+        """Write :meth:`neighbours` as .csv, .jsonl, .parquet or .npz; return the row count."""
         with self._gallery() as (snapshot, gallery):
             n = len(gallery)
             rows = n * min(k, max(0, n - 1))

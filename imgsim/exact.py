@@ -41,8 +41,8 @@ def checked_queries(queries: NDArray[np.generic], dim: int) -> NDArray[np.float3
 def search(queries: NDArray[np.float32], blocks: Iterable[Block], k: int) -> list[Nearest]:
     """Return the ``k`` nearest of all ``blocks`` for each of ``queries`` (q, d).
 
-    Each query gets min(k, n) neighbours in ascending (distance, id). The memory needed is that of one
-    block in float64 and of the results, whatever the number of blocks.
+    Each query gets min(k, n) neighbours in ascending (distance, id). The memory needed is that of
+    one block in float64 and of the results, whatever the number of blocks.
     """
     if k < 1:
         raise StoreError(f"k must be at least 1, not {k}")

@@ -1,4 +1,4 @@
-"""Data files out: neighbour lists, features and a FAISS index, streamed and put in place at the end."""
+"""Data files out: neighbour lists, features and a FAISS index, streamed and atomic."""
 
 import csv
 import json

@@ -116,3 +116,9 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def short_name(path: str) -> str:
+    """Return the name of the file at ``path``, shortened to fit under a thumbnail."""
+    name = printable(Path(path).name)
+    return name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}"

@@ -47,47 +47,6 @@ def _card(path: str, label: str, kind: str) -> str:
     )
 
 
-_STYLE, sections=sections), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _section(result: QueryResult) -> str:
-    cards = [_card(result.query, "query", "query")]
-    for match in result.matches:
-        cards.append(_card(match.path, f"{match.rank} &middot; {match.distance:.6g}", "match"))
-    return f"<section>\n{''.join(cards)}</section>"
-
-
-def _card(path: str, label: str, kind: str) -> str:
-    name = html.escape(printable(path))
-    try:
-        with io.BytesIO() as file:
-            thumbnail(path, _THUMBNAIL).save(file, "JPEG", quality=85)
-            data = base64.b64encode(file.getvalue()).decode("ascii")
-        picture = f'<img src="data:image/jpeg;base64,{data}" alt="{name}">'
-    except ImageError as error:
-        picture = f"<p>{html.escape(printable(error.reason))}</p>"
-    link = html.escape(Path(path).absolute().as_uri())
-    return (
-        f'<figure class="{kind}"><a href="{link}" title="{name}">{picture}</a>'
-        f"<figcaption><b>{label}</b><br>{html.escape(short_name(path))}</figcaption></figure>\n"
-    )
-
-
-def printable(text: str) -> str:
-    """Return text on one line that is safe to show: control characters and lone surrogates escaped."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
-def short_name(path: str) -> str:
-    name = printable(Path(path).name)
-    return name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}"
-
-
 _STYLE = """
 :root { color-scheme: light dark; font: 14px system-ui, sans-serif; }
 body { margin: 1.5rem; }

@@ -1,0 +1,345 @@
+"""The command line: parse, call, print. Data goes to stdout, everything else to stderr."""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from imgsim import __version__
+from imgsim.errors import CollectionDamaged, ImageError, ImgsimError
+from imgsim.files import printable
+from imgsim.terminal import (
+    QueryFormat,
+    prepare_streams,
+    print_results,
+    progress_bar,
+    say,
+    training_display,
+)
+from imgsim.types import IngestReport, TrainingSettings
+
+if TYPE_CHECKING:
+    from imgsim.collection import Collection
+
+_DEFAULTS = TrainingSettings()
+_SHOWN_REFUSALS = 20
+
+_HELP = """Find similar images in your own pictures, exactly.
+
+Train an encoder on your images, ingest them, and ask for the nearest neighbours of any image.
+
+Exit codes: 0 success, 1 other error, 2 wrong arguments, 10 unusable collection, 11 no collection,
+12 collection in use by another writer, 13 collection of a newer imgsim, 14 damaged collection,
+20 unreadable image, 21 no such image, 22 not an image, 30 unusable encoder, 31 no encoder yet,
+32 wrong encoder, 33 training diverged, 40 output or vectors cannot be written, 130 interrupted.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The options before the command."""
+
+    collection: Path
+    quiet: bool
+
+    def open(self, *, create: bool = False) -> "Collection":
+        from imgsim.collection import Collection  # noqa: PLC0415 - `--help` does not pay for it
+
+        return Collection.open(self.collection, create=create)
+
+    def note(self, message: str) -> None:
+        """Tell a person something that a script does not need."""
+        if not self.quiet:
+            say(message)
+
+
+class _Boundary(TyperGroup):
+    """Turns the errors of the library into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - the signature of its base class
+        try:
+            return super().invoke(ctx)
+        except ImgsimError as error:
+            if ctx.params["debug"]:
+                raise
+            say(f"imgsim: error: {printable(str(error))}")
+            raise typer.Exit(error.exit_code) from error
+
+
+app = typer.Typer(
+    name="imgsim",
+    cls=_Boundary,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(export_app, name="export", help="Write neighbour lists, features or a FAISS index.")
+
+
+def main() -> None:
+    """Run the command line."""
+    warnings.filterwarnings("ignore", module="PIL")  # they name no file and need no action
+    app(prog_name="imgsim")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"imgsim {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=_HELP)
+def _options(
+    ctx: typer.Context,
+    collection: Annotated[
+        Path,
+        typer.Option(
+            "--collection", "-c", envvar="IMGSIM_COLLECTION", metavar="DIR", help="The collection."
+        ),
+    ] = Path(".imgsim"),
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Errors only: no progress, no summaries.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and what libraries print.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    ctx.obj = _Options(collection, quiet)
+    prepare_streams(mute_libraries=not debug)
+
+
+ImagePaths = Annotated[
+    list[Path],
+    typer.Argument(exists=True, metavar="IMAGES...", help="Image files, and folders of them."),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write.")]
+K = Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")]
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    images: ImagePaths,
+    image_size: Annotated[
+        int, typer.Option(min=16, help="Side in pixels that images are resized to, of 16s.")
+    ] = _DEFAULTS.image_size,
+    latent_channels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Channels of the latent.", show_default="about 1,024 values"),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = _DEFAULTS.epochs,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images in a training step.")
+    ] = _DEFAULTS.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="Adam's.")] = _DEFAULTS.learning_rate,
+    validation_split: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the images held out.")
+    ] = _DEFAULTS.validation_split,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the weights.")] = 0,
+) -> None:
+    """Train an encoder on images, without labels, and make it the collection's.
+
+    Ctrl-C ends the training early and keeps the best weights so far.
+    """
+    options: _Options = ctx.obj
+    settings = TrainingSettings(
+        image_size, latent_channels, epochs, batch_size, learning_rate, validation_split, seed
+    )
+    with options.open(create=True) as collection, training_display(quiet=options.quiet) as show:
+        report = collection.train(images, settings, show)
+    for refusal in report.refused:
+        say(f"left out: {printable(refusal.path)}: {printable(refusal.reason)}")
+    best = report.history[report.best_epoch - 1]
+    ended = " (interrupted)" if report.interrupted else ""
+    options.note(
+        f"trained on {report.images:,} images for {len(report.history)} epochs{ended}: best "
+        f"validation loss {best.val_loss:.5f} in epoch {report.best_epoch}, {report.dim:,} values "
+        f"a latent\nONNX against Keras on {report.compared} images: greatest difference "
+        f"{report.onnx_difference:.2g}\nencoder, history and reconstructions: {report.directory}"
+    )
+
+
+@app.command()
+def ingest(
+    ctx: typer.Context,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(exists=True, metavar="PATHS...", help="Image files, and folders of them."),
+    ] = None,
+    from_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Read more paths from a file, one a line; - is stdin."),
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="Paths in --from-file end in NUL characters.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Count what is new, and store nothing.")] = False,
+    strict: Annotated[bool, typer.Option(help="Exit with 20 if a file was refused.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Store the images that are new or changed since the last time."""
+    options: _Options = ctx.obj
+    roots = [os.fspath(path) for path in paths or ()]
+    if from_file is not None:
+        roots += _listed(from_file, null=null)
+    elif not roots:
+        raise typer.BadParameter("name at least one file or folder, or use --from-file")
+    try:
+        with (
+            options.open() as collection,
+            progress_bar("ingest", quiet=options.quiet) as on_progress,
+        ):
+            report = collection.ingest(roots, dry_run=dry_run, on_progress=on_progress)
+    except KeyboardInterrupt:
+        say("interrupted: what is encoded was stored; run the same command again to go on")
+        raise
+    _print_ingest(report, options, dry_run=dry_run, as_json=as_json)
+    if strict and report.refused:
+        raise typer.Exit(ImageError.exit_code)
+
+
+def _print_ingest(report: IngestReport, options: _Options, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"seen": report.seen, **asdict(report), "dry_run": dry_run}))
+    elif not options.quiet:
+        for refusal in report.refused:
+            say(f"refused: {printable(refusal.path)}: {printable(refusal.reason)}")
+    verb = "to add" if dry_run else "added"
+    options.note(
+        f"{report.seen:,} files: {report.added:,} {verb}, {report.changed:,} changed, "
+        f"{report.unchanged:,} unchanged, {len(report.refused):,} refused, "
+        f"{report.skipped:,} not images"
+    )
+
+
+@app.command()
+def query(
+    ctx: typer.Context,
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Image files; - reads paths on stdin.")
+    ],
+    k: K = 10,
+    form: Annotated[
+        QueryFormat, typer.Option("--format", help="How to print the matches.")
+    ] = QueryFormat.table,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw queries and matches as a grid.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE.html", help="Write a page with them.")
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="NUL ends a path: on stdin and in --format paths.")
+    ] = False,
+) -> None:
+    """Print the nearest stored images of each image, nearest first."""
+    options: _Options = ctx.obj
+    failures: list[ImageError] = []
+
+    def fail(error: ImageError) -> None:
+        failures.append(error)
+        say(f"imgsim: error: {printable(str(error))}")
+
+    with options.open() as collection:
+        paths = [path for name in images for path in _expanded(name, null=null)]
+        results = collection.query(paths, k, on_error=fail)
+    print_results(results, form, null=null)
+    if figure is not None:
+        from imgsim.figures import draw_matches  # noqa: PLC0415 - matplotlib takes a second
+
+        draw_matches(figure, results)
+        options.note(f"figure: {figure}")
+    if page is not None:
+        from imgsim.report import write_page  # noqa: PLC0415 - Pillow is not needed otherwise
+
+        write_page(page, results)
+        options.note(f"page: {page}")
+    if failures:
+        raise typer.Exit(failures[-1].exit_code)
+
+
+@export_app.command("neighbours")
+def export_neighbours(ctx: typer.Context, output: Output, k: K = 10) -> None:
+    """Write for every image its k nearest others, as .csv, .jsonl, .parquet or .npz."""
+    options: _Options = ctx.obj
+    with options.open() as collection, progress_bar("export", quiet=options.quiet) as on_progress:
+        rows = collection.export_neighbours(output, k, on_progress)
+    options.note(f"{rows:,} rows: {output}")
+
+
+@export_app.command("features")
+def export_features(ctx: typer.Context, output: Output) -> None:
+    """Write ids, paths and latents, as .npz or .parquet, or indices and features as .pkl."""
+    options: _Options = ctx.obj
+    with options.open() as collection:
+        rows = collection.export_features(output)
+    options.note(f"{rows:,} rows: {output}")
+
+
+@export_app.command("index")
+def export_index(ctx: typer.Context, output: Output) -> None:
+    """Write one FAISS IndexIDMap2 over an IndexFlatL2, with image ids, as .faiss."""
+    options: _Options = ctx.obj
+    with options.open() as collection:
+        rows = collection.export_index(output)
+    options.note(f"{rows:,} vectors: {output}")
+
+
+@app.command()
+def info(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
+    """Print facts about the collection."""
+    with ctx.obj.open() as collection:
+        facts = asdict(collection.info())
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        text = "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+        print(f"{name.replace('_', ' '):<13} {printable(text)}")
+
+
+@app.command()
+def check(ctx: typer.Context) -> None:
+    """Compare every file of the collection with the catalog; exit with 14 if one is damaged."""
+    options: _Options = ctx.obj
+    with options.open() as collection:
+        damages = collection.check()
+        segments = collection.info().segments
+    for damage in damages:
+        print(f"{printable(damage.path)}: expected {damage.expected}, found {damage.found}")
+    if damages:
+        raise typer.Exit(CollectionDamaged.exit_code)
+    options.note(f"{segments:,} segments and the encoder are as the catalog says")
+
+
+def _expanded(name: str, *, null: bool) -> Iterator[str]:
+    """Yield the path itself, or the paths listed on stdin where it is a dash."""
+    if name == "-":
+        yield from _listed("-", null=null)
+    else:
+        yield name
+
+
+def _listed(source: str, *, null: bool) -> list[str]:
+    """Return the paths in a file or on stdin (-), one a line or NUL-terminated."""
+    try:
+        content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{source}: {error.strerror}") from error
+    parts = content.split(b"\0" if null else b"\n")
+    return [os.fsdecode(part) for part in parts if part]

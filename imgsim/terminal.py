@@ -1,0 +1,165 @@
+"""What a person or a script sees: messages, progress bars, and the formats of a query's answer."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from imgsim.files import printable
+from imgsim.types import Progress, QueryResult, TrainingProgress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import ProgressColumn
+
+
+class QueryFormat(StrEnum):
+    """How ``imgsim query`` prints its answer."""
+
+    table = "table"
+    jsonl = "jsonl"
+    csv = "csv"
+    paths = "paths"
+
+
+def say(message: str) -> None:
+    """Print a line to stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def prepare_streams(*, mute_libraries: bool) -> None:
+    """Let stdout carry any path byte for byte, and keep C libraries from writing to stderr.
+
+    TensorFlow and libtiff write messages for their developers to descriptor 2.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if mute_libraries:
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+
+
+def print_results(results: Sequence[QueryResult], form: QueryFormat, *, null: bool) -> None:
+    """Print the answer of a query to stdout."""
+    _PRINTERS[form](results, "\0" if null else "\n")
+
+
+def _print_table(results: Sequence[QueryResult], _: str) -> None:
+    for number, result in enumerate(results):
+        if number:
+            print()
+        print(printable(result.query))
+        width = max([2, *(len(str(match.id)) for match in result.matches)])
+        print(f"{'rank':>6}  {'distance':>12}  {'id':>{width}}  path")
+        for match in result.matches:
+            print(
+                f"{match.rank:>6}  {match.distance:>12.6g}  {match.id:>{width}}  "
+                f"{printable(match.path)}"
+            )
+
+
+def _print_jsonl(results: Sequence[QueryResult], _: str) -> None:
+    for result in results:
+        print(json.dumps(asdict(result)))
+
+
+def _print_csv(results: Sequence[QueryResult], _: str) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("query", "rank", "id", "path", "distance"))
+    for result in results:
+        for match in result.matches:
+            writer.writerow((result.query, match.rank, match.id, match.path, match.distance))
+
+
+def _print_paths(results: Sequence[QueryResult], end: str) -> None:
+    for result in results:
+        for match in result.matches:
+            print(match.path, end=end)
+
+
+_PRINTERS: dict[QueryFormat, Callable[[Sequence[QueryResult], str], None]] = {
+    QueryFormat.table: _print_table,
+    QueryFormat.jsonl: _print_jsonl,
+    QueryFormat.csv: _print_csv,
+    QueryFormat.paths: _print_paths,
+}
+
+
+@contextmanager
+def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress | None]:
+    """Yield a callback that draws a bar with rate and time left, or None where nobody looks."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import (  # noqa: PLC0415 - only terminals pay for it
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with _rich_progress(*columns) as bar:
+        task = bar.add_task(label, total=None, rate="")
+
+        def update(done: int, total: int) -> None:
+            speed = bar.tasks[task].speed
+            rate = f"{speed:,.0f}/s" if speed else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield update
+
+
+@contextmanager
+def training_display(*, quiet: bool) -> Iterator[Callable[[TrainingProgress], None]]:
+    """Yield a callback that shows a training run: a live bar, or a line for each epoch."""
+    if quiet:
+        yield lambda _: None
+    elif not sys.stderr.isatty():
+        yield _say_epoch
+    else:
+        from rich.progress import BarColumn, TextColumn  # noqa: PLC0415 - only terminals pay
+
+        text = TextColumn("{task.fields[facts]}")
+        with _rich_progress(TextColumn("{task.description}"), BarColumn(), text) as bar:
+            task = bar.add_task("epoch", total=None, facts="")
+
+            def update(now: TrainingProgress) -> None:
+                label = f"epoch {now.epoch}/{now.epochs}"
+                bar.update(
+                    task, description=label, completed=now.done, total=now.total, facts=_facts(now)
+                )
+
+            yield update
+
+
+def _rich_progress(*columns: "ProgressColumn") -> "RichProgress":
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
+    return Bar(*columns, console=Console(file=sys.stderr), transient=True)
+
+
+def _say_epoch(now: TrainingProgress) -> None:
+    if now.done == now.total:
+        say(f"epoch {now.epoch}/{now.epochs}  {_facts(now)}")
+
+
+def _facts(now: TrainingProgress) -> str:
+    left = timedelta(seconds=round(now.seconds_left))
+    before = "" if now.val_loss is None else f"  val_loss {now.val_loss:.5f}"
+    return f"loss {now.loss:.5f}{before}  {now.images_per_second:,.0f} images/s  {left} left"
