@@ -65,8 +65,8 @@ class Features:
 def write_neighbours(path: Path, neighbours: NeighbourLists) -> None:
     """Write neighbour lists as .csv, .jsonl, .parquet or .npz, one row for each neighbour.
 
-    Paths that are not valid UTF-8 are exact in .csv (raw bytes), .jsonl (escaped surrogates) and .npz
-    (bytes); .parquet shows such bytes as ``\\\\xNN``.
+    Paths that are not valid UTF-8 are exact in .csv (raw bytes), .jsonl (escaped surrogates) and
+    .npz (bytes); .parquet shows such bytes as a backslash, an x and two hexadecimal digits.
     """
     _write(path, _NEIGHBOUR_WRITERS, neighbours)
 
@@ -197,7 +197,7 @@ def _index(path: Path, features: Features) -> None:
 
 
 def _text(path: str) -> str:
-    """Return a path as valid Unicode; bytes that are not UTF-8 become ``\\xNN``."""
+    """Return a path as valid Unicode; bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -205,7 +205,7 @@ def _text(path: str) -> str:
 def _npz_arrays(
     path: Path, shapes: Mapping[str, tuple[str, tuple[int, ...]]]
 ) -> Iterator[dict[str, np.memmap[Any, Any]]]:
-    """Yield arrays on disk, by name, that become the members of the .npz when the block succeeds."""
+    """Yield arrays on disk that become the members of the .npz when the block succeeds."""
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         parts = {name: Path(scratch) / f"{name}.npy" for name in shapes}
         arrays: dict[str, np.memmap[Any, Any]] = {

@@ -33,7 +33,7 @@ def sync_file(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that durably takes its place when the block succeeds."""
+    """Yield a temporary path that durably takes the place of ``path`` when the block succeeds."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -74,8 +74,8 @@ def sha256_file(path: Path) -> str:
 def writer_lock(directory: Path) -> Iterator[None]:
     """Be the one writer of the collection in ``directory``.
 
-    The kernel holds the lock (``flock``) and releases it when the process ends, however it ends. The
-    file says who holds it, for the message that another writer gets.
+    The kernel holds the lock (``flock``) and releases it when the process ends, however it ends.
+    The file says who holds it, for the message that another writer gets.
     """
     with _open_lock(directory) as file:
         try:
@@ -111,7 +111,7 @@ def _holder(content: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text on one line that is safe to show: control characters and lone surrogates escaped."""
+    """Return text that is safe to show: control characters and lone surrogates escaped."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text

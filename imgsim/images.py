@@ -21,7 +21,6 @@ EPS is not read, because Pillow would run Ghostscript on it.
 import hashlib
 import os
 import stat
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
@@ -48,8 +47,8 @@ _SUFFIXES = frozenset(Image.registered_extensions())
 def find(roots: Iterable[str], exclude: str | None = None) -> Iterator[ImageFile | ImageError]:
     """Yield the regular files at and under ``roots``, in the order of the roots and sorted in each.
 
-    Symbolic links are followed; a directory is entered once however it is reached, so loops end, and
-    a file that is itself a root is yielded once. Hidden files and directories are left out unless
+    Symbolic links are followed; a directory is entered once however it is reached, so loops end,
+    and a file that is itself a root is yielded once. Hidden files and directories are left out unless
     they are roots; ``exclude`` is a directory that is not entered. What cannot be looked at is
     yielded as an :class:`ImageUnavailable`. Paths are absolute; links in them are kept.
     """
@@ -156,7 +155,7 @@ def _identify(path: str, file: BufferedReader) -> Image.Image:
         return Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise NotAnImage(path, "not an image in a known format") from error
-    except Exception as error:  # noqa: BLE001 - the decode boundary: hostile files raise anything
+    except Exception as error:  # the decode boundary: hostile files raise anything
         raise ImageError(path, _reason(error)) from error
 
 
@@ -174,7 +173,7 @@ def _decode(
         if keep_aspect:
             size = ImageOps.contain(Image.new("1", (width, height)), size).size
         return _Decoded(_render(image, size, orientation), width, height)
-    except Exception as error:  # noqa: BLE001 - the decode boundary: hostile files raise anything
+    except Exception as error:  # the decode boundary: hostile files raise anything
         raise ImageError(path, _reason(error)) from error
 
 

@@ -25,10 +25,12 @@ def write_page(path: Path, results: Sequence[QueryResult]) -> None:
 
 
 def _section(result: QueryResult) -> str:
-    cards = [_card(result.query, "query", "query")]
-    for match in result.matches:
-        cards.append(_card(match.path, f"{match.rank} &middot; {match.distance:.6g}", "match"))
-    return f"<section>\n{''.join(cards)}</section>"
+    query = _card(result.query, "query", "query")
+    matches = (
+        _card(match.path, f"{match.rank} &middot; {match.distance:.6g}", "match")
+        for match in result.matches
+    )
+    return f"<section>\n{query}{''.join(matches)}</section>"
 
 
 def _card(path: str, label: str, kind: str) -> str:
@@ -50,7 +52,8 @@ def _card(path: str, label: str, kind: str) -> str:
 _STYLE = """
 :root { color-scheme: light dark; font: 14px system-ui, sans-serif; }
 body { margin: 1.5rem; }
-section { display: flex; flex-wrap: wrap; gap: .75rem; padding: 1rem 0; border-bottom: 1px solid #8884; }
+section { display: flex; flex-wrap: wrap; gap: .75rem; padding: 1rem 0;
+  border-bottom: 1px solid #8884; }
 figure { margin: 0; width: 180px; }
 figure a { display: flex; height: 180px; align-items: center; justify-content: center;
   background: #8882; border-radius: 6px; overflow: hidden; }

@@ -57,7 +57,7 @@ class VectorStore:
 class Gallery:
     """The vectors of all images at one instant.
 
-    ``ids`` holds for each segment the image id of each row, -1 where no image uses the row any more.
+    ``ids`` holds for each segment the image id of each row, -1 where no image uses the row.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Gallery:
         return search(checked_queries(queries, self.dim), self.blocks(), k)
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the ids and vectors of all images in the order of the segments, in bounded pieces."""
+        """Yield the ids and vectors of all images in the order of segments, in bounded pieces."""
         for ids, vectors in self._segments:
             for start, rows in vectors.blocks():
                 block_ids = ids[start : start + len(rows)]

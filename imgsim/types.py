@@ -5,14 +5,14 @@ surrogates, and :func:`os.fsencode` gives the exact bytes back.
 """
 
 from dataclasses import dataclass
-
 from typing import Protocol
 
 
 class Progress(Protocol):
     """Receives how many of ``total`` items are done."""
 
-    def __call__(self, done: int, total: int) -> None: ...
+    def __call__(self, done: int, total: int) -> None:
+        """Take note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class ImageNeighbours:
 class ImageFile:
     """A regular file that may be an image; ``mtime_ns`` is nanoseconds since the epoch.
 
-    ``claimed`` says that the file was named by the user or has an image's suffix, so that content in
-    no known format is a refusal to report and not a bystander.
+    ``claimed`` says that the file was named by the user or has an image's suffix: if its content is
+    no image, that is a refusal to report; any other such file is passed over.
     """
 
     path: str

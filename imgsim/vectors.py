@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imgsim.errors import CollectionDamaged, StoreError
 from imgsim.files import replacing, sha256_file
 
-# Magic, dimension, rows, two unused counts, trained flag, metric (1 = L2), number of float32 values.
+# Magic, dimension, rows, two unused counts, trained flag, metric (1 = L2), number of values.
 _HEADER = struct.Struct("<4siqqqBiQ")
 _BLOCK_BYTES = 4 << 20
 
