@@ -210,7 +210,10 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships n
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.loss = _finite(logs, "loss", self._epoch)
         self._done = min(self._images, (batch + 1) * self._settings.batch_size)
-        rate = self._done / (time.perf_counter() - self._began)
+        self._report(time.perf_counter() - self._began)
+
+    def _report(self, seconds: float, *, ended: bool = False) -> None:
+        rate = self._done / seconds
         epochs_left = self._settings.epochs - self._epoch - 1
         self._on_progress(
             TrainingProgress(
@@ -222,6 +225,7 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships n
                 val_loss=self.history[-1].val_loss if self.history else None,
                 images_per_second=rate,
                 seconds_left=(self._images * (epochs_left + 1) - self._done) / rate,
+                ended=ended,
             )
         )
 
@@ -241,6 +245,7 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships n
             self.best_epoch = record.epoch
             self.best_weights = self.model.get_weights()
         self.history.append(record)
+        self._report(seconds, ended=True)
 
 
 def _finite(logs: dict[str, Any] | None, name: str, epoch: int) -> float:

@@ -27,7 +27,7 @@ from io import BufferedReader
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
 from imgsim.types import ImageFile, ImageRecord
@@ -48,9 +48,9 @@ def find(roots: Iterable[str], exclude: str | None = None) -> Iterator[ImageFile
     """Yield the regular files at and under ``roots``, in the order of the roots and sorted in each.
 
     Symbolic links are followed; a directory is entered once however it is reached, so loops end,
-    and a file that is itself a root is yielded once. Hidden files and directories are left out unless
-    they are roots; ``exclude`` is a directory that is not entered. What cannot be looked at is
-    yielded as an :class:`ImageUnavailable`. Paths are absolute; links in them are kept.
+    and a file that is itself a root is yielded once. Hidden files and directories are left out
+    unless they are roots; ``exclude`` is a directory that is not entered. What cannot be looked at
+    is yielded as an :class:`ImageUnavailable`. Paths are absolute; links in them are kept.
     """
     named = dict.fromkeys(os.path.abspath(root) for root in roots)
     entered = set()
@@ -171,7 +171,8 @@ def _decode(
         if orientation in _SIDEWAYS:
             width, height = height, width
         if keep_aspect:
-            size = ImageOps.contain(Image.new("1", (width, height)), size).size
+            scale = min(size[0] / width, size[1] / height)
+            size = max(1, round(width * scale)), max(1, round(height * scale))
         return _Decoded(_render(image, size, orientation), width, height)
     except Exception as error:  # the decode boundary: hostile files raise anything
         raise ImageError(path, _reason(error)) from error

@@ -155,7 +155,7 @@ def _rich_progress(*columns: "ProgressColumn") -> "RichProgress":
 
 
 def _say_epoch(now: TrainingProgress) -> None:
-    if now.done == now.total:
+    if now.ended:
         say(f"epoch {now.epoch}/{now.epochs}  {_facts(now)}")
 
 

@@ -15,7 +15,7 @@ class Progress(Protocol):
         """Take note."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Match:
     """A neighbour: ``rank`` counts from 1, ``distance`` is Euclidean, in float64."""
 
@@ -25,7 +25,7 @@ class Match:
     distance: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class QueryResult:
     """The matches of one query image, nearest first."""
 
@@ -33,7 +33,7 @@ class QueryResult:
     matches: tuple[Match, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ImageNeighbours:
     """The nearest other images of one stored image, nearest first."""
 
@@ -42,7 +42,7 @@ class ImageNeighbours:
     matches: tuple[Match, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ImageFile:
     """A regular file that may be an image; ``mtime_ns`` is nanoseconds since the epoch.
 
@@ -56,7 +56,7 @@ class ImageFile:
     claimed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ImageRecord:
     """What the catalog keeps of one image; ``width`` and ``height`` are the upright pixels."""
 
@@ -68,7 +68,7 @@ class ImageRecord:
     height: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Refusal:
     """A file that was not ingested, and why."""
 
@@ -76,7 +76,7 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EncoderRecord:
     """An encoder that the collection holds; ``fingerprint`` is the sha256 of its ONNX file."""
 
@@ -85,7 +85,7 @@ class EncoderRecord:
     dim: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Segment:
     """A segment file: ``rows`` vectors of ``dim`` float32; ``sha256`` is of the whole file."""
 
@@ -95,7 +95,7 @@ class Segment:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class IngestReport:
     """What an ingest did; ``seen`` is the sum of the five other counts."""
 
@@ -111,7 +111,7 @@ class IngestReport:
         return self.added + self.changed + self.unchanged + self.skipped + len(self.refused)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrainingSettings:
     """How to train: images become ``image_size`` x ``image_size``.
 
@@ -127,9 +127,12 @@ class TrainingSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrainingProgress:
-    """A moment of a training run; ``done`` of ``total`` images in epoch ``epoch`` (from 1)."""
+    """A moment of a training run; ``done`` of ``total`` images in epoch ``epoch`` (from 1).
+
+    ``val_loss`` is of the last epoch that ended; ``ended`` says that it is this one.
+    """
 
     epoch: int
     epochs: int
@@ -139,9 +142,10 @@ class TrainingProgress:
     val_loss: float | None
     images_per_second: float
     seconds_left: float
+    ended: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EpochRecord:
     """One row of history.csv: mean squared errors of pixels scaled to 0..1."""
 
@@ -152,7 +156,7 @@ class EpochRecord:
     images_per_second: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrainingReport:
     """What a training run made.
 
@@ -172,7 +176,7 @@ class TrainingReport:
     directory: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CollectionInfo:
     """Facts about a collection; the encoder's are None until one is trained."""
 
@@ -187,7 +191,7 @@ class CollectionInfo:
     image_size: tuple[int, int] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Damage:
     """A file of the collection that is not what the catalog says it is."""
 

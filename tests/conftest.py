@@ -1,0 +1,83 @@
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from imgsim import Collection
+from imgsim.catalog import Catalog
+from imgsim.encoder import read_feed
+from tests.pictures import write_crops
+
+GOLDEN = Path(__file__).parent / "golden"
+DATA = Path(os.environ.get("IMGSIM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+def encoder_directory() -> Path:
+    (directory,) = (GOLDEN / "0001.imgsim" / "encoders").iterdir()
+    return directory
+
+
+def make_collection(path: Path) -> Path:
+    """Make an empty collection with the small encoder of the golden one."""
+    Collection.open(path).close()
+    encoder = encoder_directory()
+    shutil.copytree(encoder, path / "encoders" / encoder.name)
+    catalog = Catalog(path / "catalog.db")
+    catalog.activate_encoder(encoder.name, read_feed(encoder).dim)
+    catalog.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def crops(tmp_path_factory) -> list[str]:
+    """Thirty-six photographs that no test may change."""
+    return write_crops(tmp_path_factory.mktemp("crops"))
+
+
+@pytest.fixture
+def pictures(tmp_path, crops) -> Path:
+    """A folder with copies of the photographs."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for path in crops:
+        shutil.copy2(path, folder)
+    return folder
+
+
+@pytest.fixture
+def empty(tmp_path) -> Path:
+    """An empty collection with an encoder of 32x32 pixels to 16 values."""
+    return make_collection(tmp_path / "photos.imgsim")
+
+
+@pytest.fixture
+def collection(empty) -> Iterator[Collection]:
+    with Collection.open(empty, create=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def filled(collection, pictures) -> Collection:
+    """A collection that holds the thirty-six photographs."""
+    collection.ingest([pictures])
+    return collection
+
+
+@pytest.fixture
+def imgsim(tmp_path) -> Run:
+    """Run the real command in an empty directory."""
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def run(*arguments, **options) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "imgsim", *map(os.fspath, arguments)]
+        options = {"cwd": work, "capture_output": True, "timeout": 300} | options
+        return subprocess.run(command, check=False, **options)
+
+    return run

@@ -1,0 +1,268 @@
+import os
+import shutil
+import stat
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
+from imgsim.images import MAX_PIXELS, decode, find, is_image, read, thumbnail
+from imgsim.types import ImageFile
+
+
+def save(path, image, **options):
+    image.save(path, **options)
+    return str(path)
+
+
+def solid(mode, colour, size=(40, 30)):
+    return Image.new(mode, size, colour)
+
+
+def found_paths(roots, **options):
+    return [item.path for item in find(map(str, roots), **options) if isinstance(item, ImageFile)]
+
+
+class TestDecode:
+    @pytest.mark.parametrize(
+        ("mode", "colour", "expected"),
+        [
+            ("RGB", (10, 200, 30), (10, 200, 30)),
+            ("L", 77, (77, 77, 77)),
+            ("1", 1, (255, 255, 255)),
+            ("LA", (0, 0), (255, 255, 255)),
+            ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
+            ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
+            ("I;16", 0x8000, (128, 128, 128)),
+            ("I;16", 0xFFFF, (255, 255, 255)),
+        ],
+    )
+    def test_png_of_every_mode(self, tmp_path, mode, colour, expected):
+        path = save(tmp_path / "a.png", solid(mode, colour))
+        pixels = decode(path, 8, 16)
+        assert pixels.shape == (8, 16, 3)
+        assert pixels.dtype == np.uint8
+        assert (pixels == expected).all()
+
+    def test_half_transparent_is_composited_on_white(self, tmp_path):
+        path = save(tmp_path / "a.png", solid("RGBA", (0, 0, 0, 128)))
+        assert decode(path, 4, 4)[0, 0].tolist() == pytest.approx([127] * 3, abs=1)
+
+    def test_transparent_palette_entry_is_white(self, tmp_path):
+        image = solid("P", 0)
+        image.putpalette([255, 0, 0, 0, 255, 0])
+        path = save(tmp_path / "a.png", image, transparency=0)
+        assert (decode(path, 4, 4) == 255).all()
+
+    def test_transparent_colour_of_an_rgb_png_is_white(self, tmp_path):
+        path = save(tmp_path / "a.png", solid("RGB", (9, 9, 9)), transparency=(9, 9, 9))
+        assert (decode(path, 4, 4) == 255).all()
+
+    def test_cmyk_jpeg(self, tmp_path):
+        path = save(tmp_path / "a.jpg", solid("CMYK", (0, 255, 255, 0)))
+        red, green, blue = decode(path, 4, 4)[0, 0].tolist()
+        assert red > 230
+        assert green < 30
+        assert blue < 30
+
+    def test_lab_tiff(self, tmp_path):
+        path = save(tmp_path / "a.tif", solid("LAB", (128, 128, 128)))
+        grey = decode(path, 4, 4)[0, 0]
+        assert np.ptp(grey) <= 3
+        assert 100 < grey[0] < 140
+
+    @pytest.mark.parametrize("mode", ["I", "F"])
+    def test_wide_values_are_stretched(self, tmp_path, mode):
+        ramp = np.linspace(-500, 70_000, 64).reshape(1, 64).repeat(8, axis=0)
+        values = ramp.astype(np.int32 if mode == "I" else np.float32)
+        pixels = decode(save(tmp_path / "a.tif", Image.fromarray(values)), 8, 64)
+        assert pixels[0, 0, 0] == 0
+        assert pixels[0, -1, 0] == 255
+
+    def test_float_image_without_a_finite_value_is_black(self, tmp_path):
+        path = save(tmp_path / "a.tif", Image.fromarray(np.full((4, 4), np.nan, np.float32)))
+        assert (decode(path, 4, 4) == 0).all()
+
+    def test_first_frame_of_an_animation(self, tmp_path):
+        frames = [solid("RGB", (255, 0, 0)), solid("RGB", (0, 0, 255))]
+        path = save(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
+        assert decode(path, 4, 4)[0, 0].tolist() == [255, 0, 0]
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_orientation_is_applied(self, tmp_path, orientation):
+        """All eight ways of storing the same picture decode alike."""
+        upright = Image.new("RGB", (40, 20), "white")
+        upright.paste("red", (0, 0, 20, 10))
+        upright.paste("blue", (20, 10, 40, 20))
+        undo = {
+            2: Image.Transpose.FLIP_LEFT_RIGHT,
+            3: Image.Transpose.ROTATE_180,
+            4: Image.Transpose.FLIP_TOP_BOTTOM,
+            5: Image.Transpose.TRANSPOSE,
+            6: Image.Transpose.ROTATE_90,
+            7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_270,
+        }
+        stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = save(tmp_path / "a.png", stored, exif=exif)
+        record, pixels = read(path, 20, 40)
+        assert (record.width, record.height) == (40, 20)
+        assert pixels[4, 4].tolist() == [255, 0, 0]
+        assert pixels[15, 35].tolist() == [0, 0, 255]
+        assert thumbnail(path, 20).size == (20, 10)
+
+    def test_damaged_exif_counts_as_upright(self, tmp_path):
+        path = save(
+            tmp_path / "a.jpg", solid("RGB", "red"), exif=b"Exif\0\0MM\0*\0\0\xff\xff\xff\xff"
+        )
+        assert decode(path, 4, 4).shape == (4, 4, 3)
+
+    def test_resize_is_antialiased(self, tmp_path):
+        stripes = np.zeros((256, 256), np.uint8)
+        stripes[:, ::2] = 255
+        pixels = decode(save(tmp_path / "a.png", Image.fromarray(stripes)), 16, 16)
+        assert (abs(pixels.astype(int) - 127) <= 8).all()
+
+    @pytest.mark.parametrize("size", [(1, 1), (20_000, 20), (20, 20_000)])
+    def test_extreme_shapes(self, tmp_path, size):
+        path = save(tmp_path / "a.png", solid("RGB", (1, 2, 3), size))
+        assert (decode(path, 32, 32) == (1, 2, 3)).all()
+        assert max(thumbnail(path, 64).size) <= 64
+
+    def test_large_jpeg_is_decoded_at_a_smaller_scale(self, tmp_path, monkeypatch):
+        path = save(tmp_path / "a.jpg", solid("RGB", "red", (4_000, 3_000)))
+        loaded = []
+        original = Image.Image.resize
+
+        def spy(self, *arguments, **options):
+            loaded.append(self.size)
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(Image.Image, "resize", spy)
+        decode(path, 256, 256)
+        assert loaded[0] == (500, 375)
+
+
+class TestRefusals:
+    def test_text(self, tmp_path):
+        path = tmp_path / "a.jpg"
+        path.write_text("not a picture")
+        with pytest.raises(NotAnImage):
+            decode(str(path), 4, 4)
+        assert not is_image(str(path))
+
+    def test_truncated(self, tmp_path, crops):
+        with open(crops[0], "rb") as file:
+            content = file.read()
+        path = tmp_path / "a.jpg"
+        path.write_bytes(content[: len(content) // 2])
+        assert is_image(str(path))
+        with pytest.raises(ImageError, match="truncated") as caught:
+            decode(str(path), 4, 4)
+        assert caught.value.path == str(path)
+
+    def test_bomb(self, tmp_path):
+        side = int(MAX_PIXELS**0.5) + 1
+        path = tmp_path / "a.png"
+        header = Image.new("1", (1, 1))
+        header.save(path)
+        content = bytearray(path.read_bytes())
+        content[16:24] = side.to_bytes(4, "big") * 2
+        path.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(ImageError):
+                decode(str(path), 4, 4)
+
+    def test_eps_is_never_handed_to_ghostscript(self, tmp_path):
+        path = tmp_path / "a.eps"
+        path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+        with pytest.raises(NotAnImage):
+            decode(str(path), 4, 4)
+
+    @pytest.mark.parametrize("name", ["missing.jpg", "nul\0.jpg", "x" * 300])
+    def test_no_such_file(self, tmp_path, name):
+        with pytest.raises(ImageUnavailable):
+            decode(f"{tmp_path}/{name}", 4, 4)
+
+    def test_directory_and_pipe(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.jpg")
+        for path in (tmp_path, tmp_path / "pipe.jpg"):
+            with pytest.raises(ImageUnavailable, match="not a regular file"):
+                decode(str(path), 4, 4)
+
+    def test_the_reason_is_one_line(self, tmp_path):
+        path = tmp_path / "a.tif"
+        path.write_bytes(b"II*\0\x08\0\0\0\xff\xff")
+        with pytest.raises(ImageError) as caught:
+            decode(str(path), 4, 4)
+        assert "\n" not in caught.value.reason
+        assert caught.value.reason
+
+
+class TestFind:
+    def test_sorted_recursive_and_hidden_left_out(self, tmp_path):
+        for name in ("b/2.jpg", "b/1.jpg", "a.png", ".hidden.jpg", ".git/x.jpg", "c"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        names = [os.path.relpath(path, tmp_path) for path in found_paths([tmp_path])]
+        assert names == ["a.png", "b/1.jpg", "b/2.jpg", "c"]
+        assert found_paths([tmp_path / ".hidden.jpg"]) == [str(tmp_path / ".hidden.jpg")]
+
+    def test_link_loops_end_and_links_are_followed(self, tmp_path):
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "1.jpg").touch()
+        (tmp_path / "d" / "loop").symlink_to(tmp_path)
+        (tmp_path / "link.jpg").symlink_to(tmp_path / "d" / "1.jpg")
+        assert found_paths([tmp_path]) == [f"{tmp_path}/d/1.jpg", f"{tmp_path}/link.jpg"]
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 0, 1, 1)])
+    def test_overlapping_roots_yield_a_file_once(self, tmp_path, order):
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "1.jpg").touch()
+        (tmp_path / "2.jpg").touch()
+        roots = [tmp_path, tmp_path / "d" / "1.jpg"]
+        paths = found_paths([roots[i] for i in order])
+        assert sorted(paths) == [f"{tmp_path}/2.jpg", f"{tmp_path}/d/1.jpg"]
+
+    def test_excluded_directory(self, tmp_path):
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "1.jpg").touch()
+        assert found_paths([tmp_path], exclude=str(tmp_path / "c")) == []
+
+    def test_claimed_by_name_or_by_the_user(self, tmp_path):
+        for name in ("a.jpg", "b.txt"):
+            (tmp_path / name).touch()
+        claimed = {os.path.basename(f.path): f.claimed for f in find([str(tmp_path)])}
+        assert claimed == {"a.jpg": True, "b.txt": False}
+        (named,) = find([str(tmp_path / "b.txt")])
+        assert named.claimed
+
+    def test_what_cannot_be_looked_at_is_reported(self, tmp_path):
+        (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
+        (broken,) = find([str(tmp_path)])
+        assert isinstance(broken, ImageUnavailable)
+        (missing,) = find([str(tmp_path / "nowhere")])
+        assert isinstance(missing, ImageUnavailable)
+
+    def test_names_that_are_not_utf8_or_hold_newlines(self, tmp_path, crops):
+        for name in (b"bad\xff.jpg", b"new\nline.jpg"):
+            shutil.copy(crops[0], os.path.join(os.fsencode(tmp_path), name))
+        paths = found_paths([tmp_path])
+        assert [os.fsencode(os.path.basename(p)) for p in paths] == [
+            b"bad\xff.jpg",
+            b"new\nline.jpg",
+        ]
+        for path in paths:
+            assert decode(path, 8, 8).shape == (8, 8, 3)
+
+    def test_stamp_is_the_files(self, tmp_path):
+        (tmp_path / "a.jpg").write_bytes(b"12345")
+        os.utime(tmp_path / "a.jpg", ns=(0, 1_234_567_890_123_456_789))
+        (file,) = find([str(tmp_path)])
+        assert (file.size, file.mtime_ns) == (5, 1_234_567_890_123_456_789)
+        assert stat.S_ISREG(os.stat(file.path).st_mode)
