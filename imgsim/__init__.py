@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Match,
         QueryResult,
         Refusal,
+        TrainingProgress,
         TrainingReport,
         TrainingSettings,
     )
@@ -68,6 +69,7 @@ __all__ = [
     "Refusal",
     "StoreError",
     "TrainingDiverged",
+    "TrainingProgress",
     "TrainingReport",
     "TrainingSettings",
     "__version__",

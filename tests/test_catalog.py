@@ -1,0 +1,189 @@
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, inspect
+
+from imgsim.catalog import SCHEMA, Base, Catalog, _engine, migrate
+from imgsim.errors import CollectionDamaged, CollectionNewer, EncoderMissing
+from imgsim.types import ImageFile, ImageRecord, Refusal, Segment
+
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
+
+
+def record(path, size=1, mtime_ns=2):
+    return ImageRecord(path, size, mtime_ns, b"\0" * 32, 30, 40)
+
+
+def segment(name, rows):
+    return Segment(name, rows, 4, "0" * 64)
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    opened = Catalog(tmp_path / "catalog.db")
+    opened.activate_encoder("first", 4)
+    yield opened
+    opened.close()
+
+
+class TestSchema:
+    def test_the_newest_migration_is_the_schema_of_the_code(self):
+        assert ScriptDirectory(str(MIGRATIONS)).get_heads() == [SCHEMA]
+
+    def test_models_and_migrations_agree(self, tmp_path, catalog):
+        with create_engine(f"sqlite:///{tmp_path}/catalog.db").connect() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+    def test_a_newer_schema_is_refused_and_left_alone(self, tmp_path, catalog):
+        catalog.close()
+        path = tmp_path / "catalog.db"
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        with pytest.raises(CollectionNewer, match="9999"):
+            Catalog(path)
+        with sqlite3.connect(path) as connection:
+            assert connection.execute("SELECT * FROM alembic_version").fetchall() == [("9999",)]
+
+    def test_an_upgrade_that_fails_changes_nothing(self, tmp_path, catalog):
+        """Run the real first revision, then a second that fails half-way, in one transaction."""
+        scripts = tmp_path / "migrations"
+        shutil.copytree(MIGRATIONS, scripts)
+        (scripts / "versions" / "0002_fails.py").write_text(
+            "from alembic import op\nimport sqlalchemy as sa\n"
+            "revision = '0002'\ndown_revision = '0001'\n"
+            "def upgrade():\n"
+            "    op.create_table('half', sa.Column('id', sa.Integer))\n"
+            "    raise RuntimeError('power cut')\n"
+        )
+        engine = _engine(tmp_path / "fresh.db")
+        with pytest.raises(RuntimeError, match="power cut"), engine.begin() as connection:
+            migrate(connection, scripts)
+        with engine.connect() as connection:
+            assert inspect(connection).get_table_names() == []
+
+    @pytest.mark.parametrize(
+        "content", [b"this is no database" * 100, b"SQLite format 3\0" + b"x" * 4096]
+    )
+    def test_a_file_that_is_no_database(self, tmp_path, content):
+        path = tmp_path / "catalog.db"
+        path.write_bytes(content)
+        with pytest.raises(CollectionDamaged):
+            Catalog(path)
+        assert path.read_bytes() == content
+
+    def test_settings_of_the_connection(self, tmp_path, catalog):
+        engine = _engine(tmp_path / "catalog.db")
+        with engine.connect() as connection:
+            pragmas = [
+                connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+                for name in ("journal_mode", "foreign_keys", "synchronous")
+            ]
+        assert pragmas == ["wal", 1, 2]
+
+
+class TestImages:
+    def test_ids_are_never_reused(self, catalog):
+        catalog.commit_images(segment("a", 2), [record("/1"), record("/2")])
+        catalog.commit_images(segment("b", 1), [record("/2", size=9)])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.paths([1, 2, 3]) == {1: "/1", 3: "/2"}
+            assert snapshot.stamps(["/2", "/x"]) == {"/2": (9, 2)}
+            assert snapshot.count_images() == 2
+
+    def test_a_replaced_image_leaves_its_row_unused(self, catalog):
+        first = segment("a", 2)
+        catalog.commit_images(first, [record("/1"), record("/2")])
+        catalog.commit_images(segment("b", 1), [record("/1")])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.segment_ids(first).tolist() == [-1, 2]
+
+    def test_a_refused_file_that_is_stored_later_is_refused_no_more(self, catalog):
+        file = ImageFile("/1", 5, 6, claimed=True)
+        catalog.commit_refusals([(file, Refusal("/1", "why"))])
+        catalog.commit_refusals([(file, Refusal("/1", "because"))])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.refusals(["/1"]) == {"/1": (5, 6, "because")}
+            assert snapshot.count_refused() == 1
+        catalog.commit_images(segment("a", 1), [record("/1")])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.refusals(["/1"]) == {}
+
+    def test_a_snapshot_does_not_see_a_later_commit(self, catalog):
+        catalog.commit_images(segment("a", 1), [record("/1")])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.count_images() == 1
+            catalog.commit_images(segment("b", 1), [record("/2")])
+            assert snapshot.count_images() == 1
+            assert [s.name for s in snapshot.segments()] == ["a"]
+
+    def test_a_batch_that_fails_leaves_nothing(self, catalog):
+        with pytest.raises(Exception, match="UNIQUE"):
+            catalog.commit_images(segment("a", 2), [record("/1"), record("/1")])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.segments() == []
+            assert snapshot.count_images() == 0
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.sets(st.binary(min_size=1, max_size=200), min_size=1, max_size=30))
+    def test_any_bytes_are_a_path(self, tmp_path_factory, names):
+        paths = [os.fsdecode(name) for name in sorted(names)]
+        catalog = Catalog(tmp_path_factory.mktemp("paths") / "catalog.db")
+        catalog.activate_encoder("first", 4)
+        catalog.commit_images(segment("a", len(paths)), [record(path) for path in paths])
+        with catalog.snapshot() as snapshot:
+            assert list(snapshot.paths(range(1, len(paths) + 1)).values()) == paths
+            assert set(snapshot.stamps(paths)) == set(paths)
+            assert snapshot.longest_path() == max(map(len, names))
+        catalog.close()
+
+    def test_more_paths_than_a_statement_takes_parameters(self, catalog):
+        n = 40_000
+        catalog.commit_images(segment("a", n), [record(f"/{i}") for i in range(n)])
+        with catalog.snapshot() as snapshot:
+            assert len(snapshot.stamps([f"/{i}" for i in range(n)])) == n
+            assert len(snapshot.paths(range(n + 1))) == n
+            ids = snapshot.segment_ids(segment("a", n))
+        assert np.array_equal(ids, np.arange(1, n + 1))
+
+
+class TestEncoders:
+    def test_none_yet(self, tmp_path):
+        catalog = Catalog(tmp_path / "new.db")
+        with catalog.snapshot() as snapshot, pytest.raises(EncoderMissing):
+            snapshot.encoder()
+        catalog.close()
+
+    def test_one_is_active_and_its_segments_alone_are_searched(self, catalog):
+        catalog.commit_images(segment("a", 1), [record("/1")])
+        catalog.activate_encoder("second", 8)
+        with catalog.snapshot() as snapshot:
+            assert snapshot.encoder().fingerprint == "second"
+            assert snapshot.segments() == []
+        catalog.activate_encoder("first", 4)
+        with catalog.snapshot() as snapshot:
+            assert snapshot.encoder().dim == 4
+            assert len(snapshot.segments()) == 1
+
+
+class TestDamages:
+    def test_none(self, catalog):
+        catalog.commit_images(segment("a", 1), [record("/1")])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.damages(Path("catalog.db")) == []
+
+    def test_an_image_beyond_its_segment(self, tmp_path, catalog):
+        catalog.commit_images(segment("a", 1), [record("/1")])
+        with sqlite3.connect(tmp_path / "catalog.db") as connection:
+            connection.execute('UPDATE images SET "row" = 7')
+        with catalog.snapshot() as snapshot:
+            (damage,) = snapshot.damages(Path("catalog.db"))
+        assert "row 7" in damage.found

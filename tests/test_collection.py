@@ -1,0 +1,256 @@
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import imgsim
+from imgsim import (
+    Collection,
+    CollectionDamaged,
+    CollectionError,
+    CollectionNotFound,
+    EncoderMismatch,
+    EncoderMissing,
+    ImageError,
+    ImageUnavailable,
+)
+from imgsim.exact import distances
+from tests.conftest import GOLDEN
+
+
+def features(collection):
+    with collection._gallery() as (_, gallery):
+        ids, rows = zip(*gallery.blocks(), strict=True)
+    return np.concatenate(ids), np.concatenate(rows)
+
+
+class TestOpen:
+    def test_none_there(self, tmp_path):
+        with pytest.raises(CollectionNotFound, match="imgsim train"):
+            Collection.open(tmp_path / "none", create=False)
+        assert not (tmp_path / "none").exists()
+
+    def test_a_folder_of_something_else_is_left_alone(self, pictures):
+        before = sorted(pictures.iterdir())
+        with pytest.raises(CollectionError, match="not a collection"):
+            Collection.open(pictures)
+        assert sorted(pictures.iterdir()) == before
+
+    def test_a_creation_that_was_cut_short_is_completed(self, tmp_path):
+        (tmp_path / "c" / "segments").mkdir(parents=True)
+        with Collection.open(tmp_path / "c") as collection:
+            assert collection.info().images == 0
+
+    def test_a_collection_can_be_moved_and_copied(self, filled, empty, tmp_path, crops):
+        before = filled.query([crops[3]], 5)
+        filled.close()
+        shutil.copytree(empty, tmp_path / "copy")
+        shutil.move(empty, tmp_path / "moved")
+        for path in (tmp_path / "copy", tmp_path / "moved"):
+            with Collection.open(path, create=False) as collection:
+                assert collection.query([crops[3]], 5) == before
+                assert collection.check() == []
+
+
+class TestGolden:
+    """A collection written by the first schema revision."""
+
+    @pytest.fixture
+    def golden(self, tmp_path):
+        path = shutil.copytree(GOLDEN / "0001.imgsim", tmp_path / "0001.imgsim")
+        with Collection.open(path, create=False) as collection:
+            yield collection
+
+    def test_it_is_read_as_it_was_written(self, golden, tmp_path):
+        facts = golden.info()
+        assert (facts.images, facts.segments, facts.dim, facts.image_size) == (12, 2, 16, (32, 32))
+        assert golden.check() == []
+        golden.export_neighbours(tmp_path / "now.jsonl", 3)
+        assert (tmp_path / "now.jsonl").read_text() == (GOLDEN / "0001.jsonl").read_text()
+
+    def test_it_takes_new_images(self, golden, crops):
+        golden.ingest(crops[:5])
+        (result,) = golden.query([crops[2]], 1)
+        assert (result.matches[0].id, result.matches[0].distance) == (15, 0.0)
+
+
+class TestQuery:
+    def test_an_ingested_file_comes_first_at_distance_zero(self, filled, pictures):
+        paths = sorted(map(str, pictures.iterdir()))
+        for path, result in zip(paths, filled.query(paths, 3), strict=True):
+            assert result.query == path
+            first = result.matches[0]
+            assert (first.rank, first.path, first.distance) == (1, path, 0.0)
+
+    def test_the_ranking_is_that_of_a_float64_scan(self, filled, crops):
+        ids, rows = features(filled)
+        for i, result in enumerate(filled.query(crops, 40)):
+            found = distances(rows[i], rows)
+            order = np.lexsort((ids, found))
+            assert [m.id for m in result.matches] == ids[order].tolist()
+            assert [m.distance for m in result.matches] == found[order].tolist()
+            assert [m.rank for m in result.matches] == list(range(1, 37))
+
+    def test_duplicates_are_ranked_by_id(self, collection, pictures):
+        path = sorted(pictures.iterdir())[7]
+        for name in ("z.jpg", "a.jpg", "m.jpg"):
+            shutil.copy(path, pictures / name)
+            collection.ingest([pictures / name])
+        collection.ingest([pictures])
+        (result,) = collection.query([path], 5)
+        assert [m.id for m in result.matches[:3]] == [1, 2, 3]
+        assert [m.distance for m in result.matches[:4]] == [0.0] * 4
+        assert result.matches[3].path == str(path)
+        assert result.matches[4].distance > 0
+
+    def test_an_empty_collection_gives_no_matches(self, collection, crops):
+        (result,) = collection.query([crops[0]])
+        assert result.matches == ()
+        assert list(collection.neighbours()) == []
+
+    def test_a_collection_of_one(self, collection, crops):
+        collection.ingest([crops[0]])
+        (result,) = collection.query([crops[1]], 10)
+        assert len(result.matches) == 1
+        (only,) = collection.neighbours()
+        assert only.matches == ()
+
+    def test_no_encoder_yet(self, tmp_path, crops):
+        with Collection.open(tmp_path / "new") as collection:
+            for act in (
+                lambda: collection.query(crops),
+                lambda: collection.ingest(crops),
+                lambda: list(collection.neighbours()),
+            ):
+                with pytest.raises(EncoderMissing, match="imgsim train"):
+                    act()
+            assert collection.info().encoder is None
+            assert collection.check() == []
+
+    def test_a_bad_image_raises_or_is_handed_over(self, filled, crops, tmp_path):
+        bad = tmp_path / "bad.jpg"
+        bad.write_text("x")
+        with pytest.raises(ImageError):
+            filled.query([crops[0], bad])
+        errors = []
+        results = filled.query([bad, crops[0], tmp_path / "gone.jpg"], 1, errors.append)
+        assert [result.query for result in results] == [crops[0]]
+        assert [error.path for error in errors] == [str(bad), str(tmp_path / "gone.jpg")]
+        assert isinstance(errors[1], ImageUnavailable)
+        assert filled.query([bad], 1, errors.append) == []
+
+    def test_a_stored_image_whose_file_is_gone_is_still_found(self, filled, pictures, crops):
+        for path in pictures.iterdir():
+            path.unlink()
+        (result,) = filled.query([crops[0]], 1)
+        assert result.matches[0].distance == 0.0
+
+
+class TestNeighbours:
+    def test_each_image_gets_its_nearest_others(self, filled, pictures):
+        paths = sorted(map(str, pictures.iterdir()))
+        shutil.copy(paths[4], pictures / "twin.jpg")
+        shutil.copy(paths[4], pictures / "triplet.jpg")
+        filled.ingest([pictures])
+        lists = list(filled.neighbours(5))
+        assert [item.id for item in lists] == list(range(1, 39))
+        queried = filled.query([item.path for item in lists], 38)
+        for item, result in zip(lists, queried, strict=True):
+            others = [(m.id, m.distance) for m in result.matches if m.id != item.id][:5]
+            assert [(m.id, m.distance) for m in item.matches] == others
+            assert [m.rank for m in item.matches] == [1, 2, 3, 4, 5]
+
+    def test_more_duplicates_than_k(self, collection, pictures, crops):
+        """The image itself is not among the k + 1 nearest, whose ids are lower."""
+        copies = []
+        for number in range(8):
+            copies.append(pictures / f"copy{number}.jpg")
+            shutil.copy(crops[0], copies[-1])
+        collection.ingest(copies)
+        lists = {item.id: [m.id for m in item.matches] for item in collection.neighbours(2)}
+        assert lists[1] == [2, 3]
+        assert lists[2] == [1, 3]
+        assert lists[8] == [1, 2]
+
+
+class TestCheck:
+    def test_nothing_is_wrong(self, filled):
+        assert filled.check() == []
+
+    @pytest.mark.parametrize("what", ["flip", "truncate", "remove"])
+    def test_a_damaged_segment_is_named(self, filled, empty, crops, what):
+        (segment,) = (empty / "segments").iterdir()
+        content = segment.read_bytes()
+        if what == "flip":
+            segment.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+        elif what == "truncate":
+            segment.write_bytes(content[:-3])
+        else:
+            segment.unlink()
+        (damage,) = filled.check()
+        assert damage.path == str(segment)
+        if what != "flip":  # a query maps the files and does not read all of them
+            with pytest.raises(CollectionDamaged, match=segment.name):
+                filled.query(crops[:1])
+
+    @pytest.mark.parametrize("name", ["encoder.onnx", "encoder.json"])
+    def test_a_damaged_encoder_is_named(self, filled, empty, name):
+        (directory,) = (empty / "encoders").iterdir()
+        (directory / name).write_bytes(b"{}")
+        (damage,) = filled.check()
+        assert str(directory) in damage.path
+
+
+class TestTrainRefusal:
+    def test_vectors_are_never_orphaned(self, filled, pictures):
+        with pytest.raises(EncoderMismatch, match="36 vectors"):
+            filled.train([pictures])
+        assert filled.info().images == 36
+
+
+def test_public_names():
+    assert sorted(imgsim.__all__) == [
+        "Collection",
+        "CollectionDamaged",
+        "CollectionError",
+        "CollectionInfo",
+        "CollectionLocked",
+        "CollectionNewer",
+        "CollectionNotFound",
+        "Damage",
+        "EncoderError",
+        "EncoderMismatch",
+        "EncoderMissing",
+        "EpochRecord",
+        "ImageError",
+        "ImageNeighbours",
+        "ImageUnavailable",
+        "ImgsimError",
+        "IngestReport",
+        "Match",
+        "NotAnImage",
+        "QueryResult",
+        "Refusal",
+        "StoreError",
+        "TrainingDiverged",
+        "TrainingProgress",
+        "TrainingReport",
+        "TrainingSettings",
+        "__version__",
+    ]
+    assert all(getattr(imgsim, name) is not None for name in imgsim.__all__)
+    with pytest.raises(AttributeError):
+        _ = imgsim.nonsense
+
+
+def test_importing_imgsim_imports_nothing_else():
+    code = "import sys, imgsim; print([m for m in sys.modules if m.startswith('imgsim.')])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"{code}; print('numpy' in sys.modules)"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert loaded.stdout == "[]\nFalse\n"

@@ -1,0 +1,236 @@
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import onnx
+import pytest
+from PIL import Image
+
+from imgsim import (
+    Collection,
+    CollectionLocked,
+    EncoderMismatch,
+    IngestReport,
+    Refusal,
+    StoreError,
+    ingest,
+)
+from imgsim.catalog import Catalog
+from imgsim.encoder import Feed, write_feed
+from imgsim.files import writer_lock
+from tests.conftest import make_collection
+
+
+def counts(report):
+    return (report.added, report.changed, report.unchanged, len(report.refused), report.skipped)
+
+
+def vectors(collection):
+    """Return {path: latent bytes} of all images."""
+    with collection._gallery() as (snapshot, gallery):
+        return {
+            snapshot.paths([i])[i]: row.tobytes()
+            for ids, rows in gallery.blocks()
+            for i, row in zip(ids.tolist(), rows, strict=True)
+        }
+
+
+def test_running_twice_adds_nothing(collection, pictures):
+    assert counts(collection.ingest([pictures])) == (36, 0, 0, 0, 0)
+    before = vectors(collection)
+    assert counts(collection.ingest([pictures])) == (0, 0, 36, 0, 0)
+    assert vectors(collection) == before
+    assert collection.info().segments == 1
+
+
+def test_only_new_files_are_added(collection, pictures):
+    names = sorted(pictures.iterdir())
+    collection.ingest(names[:30])
+    assert counts(collection.ingest([pictures])) == (6, 0, 30, 0, 0)
+    assert set(vectors(collection)) == set(map(str, names))
+
+
+def test_vectors_do_not_depend_on_how_the_images_came_in(tmp_path, collection, pictures):
+    collection.ingest([pictures])
+    with Collection.open(make_collection(tmp_path / "other")) as other:
+        for path in sorted(pictures.iterdir(), reverse=True):
+            other.ingest([path])
+        assert vectors(other) == vectors(collection)
+
+
+def test_a_changed_file_is_encoded_again_under_a_new_id(filled, pictures):
+    first, second = sorted(pictures.iterdir())[:2]
+    before = vectors(filled)
+    shutil.copyfile(second, first)
+    assert counts(filled.ingest([pictures])) == (0, 1, 35, 0, 0)
+    after = vectors(filled)
+    assert after[str(first)] == before[str(second)]
+    assert len(after) == 36
+    (result,) = filled.query([first], k=36)
+    assert [match.id for match in result.matches[:2]] == [2, 37]
+    assert sorted(match.id for match in result.matches) == [*range(2, 38)]
+
+
+def test_a_touched_file_counts_as_changed(filled, pictures):
+    path = sorted(pictures.iterdir())[0]
+    os.utime(path, ns=(0, 0))
+    assert counts(filled.ingest([path])) == (0, 1, 0, 0, 0)
+
+
+def test_refused_files_have_a_reason_and_are_not_tried_again(collection, pictures):
+    (pictures / "text.jpg").write_text("no picture")
+    cut = sorted(pictures.iterdir())[0]
+    (pictures / "cut.jpg").write_bytes(cut.read_bytes()[:800])
+    (pictures / "notes.txt").write_text("a bystander")
+    report = collection.ingest([pictures])
+    assert counts(report) == (36, 0, 0, 2, 1)
+    assert report.seen == 39
+    reasons = {os.path.basename(refusal.path): refusal.reason for refusal in report.refused}
+    assert reasons["text.jpg"] == "not an image in a known format"
+    assert "truncated" in reasons["cut.jpg"]
+    assert collection.info().refused == 2
+
+    stamp = os.stat(pictures / "cut.jpg")
+    Image.new("RGB", (4, 4)).save(pictures / "cut.jpg", "PNG")  # now it could be read
+    os.truncate(pictures / "cut.jpg", stamp.st_size)
+    os.utime(pictures / "cut.jpg", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    again = collection.ingest([pictures])
+    assert counts(again) == (0, 0, 36, 2, 1)
+    assert set(again.refused) == set(report.refused)
+
+
+def test_a_refused_file_that_is_mended_is_added(collection, pictures):
+    good = sorted(pictures.iterdir())[0]
+    bad = pictures / "bad.jpg"
+    bad.write_text("no picture")
+    collection.ingest([pictures])
+    shutil.copy(good, bad)
+    assert counts(collection.ingest([pictures])) == (1, 0, 36, 0, 0)
+    assert collection.info().refused == 0
+
+
+def test_a_stored_image_whose_file_breaks_keeps_its_vector(filled, pictures):
+    path = sorted(pictures.iterdir())[0]
+    before = vectors(filled)
+    path.write_text("broken")
+    assert counts(filled.ingest([pictures])) == (0, 0, 35, 1, 0)
+    assert vectors(filled) == before
+
+
+def test_a_file_that_cannot_be_reached_is_tried_again(collection, tmp_path, crops):
+    link = tmp_path / "link.jpg"
+    link.symlink_to(tmp_path / "later.jpg")
+    assert counts(collection.ingest([link])) == (0, 0, 0, 1, 0)
+    shutil.copy(crops[0], tmp_path / "later.jpg")
+    assert counts(collection.ingest([link])) == (1, 0, 0, 0, 0)
+
+
+def test_dry_run_counts_and_stores_nothing(collection, pictures):
+    names = sorted(pictures.iterdir())
+    collection.ingest(names[:30])
+    os.utime(names[0], ns=(0, 0))
+    report = collection.ingest([pictures], dry_run=True)
+    assert counts(report) == (6, 1, 29, 0, 0)
+    assert collection.info().images == 30
+
+
+def test_the_same_file_named_twice_is_stored_once(collection, crops):
+    assert counts(collection.ingest([crops[0], crops[0]])) == (1, 0, 0, 0, 0)
+
+
+def test_the_collection_is_not_ingested_into_itself(collection, empty):
+    assert counts(collection.ingest([empty.parent])) == (0, 0, 0, 0, 0)
+
+
+def test_many_batches(collection, pictures, monkeypatch):
+    monkeypatch.setattr(ingest, "_BATCH_IMAGES", 5)
+    monkeypatch.setattr(ingest, "_COMPARED_AT_ONCE", 7)
+    seen = []
+    report = collection.ingest(
+        [pictures], on_progress=lambda done, total: seen.append((done, total))
+    )
+    assert counts(report) == (36, 0, 0, 0, 0)
+    assert collection.info().segments == 8
+    assert seen[-1] == (36, 36)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_an_interrupt_keeps_what_is_encoded(collection, pictures):
+    def stop(done, total):
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collection.ingest([pictures], on_progress=stop)
+    assert collection.info().images == 10
+    assert collection.check() == []
+    assert counts(collection.ingest([pictures])) == (26, 0, 10, 0, 0)
+
+
+def test_an_image_of_another_encoder_is_never_stored(collection, empty, crops):
+    """The fingerprint in the catalog must be that of the file that encodes."""
+    (directory,) = (empty / "encoders").iterdir()
+    model = directory / "encoder.onnx"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    with pytest.raises(EncoderMismatch):
+        collection.ingest(crops)
+    assert collection.info().images == 0
+
+
+def test_a_second_writer_is_told_who_the_first_is(collection, empty, crops):
+    code = (
+        "import sys, pathlib; from imgsim.files import writer_lock\n"
+        "with writer_lock(pathlib.Path(sys.argv[1])): print('locked', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(empty)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"locked\n"
+        with pytest.raises(CollectionLocked, match=f"process {holder.pid} on "):
+            collection.ingest(crops)
+        holder.kill()
+    assert counts(collection.ingest(crops)) == (36, 0, 0, 0, 0)
+    with writer_lock(empty):
+        pass
+
+
+def test_latents_that_are_not_finite_are_never_stored(tmp_path, pictures):
+    """A real ONNX model: the logarithm of the mean pixel, minus infinity for a black picture."""
+    info = onnx.helper.make_tensor_value_info
+    image = info("image", onnx.TensorProto.FLOAT, ["n", 32, 32, 3])
+    latent = info("latent", onnx.TensorProto.FLOAT, ["n", 3])
+    nodes = [
+        onnx.helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2], keepdims=0),
+        onnx.helper.make_node("Log", ["mean"], ["latent"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "logarithm", [image], [latent])
+    opset = [onnx.helper.make_opsetid("", 13)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    path = tmp_path / "photos.imgsim"
+    Collection.open(path).close()
+    fingerprint = hashlib.sha256(model.SerializeToString()).hexdigest()
+    directory = path / "encoders" / fingerprint
+    directory.mkdir()
+    (directory / "encoder.onnx").write_bytes(model.SerializeToString())
+    write_feed(directory, Feed(32, 32, 3))
+    catalog = Catalog(path / "catalog.db")
+    catalog.activate_encoder(fingerprint, 3)
+    catalog.close()
+    Image.new("RGB", (8, 8)).save(pictures / "black.png")
+    with Collection.open(path) as collection:
+        with pytest.raises(StoreError, match="finite"):
+            collection.ingest([pictures])
+        assert collection.info().images == 0
+        assert list((path / "segments").iterdir()) == []
+        os.unlink(pictures / "black.png")
+        assert counts(collection.ingest([pictures])) == (36, 0, 0, 0, 0)
+
+
+def test_the_report_adds_up():
+    report = IngestReport(1, 2, 3, 4, (Refusal("a", "b"),) * 5)
+    assert report.seen == 15
+    assert replace(report, skipped=0).seen == 11
