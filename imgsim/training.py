@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imgsim.autoencoder import SHRINK, create_autoencoder, encoder_of, export_onnx, fit, set_seed
 from imgsim.encoder import MODEL_NAME, Encoder, Feed, write_feed
-from imgsim.errors import EncoderError, ImageError
+from imgsim.errors import EncoderError, ImageError, TrainingDiverged
 from imgsim.images import decode, is_image
 from imgsim.types import EpochRecord, Refusal, TrainingProgress, TrainingReport, TrainingSettings
 
@@ -59,10 +59,11 @@ def train(
     _write_history(directory / "history.csv", fitted.history)
 
     sample = images.first(split[1], _COMPARED)
+    latents = encoder.predict_on_batch(sample.astype(np.float32))
+    if not np.isfinite(latents).all():  # ReLU swallows NaN, so the loss can stay finite
+        raise TrainingDiverged("the latents are not finite; try a lower --learning-rate")
     exported = Encoder(directory)
-    difference = _difference(
-        encoder.predict_on_batch(sample.astype(np.float32)), exported.encode(sample)
-    )
+    difference = _difference(latents, exported.encode(sample))
     outputs = autoencoder.predict_on_batch(sample.astype(np.float32))
     report = TrainingReport(
         fingerprint=exported.fingerprint,

@@ -2,6 +2,7 @@ import os
 import shutil
 import stat
 import warnings
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -266,3 +267,32 @@ class TestFind:
         (file,) = find([str(tmp_path)])
         assert (file.size, file.mtime_ns) == (5, 1_234_567_890_123_456_789)
         assert stat.S_ISREG(os.stat(file.path).st_mode)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+    def test_without_permission(self, crops):
+        """A real process of a user who may not look into one folder nor read one file."""
+        with TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            os.mkdir(f"{folder}/closed", 0)
+            shutil.copy(crops[0], f"{folder}/open.jpg")
+            shutil.copy(crops[0], f"{folder}/secret.jpg")
+            os.chmod(f"{folder}/secret.jpg", 0)
+            child = os.fork()
+            if not child:
+                os.setresuid(65534, 65534, 65534)
+                os._exit(42 if what_a_stranger_sees(folder) else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+def what_a_stranger_sees(folder):
+    closed, image, secret = find([folder])
+    try:
+        decode(secret.path, 8, 8)
+    except ImageUnavailable as error:
+        refused = error.reason == "Permission denied"
+    return (
+        refused
+        and isinstance(closed, ImageUnavailable)
+        and closed.reason == "Permission denied"
+        and decode(image.path, 8, 8).shape == (8, 8, 3)
+    )

@@ -1,0 +1,303 @@
+import csv
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from imgsim import Collection, errors
+
+
+def lines(data: bytes) -> list[str]:
+    return data.decode().splitlines()
+
+
+@pytest.fixture
+def stored(empty, pictures, imgsim):
+    """The path of a collection that the command filled."""
+    done = imgsim("-c", empty, "ingest", pictures)
+    assert done.returncode == 0, done.stderr
+    return empty
+
+
+class TestIngest:
+    def test_report(self, empty, pictures, imgsim):
+        (pictures / "bad.jpg").write_text("x")
+        (pictures / "notes.txt").write_text("x")
+        done = imgsim("-c", empty, "ingest", pictures)
+        assert done.returncode == 0
+        assert done.stdout == b""
+        assert lines(done.stderr) == [
+            f"refused: {pictures}/bad.jpg: not an image in a known format",
+            "38 files: 36 added, 0 changed, 0 unchanged, 1 refused, 1 not images",
+        ]
+        again = imgsim("-c", empty, "ingest", pictures, "--json")
+        assert json.loads(again.stdout) == {
+            "seen": 38,
+            "added": 0,
+            "changed": 0,
+            "unchanged": 36,
+            "skipped": 1,
+            "refused": [
+                {"path": f"{pictures}/bad.jpg", "reason": "not an image in a known format"}
+            ],
+            "dry_run": False,
+        }
+        assert imgsim("-q", "-c", empty, "ingest", pictures).stderr == b""
+
+    def test_strict(self, empty, pictures, imgsim):
+        assert imgsim("-c", empty, "ingest", pictures, "--strict").returncode == 0
+        (pictures / "bad.jpg").write_text("x")
+        assert imgsim("-c", empty, "ingest", pictures, "--strict").returncode == 20
+
+    def test_dry_run(self, empty, pictures, imgsim):
+        done = imgsim("-c", empty, "ingest", pictures, "--dry-run")
+        assert "36 to add" in done.stderr.decode()
+        assert json.loads(imgsim("-c", empty, "info", "--json").stdout)["images"] == 0
+
+    @pytest.mark.parametrize("end", [b"\n", b"\0"])
+    def test_lists_of_paths(self, empty, crops, imgsim, tmp_path, end):
+        listed = end.join(os.fsencode(path) for path in crops[:4]) + end
+        null = ["-0"] if end == b"\0" else []
+        done = imgsim("-c", empty, "ingest", "--from-file", "-", *null, input=listed)
+        assert "4 added" in done.stderr.decode()
+        (tmp_path / "list").write_bytes(listed)
+        done = imgsim("-c", empty, "ingest", "--from-file", tmp_path / "list", *null, crops[4])
+        assert "1 added, 0 changed, 4 unchanged" in done.stderr.decode()
+
+    def test_nothing_named(self, empty, imgsim, tmp_path):
+        assert imgsim("-c", empty, "ingest").returncode == 2
+        assert imgsim("-c", empty, "ingest", tmp_path / "nowhere").returncode == 2
+        assert imgsim("-c", empty, "ingest", "--from-file", tmp_path / "nowhere").returncode == 2
+
+    def test_ctrl_c_keeps_what_is_encoded_and_says_how_to_go_on(
+        self, empty, pictures, imgsim, crops
+    ):
+        many = pictures / "many"
+        many.mkdir()
+        for number in range(4_000):
+            os.link(crops[number % 36], many / f"{number}.jpg")
+        command = [sys.executable, "-m", "imgsim", "-c", empty, "ingest", many]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            while not (empty / "lock").exists() or not (empty / "lock").stat().st_size:
+                time.sleep(0.01)
+            time.sleep(0.7)
+            process.send_signal(signal.SIGINT)
+            told = process.stderr.read().decode()
+        assert process.returncode == 130
+        assert lines(told.encode()) == [
+            "interrupted: what is encoded was stored; run the same command again to go on"
+        ]
+        before = json.loads(imgsim("-c", empty, "info", "--json").stdout)["images"]
+        assert 0 < before < 4_000
+        report = json.loads(imgsim("-c", empty, "ingest", many, "--json").stdout)
+        assert (report["added"], report["unchanged"]) == (4_000 - before, before)
+
+
+class TestQuery:
+    def test_table(self, stored, crops, imgsim, pictures):
+        done = imgsim("-c", stored, "query", crops[0], crops[1], "-k", "2")
+        table = lines(done.stdout)
+        assert done.stderr == b""
+        assert table[0] == crops[0]
+        assert table[1].split() == ["rank", "distance", "id", "path"]
+        assert table[2].split() == ["1", "0", "1", f"{pictures}/astronaut-0.jpg"]
+        assert table[4] == ""
+        assert len(table) == 9
+
+    def test_jsonl(self, stored, crops, imgsim, pictures):
+        done = imgsim("-c", stored, "query", *crops[:3], "-k", "2", "--format", "jsonl")
+        answers = [json.loads(line) for line in lines(done.stdout)]
+        assert [answer["query"] for answer in answers] == crops[:3]
+        assert answers[1]["matches"][0] == {
+            "rank": 1,
+            "id": 2,
+            "path": f"{pictures}/astronaut-1.jpg",
+            "distance": 0.0,
+        }
+        assert [list(answer) for answer in answers] == [["query", "matches"]] * 3
+
+    def test_csv(self, stored, crops, imgsim):
+        done = imgsim("-c", stored, "query", *crops[:2], "-k", "3", "--format", "csv")
+        rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
+        assert [row["rank"] for row in rows] == ["1", "2", "3"] * 2
+        assert list(rows[0]) == ["query", "rank", "id", "path", "distance"]
+
+    def test_paths_on_stdin_one_bad(self, stored, crops, imgsim, pictures):
+        listed = f"{crops[0]}\n/nowhere.jpg\n{crops[1]}\n".encode()
+        done = imgsim("-c", stored, "query", "-", "-k", "1", "--format", "paths", input=listed)
+        assert lines(done.stdout) == [f"{pictures}/astronaut-{i}.jpg" for i in (0, 1)]
+        assert lines(done.stderr) == ["imgsim: error: /nowhere.jpg: No such file or directory"]
+        assert done.returncode == 21
+
+    def test_names_that_are_not_utf8_go_through(self, stored, imgsim, pictures, crops):
+        odd = os.path.join(os.fsencode(pictures), b"a\xff\n.jpg")
+        shutil.copy(crops[0], odd)
+        os.unlink(pictures / "astronaut-0.jpg")
+        assert imgsim("-c", stored, "ingest", pictures).returncode == 0
+        done = imgsim("-c", stored, "query", "-", "-0k2", "--format", "paths", input=odd + b"\0")
+        assert done.stdout.split(b"\0")[1] == odd
+        done = imgsim("-c", stored, "query", odd, "-k2", "--format", "jsonl")
+        answer = json.loads(done.stdout)
+        assert os.fsencode(answer["query"]) == os.fsencode(answer["matches"][1]["path"]) == odd
+        done = imgsim("-c", stored, "query", odd, "-k2")
+        assert len(lines(done.stdout)) == 4
+        assert "a\\udcff\\n.jpg" in done.stdout.decode()
+
+    def test_figure_and_page(self, stored, crops, imgsim, tmp_path):
+        figure, page = tmp_path / "figure.png", tmp_path / "page.html"
+        done = imgsim("-c", stored, "query", crops[0], "--figure", figure, "--html", page)
+        assert lines(done.stderr) == [f"figure: {figure}", f"page: {page}"]
+        assert figure.read_bytes().startswith(b"\x89PNG")
+        assert page.read_text().startswith("<!doctype html>")
+
+    def test_a_closed_pipe_is_quiet(self, stored, crops):
+        command = [sys.executable, "-m", "imgsim", "-c", str(stored), "query", *crops, "-k", "36"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            process.stdout.read(10)
+            process.stdout.close()
+            assert process.stderr.read() == b""
+
+    @pytest.mark.parametrize("k", ["0", "-1", "x"])
+    def test_k_must_be_positive(self, stored, crops, imgsim, k):
+        assert imgsim("-c", stored, "query", crops[0], "-k", k).returncode == 2
+
+
+class TestExport:
+    def test_every_export(self, stored, imgsim, tmp_path):
+        for what, name in [
+            ("neighbours", "n.csv"),
+            ("neighbours", "n.jsonl"),
+            ("neighbours", "n.parquet"),
+            ("neighbours", "n.npz"),
+            ("features", "f.npz"),
+            ("features", "f.parquet"),
+            ("features", "f.pkl"),
+            ("index", "i.faiss"),
+        ]:
+            done = imgsim("-c", stored, "export", what, "-o", tmp_path / name)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout == b""
+            assert (tmp_path / name).stat().st_size > 100
+
+    def test_a_wrong_name(self, stored, imgsim, tmp_path):
+        done = imgsim("-c", stored, "export", "neighbours", "-o", tmp_path / "n.txt")
+        assert done.returncode == 40
+        assert len(lines(done.stderr)) == 1
+
+
+class TestInfoAndCheck:
+    def test_info(self, stored, imgsim):
+        facts = json.loads(imgsim("-c", stored, "info", "--json").stdout)
+        assert facts["images"] == 36
+        assert facts["image_size"] == [32, 32]
+        shown = imgsim("-c", stored, "info").stdout.decode()
+        assert re.search(r"^images +36$", shown, re.MULTILINE)
+
+    def test_check_names_the_damage(self, stored, imgsim):
+        assert imgsim("-c", stored, "check").returncode == 0
+        (segment,) = (stored / "segments").iterdir()
+        os.truncate(segment, 100)
+        done = imgsim("-c", stored, "check")
+        assert done.returncode == 14
+        assert str(segment) in done.stdout.decode()
+
+
+class TestErrors:
+    def test_no_collection(self, imgsim, crops, tmp_path):
+        for arguments in (["info"], ["check"], ["query", crops[0]], ["ingest", crops[0]]):
+            done = imgsim(*arguments)
+            assert done.returncode == 11
+            (line,) = lines(done.stderr)
+            assert line.startswith("imgsim: error: ")
+            assert "imgsim train" in line
+        assert os.listdir(tmp_path / "work") == []
+
+    def test_the_environment_names_the_collection(self, stored, imgsim):
+        done = imgsim("info", "--json", env=os.environ | {"IMGSIM_COLLECTION": str(stored)})
+        assert json.loads(done.stdout)["images"] == 36
+
+    def test_no_encoder_yet(self, tmp_path, imgsim, crops):
+        Collection.open(tmp_path / "c").close()
+        assert imgsim("-c", tmp_path / "c", "query", crops[0]).returncode == 31
+
+    def test_debug_shows_the_traceback(self, imgsim, tmp_path):
+        done = imgsim("--debug", "-c", tmp_path / "none", "info")
+        assert b"Traceback" in done.stderr
+        assert b"CollectionNotFound" in done.stderr
+
+    def test_train_on_a_collection_with_vectors(self, stored, pictures, imgsim):
+        done = imgsim("-c", stored, "train", pictures)
+        assert done.returncode == 32
+        assert len(lines(done.stderr)) == 1
+
+    def test_exit_codes_are_distinct_and_documented(self, imgsim):
+        classes = [c for c in vars(errors).values() if isinstance(c, type)]
+        codes = [c.exit_code for c in classes if issubclass(c, errors.ImgsimError)]
+        assert len(codes) == len(set(codes)) == 14
+        told = imgsim("--help").stdout.decode()
+        assert set(codes) <= set(map(int, re.findall(r"\d+", told)))
+        table = dict(re.findall(r"^(\w+) +(\d+)  ", errors.__doc__, re.MULTILINE))
+        assert table == {
+            c.__name__: str(c.exit_code) for c in classes if issubclass(c, errors.ImgsimError)
+        }
+
+
+class TestTerminal:
+    def run_on_a_terminal(self, *arguments, env=None):
+        """Return what a command shows on a real pseudo-terminal."""
+        master, slave = pty.openpty()
+        command = [sys.executable, "-m", "imgsim", *map(str, arguments)]
+        environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "120"} | (env or {})
+        with subprocess.Popen(
+            command, stdin=slave, stdout=subprocess.PIPE, stderr=slave, env=environment
+        ) as process:
+            os.close(slave)
+            shown = b""
+            while True:
+                try:
+                    part = os.read(master, 65_536)
+                except OSError:  # the other end is closed
+                    break
+                shown += part
+            process.stdout.read()
+        os.close(master)
+        assert process.returncode == 0, shown
+        return shown.decode()
+
+    def test_a_bar_with_rate_and_colour_unless_forbidden(self, empty, pictures, crops, tmp_path):
+        for number in range(600):
+            os.link(crops[number % 36], pictures / f"{number}.jpg")
+        shown = self.run_on_a_terminal("-c", empty, "ingest", pictures)
+        assert "636/636" in shown
+        assert re.search(r"[\d,]+/s", shown)
+        assert "\x1b[38;5;" in shown
+        plain = self.run_on_a_terminal(
+            *("-c", empty, "export", "neighbours", "-o", tmp_path / "n.csv"), env={"NO_COLOR": "1"}
+        )
+        assert "636/636" in plain
+        assert "\x1b[38;5;" not in plain
+
+    def test_quiet(self, empty, pictures):
+        assert self.run_on_a_terminal("-q", "-c", empty, "ingest", pictures) == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion(imgsim, shell):
+    environment = os.environ | {"_IMGSIM_COMPLETE": f"complete_{shell}", "COMP_WORDS": "imgsim in"}
+    environment |= {"COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "imgsim in"}
+    environment |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    done = imgsim(env=environment)
+    assert b"ingest" in done.stdout
+    assert b"info" in done.stdout
+
+
+def test_version(imgsim):
+    assert re.fullmatch(r"imgsim \d+\.\d+\.\d+\n", imgsim("--version").stdout.decode())

@@ -1,0 +1,206 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from imgsim import Collection, EncoderError, TrainingDiverged, TrainingSettings
+from imgsim.autoencoder import create_autoencoder, encoder_of
+from imgsim.images import decode
+from imgsim.training import latent_channels
+
+SMALL = TrainingSettings(image_size=32, latent_channels=4, epochs=3, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, crops):
+    """A collection trained on the photographs, the report, and the progress that was told."""
+    told = []
+    path = tmp_path_factory.mktemp("trained") / "c"
+    with Collection.open(path) as collection:
+        report = collection.train([os.path.dirname(crops[0])], SMALL, told.append)
+        yield collection, report, told
+
+
+class TestAutoencoder:
+    @pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (64, 48, 1)])
+    def test_shapes_follow_the_arguments(self, height, width, channels):
+        autoencoder = create_autoencoder(height, width, channels, latent_channels=5)
+        images = np.zeros((2, height, width, channels), np.float32)
+        assert autoencoder(images).shape == images.shape
+        latents = encoder_of(autoencoder)(images)
+        assert latents.shape == (2, (height // 16) * (width // 16) * 5)
+
+    def test_the_encoder_shares_the_weights_of_the_autoencoder(self):
+        autoencoder = create_autoencoder(32, 32, 3, 4)
+        images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+        middle = keras.Model(autoencoder.input, autoencoder.get_layer("latent").output)
+        assert np.array_equal(encoder_of(autoencoder)(images), middle(images))
+
+    @pytest.mark.parametrize("size", [(0, 32), (33, 32), (8, 8)])
+    def test_sizes_that_do_not_divide(self, size):
+        with pytest.raises(EncoderError, match="multiple of 16"):
+            create_autoencoder(*size, 3, 4)
+
+    def test_latent_channels_make_about_a_thousand_values(self):
+        sizes = {
+            s: latent_channels(TrainingSettings(image_size=s)) for s in (32, 64, 128, 256, 512)
+        }
+        assert sizes == {32: 64, 64: 64, 128: 16, 256: 4, 512: 4}
+
+
+class TestTrain:
+    def test_what_is_saved(self, trained):
+        _, report, _ = trained
+        assert sorted(os.listdir(report.directory)) == [
+            "encoder.json",
+            "encoder.onnx",
+            "history.csv",
+            "history.png",
+            "model.keras",
+            "reconstructions.png",
+        ]
+        assert os.path.basename(report.directory) == report.fingerprint
+        for name in ("history.png", "reconstructions.png"):
+            with Image.open(os.path.join(report.directory, name)) as image:
+                image.load()
+
+    def test_the_loss_falls_and_the_history_is_on_disk(self, trained):
+        _, report, _ = trained
+        assert report.history[-1].loss < report.history[0].loss
+        with open(os.path.join(report.directory, "history.csv"), newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [float(row["val_loss"]) for row in rows] == [e.val_loss for e in report.history]
+        best = min(report.history, key=lambda epoch: epoch.val_loss)
+        assert report.best_epoch == best.epoch
+
+    def test_the_onnx_encoder_is_the_encoder_of_the_saved_model(self, trained, crops):
+        _, report, _ = trained
+        autoencoder = keras.models.load_model(os.path.join(report.directory, "model.keras"))
+        images = np.stack([decode(path, 32, 32) for path in crops]).astype(np.float32)
+        ours = encoder_of(autoencoder).predict(images, verbose=0)
+        session = onnxruntime.InferenceSession(os.path.join(report.directory, "encoder.onnx"))
+        (theirs,) = session.run(None, {session.get_inputs()[0].name: images})
+        assert np.abs(ours - theirs).max() < 1e-4 * np.abs(ours).max()
+        assert report.onnx_difference < 1e-4 * np.abs(ours).max()
+        assert report.compared > 0
+
+    def test_best_weights_are_kept(self, trained, crops):
+        """The saved model has the validation loss of the best epoch, not of the last."""
+        _, report, _ = trained
+        autoencoder = keras.models.load_model(os.path.join(report.directory, "model.keras"))
+        order = np.random.default_rng(SMALL.seed).permutation(36)[:4]
+        paths = [sorted(crops)[i] for i in order]
+        images = np.stack([decode(path, 32, 32) for path in paths]).astype(np.float32)
+        outputs = autoencoder.predict(images, verbose=0)
+        loss = float(np.mean((outputs - images / 255) ** 2))
+        assert loss == pytest.approx(report.history[report.best_epoch - 1].val_loss, rel=1e-3)
+
+    def test_progress(self, trained):
+        _, report, told = trained
+        ended = [now for now in told if now.ended]
+        assert [now.epoch for now in ended] == [1, 2, 3]
+        assert [now.val_loss for now in ended] == [epoch.val_loss for epoch in report.history]
+        assert told[-1].seconds_left == 0
+        assert all(now.images_per_second > 0 for now in told)
+        assert all(now.total == 32 for now in told)
+
+    def test_the_encoder_works(self, trained, crops):
+        collection, report, _ = trained
+        assert collection.info().encoder == report.fingerprint
+        assert collection.info().dim == report.dim == 16
+        assert collection.ingest(crops).added == 36
+        (result,) = collection.query([crops[5]], 1)
+        assert (result.matches[0].path, result.matches[0].distance) == (crops[5], 0.0)
+        assert collection.check() == []
+
+
+class TestRefusals:
+    def test_bystanders_and_broken_images(self, tmp_path, pictures):
+        (pictures / "notes.txt").write_text("no picture")
+        whole = sorted(pictures.iterdir())[0].read_bytes()
+        for number in range(3):
+            (pictures / f"cut{number}.jpg").write_bytes(whole[: len(whole) // 2])
+        with Collection.open(tmp_path / "c") as collection:
+            report = collection.train([pictures], TrainingSettings(32, 1, epochs=1))
+        assert report.images == 39
+        assert len(report.refused) == 3
+        assert all("truncated" in refusal.reason for refusal in report.refused)
+
+    @pytest.mark.parametrize("n", [0, 1])
+    def test_too_few_images(self, tmp_path, crops, n):
+        folder = tmp_path / "few"
+        folder.mkdir()
+        with (
+            Collection.open(tmp_path / "c") as collection,
+            pytest.raises(EncoderError, match="at least 2 images"),
+        ):
+            collection.train([folder, *crops[:n]])
+        assert os.listdir(tmp_path / "c" / "encoders") == []
+
+    def test_two_images_are_enough(self, tmp_path, crops):
+        with Collection.open(tmp_path / "c") as collection:
+            report = collection.train(crops[:2], TrainingSettings(32, 1, epochs=1))
+        assert report.images == 2
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            TrainingSettings(image_size=40),
+            TrainingSettings(image_size=0),
+            TrainingSettings(latent_channels=0),
+            TrainingSettings(epochs=0),
+            TrainingSettings(batch_size=0),
+            TrainingSettings(learning_rate=0),
+            TrainingSettings(learning_rate=float("nan")),
+            TrainingSettings(validation_split=0),
+            TrainingSettings(validation_split=1),
+        ],
+    )
+    def test_settings_that_make_no_sense(self, tmp_path, crops, settings):
+        with Collection.open(tmp_path / "c") as collection, pytest.raises(EncoderError):
+            collection.train(crops, settings)
+
+    @pytest.mark.parametrize(
+        ("learning_rate", "what"),
+        [(1e4, "loss is nan"), (1e30, "not finite")],
+    )
+    def test_divergence(self, tmp_path, crops, learning_rate, what):
+        settings = TrainingSettings(32, 4, epochs=8, batch_size=4, learning_rate=learning_rate)
+        with Collection.open(tmp_path / "c") as collection:
+            with pytest.raises(TrainingDiverged, match=what):
+                collection.train(crops, settings)
+            assert collection.info().encoder is None
+        assert os.listdir(tmp_path / "c" / "encoders") == []
+
+
+def test_ctrl_c_keeps_the_best_so_far(tmp_path, crops):
+    """A real SIGINT to a real process, after its second epoch."""
+    collection = tmp_path / "c"
+    command = [sys.executable, "-m", "imgsim", "-c", str(collection), "train"]
+    options = ["--image-size", "32", "--epochs", "100000", "--batch-size", "8"]
+    with subprocess.Popen(
+        [*command, os.path.dirname(crops[0]), *options], stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("epoch 2/"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 0, rest
+    assert "(interrupted)" in rest
+    with Collection.open(collection, create=False) as opened:
+        assert opened.info().encoder is not None
+        assert opened.check() == []
+        assert opened.ingest(crops[:3]).added == 3
+    (encoder,) = (collection / "encoders").iterdir()
+    history = (encoder / "history.csv").read_text().splitlines()
+    assert 3 <= len(history) < 10_000
+    assert json.loads((encoder / "encoder.json").read_text())["dim"] == 256
