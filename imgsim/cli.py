@@ -82,7 +82,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(export_app, name="export", help="Write neighbour lists, features or a FAISS index.")
+app.add_typer(export_app, name="export", help="Write neighbours, vectors or an index.")
 
 
 def main() -> None:
@@ -103,7 +103,11 @@ def _options(
     collection: Annotated[
         Path,
         typer.Option(
-            "--collection", "-c", envvar="IMGSIM_COLLECTION", metavar="DIR", help="The collection."
+            "--collection",
+            "-c",
+            envvar="IMGSIM_COLLECTION",
+            metavar="DIR",
+            help="The collection's folder.",
         ),
     ] = Path(".imgsim"),
     quiet: Annotated[
@@ -113,7 +117,10 @@ def _options(
         bool, typer.Option("--debug", help="Show tracebacks and what libraries print.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     ctx.obj = _Options(collection, quiet)
@@ -122,7 +129,7 @@ def _options(
 
 ImagePaths = Annotated[
     list[Path],
-    typer.Argument(exists=True, metavar="IMAGES...", help="Image files, and folders of them."),
+    typer.Argument(exists=True, metavar="IMAGES", help="Image files, and folders of them."),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write.")]
 K = Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")]
@@ -133,7 +140,7 @@ def train(
     ctx: typer.Context,
     images: ImagePaths,
     image_size: Annotated[
-        int, typer.Option(min=16, help="Side in pixels that images are resized to, of 16s.")
+        int, typer.Option(min=16, help="Resize images to this side, a multiple of 16 pixels.")
     ] = _DEFAULTS.image_size,
     latent_channels: Annotated[
         int | None,
@@ -143,13 +150,15 @@ def train(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images in a training step.")
     ] = _DEFAULTS.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Adam's.")] = _DEFAULTS.learning_rate,
+    learning_rate: Annotated[
+        float, typer.Option(help="Learning rate of Adam.")
+    ] = _DEFAULTS.learning_rate,
     validation_split: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the images held out.")
     ] = _DEFAULTS.validation_split,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split and the weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the split and the weights.")] = 0,
 ) -> None:
-    """Train an encoder on images, without labels, and make it the collection's.
+    """Train the encoder on images, without labels.
 
     Ctrl-C ends the training early and keeps the best weights so far.
     """
@@ -176,7 +185,7 @@ def ingest(
     ctx: typer.Context,
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(exists=True, metavar="PATHS...", help="Image files, and folders of them."),
+        typer.Argument(exists=True, metavar="PATHS", help="Image files, and folders of them."),
     ] = None,
     from_file: Annotated[
         str | None,
@@ -189,7 +198,7 @@ def ingest(
     strict: Annotated[bool, typer.Option(help="Exit with 20 if a file was refused.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Store the images that are new or changed since the last time."""
+    """Store images that are new or changed."""
     options: _Options = ctx.obj
     roots = [os.fspath(path) for path in paths or ()]
     if from_file is not None:
@@ -228,7 +237,7 @@ def _print_ingest(report: IngestReport, options: _Options, *, dry_run: bool, as_
 def query(
     ctx: typer.Context,
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGES...", help="Image files; - reads paths on stdin.")
+        list[str], typer.Argument(metavar="IMAGES", help="Image files; - reads paths on stdin.")
     ],
     k: K = 10,
     form: Annotated[
@@ -244,7 +253,7 @@ def query(
         bool, typer.Option("--null", "-0", help="NUL ends a path: on stdin and in --format paths.")
     ] = False,
 ) -> None:
-    """Print the nearest stored images of each image, nearest first."""
+    """Print the nearest stored images."""
     options: _Options = ctx.obj
     failures: list[ImageError] = []
 
@@ -315,7 +324,10 @@ def info(
 
 @app.command()
 def check(ctx: typer.Context) -> None:
-    """Compare every file of the collection with the catalog; exit with 14 if one is damaged."""
+    """Verify every file of the collection.
+
+    Prints what is missing or altered, and exits with 14 if anything is.
+    """
     options: _Options = ctx.obj
     with options.open() as collection:
         damages = collection.check()

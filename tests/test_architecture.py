@@ -1,0 +1,89 @@
+"""The promises about what is imported, and the wheel."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"tensorflow", "keras", "tf2onnx", "torch"}
+
+
+def imported(*arguments) -> set[str]:
+    """Run the command and return the top-level modules that it imported."""
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('\\n', {m.partition('.')[0] for m in sys.modules}))\n"
+        "from imgsim.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    modules: set[str] = set(eval(done.stdout.splitlines()[-1]))
+    return modules
+
+
+def test_only_training_imports_tensorflow(empty, crops, tmp_path):
+    for arguments in (
+        ["ingest", *crops[:3]],
+        ["query", crops[0]],
+        ["export", "neighbours", "-o", tmp_path / "n.parquet"],
+        ["export", "features", "-o", tmp_path / "f.npz"],
+        ["export", "index", "-o", tmp_path / "i.faiss"],
+        ["info"],
+        ["check"],
+    ):
+        assert imported("-c", empty, *arguments) & HEAVY == set(), arguments
+
+
+def test_help_imports_almost_nothing():
+    loaded = imported("--help")
+    assert (
+        loaded & (HEAVY | {"numpy", "PIL", "sqlalchemy", "onnxruntime", "faiss", "rich"}) == set()
+    )
+
+
+def test_a_query_imports_only_what_it_needs(empty, crops):
+    loaded = imported("-c", empty, "query", crops[0])
+    assert loaded & {"faiss", "matplotlib", "pyarrow", "alembic", "rich"} == set()
+
+
+@pytest.mark.parametrize("limit", [400])
+def test_modules_are_short(limit):
+    lengths = {p.name: len(p.read_text().splitlines()) for p in (ROOT / "imgsim").glob("*.py")}
+    assert {name: n for name, n in lengths.items() if n > limit} == {}
+
+
+def test_the_wheel_works_in_a_fresh_environment(tmp_path, crops):
+    """Build the wheel, install it with its dependencies elsewhere, and run the command there."""
+    uv = [sys.executable, "-m", "uv"]
+    run = {"check": True, "capture_output": True, "cwd": tmp_path}
+    subprocess.run([*uv, "build", "--wheel", "--out-dir", tmp_path / "dist", ROOT], **run)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "imgsim/migrations/versions/0001_first.py" in names
+    assert "imgsim/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests", "migrations", "scripts"))]
+
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([*uv, "venv", "--python", sys.executable, tmp_path / "venv"], **run)
+    constraints = ROOT / "constraints.txt"
+    subprocess.run([*uv, "pip", "install", "--python", python, "-c", constraints, wheel], **run)
+    command = tmp_path / "venv" / "bin" / "imgsim"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    folder = os.path.dirname(crops[0])
+    for arguments in (
+        ["train", folder, "--image-size", "32", "--epochs", "1"],
+        ["ingest", folder],
+        ["query", crops[0], "-k", "1", "--format", "paths"],
+    ):
+        done = subprocess.run([command, *arguments], env=environment, **run)
+    assert done.stdout.decode().strip() == crops[0]
+    (tmp_path / ".imgsim" / "catalog.db").stat()
