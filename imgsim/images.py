@@ -36,6 +36,7 @@ MAX_PIXELS = 178_956_970
 """Images that declare more pixels are refused: a small file could fill the memory."""
 
 _ORIENTATION = 0x0112
+_SCALED_FORMATS = frozenset({"JPEG", "MPO"})
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 _WHITE = (255, 255, 255, 255)
 
@@ -112,12 +113,12 @@ def read(path: str, height: int, width: int) -> tuple[ImageRecord, NDArray[np.ui
 
     Size, time and content hash are of the same open file as the pixels.
     """
-    with _open_file(path) as file:
+    with _open_file(path) as file, open(os.dup(file.fileno()), "rb") as again:
         facts = os.fstat(file.fileno())
-        decoded = _decode(path, file, (width, height))
+        decoded = _decode(path, file, (width, height))  # some decoders close the file
         try:
-            file.seek(0)
-            sha256 = hashlib.file_digest(file, "sha256").digest()
+            again.seek(0)
+            sha256 = hashlib.file_digest(again, "sha256").digest()
         except OSError as error:
             raise ImageUnavailable(path, error.strerror or type(error).__name__) from error
     record = ImageRecord(
@@ -173,7 +174,15 @@ def _decode(
         if keep_aspect:
             scale = min(size[0] / width, size[1] / height)
             size = max(1, round(width * scale)), max(1, round(height * scale))
-        return _Decoded(_render(image, size, orientation), width, height)
+        try:
+            image.draft(None, size)
+            pixels = _render(image, size, orientation)
+        except OSError:
+            if image.format not in _SCALED_FORMATS:
+                raise
+            file.seek(0)  # a lossless JPEG cannot be decoded at a smaller scale
+            pixels = _render(_identify(path, file), size, orientation)
+        return _Decoded(pixels, width, height)
     except Exception as error:  # the decode boundary: hostile files raise anything
         raise ImageError(path, _reason(error)) from error
 
@@ -206,7 +215,6 @@ def _render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDAr
     """Return upright (size[1], size[0], 3) uint8 pixels."""
     if orientation in _SIDEWAYS:
         size = size[1], size[0]
-    image.draft(None, size)
     image = _plain(image)
     image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     if image.mode == "RGBA":

@@ -64,8 +64,11 @@ def test_modules_are_short(limit):
 def test_the_wheel_works_in_a_fresh_environment(tmp_path, crops):
     """Build the wheel, install it with its dependencies elsewhere, and run the command there."""
     uv = [sys.executable, "-m", "uv"]
-    run = {"check": True, "capture_output": True, "cwd": tmp_path}
-    subprocess.run([*uv, "build", "--wheel", "--out-dir", tmp_path / "dist", ROOT], **run)
+
+    def run(command, **options):
+        return subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, **options)
+
+    run([*uv, "build", "--wheel", "--out-dir", tmp_path / "dist", ROOT])
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "imgsim/migrations/versions/0001_first.py" in names
@@ -73,9 +76,9 @@ def test_the_wheel_works_in_a_fresh_environment(tmp_path, crops):
     assert not [name for name in names if name.startswith(("tests", "migrations", "scripts"))]
 
     python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([*uv, "venv", "--python", sys.executable, tmp_path / "venv"], **run)
+    run([*uv, "venv", "--python", sys.executable, tmp_path / "venv"])
     constraints = ROOT / "constraints.txt"
-    subprocess.run([*uv, "pip", "install", "--python", python, "-c", constraints, wheel], **run)
+    run([*uv, "pip", "install", "--python", python, "-c", constraints, wheel])
     command = tmp_path / "venv" / "bin" / "imgsim"
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     folder = os.path.dirname(crops[0])
@@ -84,6 +87,6 @@ def test_the_wheel_works_in_a_fresh_environment(tmp_path, crops):
         ["ingest", folder],
         ["query", crops[0], "-k", "1", "--format", "paths"],
     ):
-        done = subprocess.run([command, *arguments], env=environment, **run)
+        done = run([command, *arguments], env=environment)
     assert done.stdout.decode().strip() == crops[0]
     (tmp_path / ".imgsim" / "catalog.db").stat()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from imgsim import errors
 from imgsim.vectors import write_segment
 
 ROOT = Path(__file__).parents[1]
@@ -53,8 +54,6 @@ def test_the_readme_does_what_it_says(tmp_path, pictures):
 
 
 def test_the_readme_lists_every_exit_code():
-    from imgsim import errors
-
     table = (ROOT / "README.md").read_text().partition("## Exit codes")[2].partition("\n## ")[0]
     told = {int(code) for code in re.findall(r"\| (\d+) \|", table)}
     classes = [c for c in vars(errors).values() if isinstance(c, type)]

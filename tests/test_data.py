@@ -1,0 +1,113 @@
+"""The main job on thousands of real images and on hostile files, where the data is at hand.
+
+``IMGSIM_TEST_DATA`` names the folder; without it, ``../shared/data`` beside the checkout is used.
+"""
+
+import csv
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from imgsim import Collection
+from imgsim.exact import search
+from tests.conftest import DATA
+
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
+
+
+def unpacked(name, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    with tarfile.open(DATA / name) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clothing(tmp_path_factory):
+    """3,781 photos, and five exact duplicates of one of them in other folders."""
+    folder = unpacked("clothing.tar", tmp_path_factory)
+    photos = sorted(folder.rglob("*.jpg"))
+    assert len(photos) == 3781
+    for number in range(5):
+        shutil.copy(photos[2000], photos[700 * number].with_name(f"twin-{number}.jpg"))
+    return folder
+
+
+def test_the_main_job_on_clothing(clothing, tmp_path, imgsim):
+    def run(*arguments):
+        done = imgsim("-c", tmp_path / "c", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("train", clothing, "--image-size", "32", "--epochs", "2")
+    report = json.loads(run("ingest", clothing, "--json"))
+    assert (report["added"], report["skipped"], report["refused"]) == (3786, 1, [])
+    assert json.loads(run("ingest", clothing, "--json"))["unchanged"] == 3786
+    photo = str(sorted(clothing.rglob("*.jpg"))[1234])
+    answer = json.loads(run("query", photo, "-k", "1", "--format", "jsonl"))
+    assert answer["matches"][0]["path"] == photo
+    assert answer["matches"][0]["distance"] == 0.0
+
+    run("export", "neighbours", "-k", "10", "-o", tmp_path / "n.parquet")
+    run("export", "features", "-o", tmp_path / "f.npz")
+    with np.load(tmp_path / "f.npz") as arrays:
+        ids, paths = arrays["image_id"], [os.fsdecode(p) for p in arrays["path"].tolist()]
+        features = arrays["features"].astype(np.float64)
+    table = pq.read_table(tmp_path / "n.parquet").to_pydict()
+    assert table["image_id"] == np.repeat(ids, 10).tolist()
+    assert table["rank"] == list(range(1, 11)) * 3786
+    names = dict(zip(ids.tolist(), paths, strict=True))
+    assert table["neighbour_path"] == [names[i] for i in table["neighbour_id"]]
+    found_ids = np.array(table["neighbour_id"]).reshape(-1, 10)
+    found = np.array(table["distance"]).reshape(-1, 10)
+    ties = 0
+    for i in range(len(ids)):
+        brute = np.sqrt(((features - features[i]) ** 2).sum(axis=1))
+        brute[i] = np.inf
+        order = np.lexsort((ids, brute))[:10]
+        assert found_ids[i].tolist() == ids[order].tolist()
+        assert found[i].tolist() == brute[order].tolist()
+        ties += len(set(found[i])) < 10
+    assert ties >= 6
+
+
+def test_every_hostile_file_is_accounted_for(tmp_path, tmp_path_factory, empty):
+    folder = unpacked("hostile.tar.gz", tmp_path_factory) / "hostile"
+    (folder / "manifest.csv").rename(tmp_path / "manifest.csv")
+    with Collection.open(empty, create=False) as collection:
+        report = collection.ingest([folder])
+        assert report.seen == 1051
+        assert report.added == collection.info().images
+        assert all(refusal.reason for refusal in report.refused)
+        assert collection.check() == []
+        again = collection.ingest([folder])
+        assert (again.added, again.unchanged) == (0, report.added)
+        assert (again.seen, again.skipped) == (1051, report.skipped)
+        assert sorted(again.refused, key=str) == sorted(report.refused, key=str)
+        with collection._catalog.snapshot() as snapshot:
+            stored = set(snapshot.paths(range(1, report.added + 1)).values())
+    with open(tmp_path / "manifest.csv", newline="", errors="surrogateescape") as file:
+        loads = {
+            str(folder / row["path"])
+            for row in csv.DictReader(file)
+            if row["pillow13_outcome"] == "ok"
+        }
+    assert loads <= stored
+
+
+def test_exact_neighbours_of_sift():
+    """Integers of 128 dimensions with published exact neighbours, ties broken by row."""
+    with np.load(DATA / "sift5k.npz") as arrays:
+        base, queries = (arrays[name].astype(np.float32) for name in ("base", "query"))
+        expected, squared = arrays["neighbors"], arrays["sqdist"]
+    ids = np.arange(len(base))
+    blocks = [(ids[part], base[part]) for part in np.array_split(ids, 5)]
+    for number, (found_ids, found) in enumerate(search(queries, blocks, 100)):
+        assert found_ids.tolist() == expected[number].tolist()
+        assert found.tolist() == np.sqrt(squared[number]).tolist()
