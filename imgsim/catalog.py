@@ -30,10 +30,10 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
-from imgsim.errors import CollectionDamaged, CollectionNewer, EncoderMissing
+from imgsim.errors import CollectionDamaged, CollectionError, CollectionNewer, EncoderMissing
 from imgsim.types import Damage, EncoderRecord, ImageFile, ImageRecord, Refusal, Segment
 
 SCHEMA = "0001"
@@ -202,6 +202,8 @@ class Catalog:
         self._engine = _engine(path)
         try:
             _upgrade(self._engine, path)
+        except OperationalError as error:
+            raise CollectionError(path, f"cannot be opened: {error.orig}") from error
         except DatabaseError as error:
             raise CollectionDamaged(path, "an SQLite database", str(error.orig)) from error
 
@@ -212,12 +214,12 @@ class Catalog:
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """Read one instant of the catalog."""
-        with self._engine.connect() as connection, connection.begin():
+        with self._transaction() as connection:
             yield Snapshot(connection)
 
     def activate_encoder(self, fingerprint: str, dim: int) -> None:
         """Commit an encoder as the one that makes the collection's vectors."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             connection.execute(update(EncoderRow).values(active=False))
             known = select(EncoderRow.id).where(EncoderRow.fingerprint == fingerprint)
             if connection.execute(known).one_or_none() is None:
@@ -227,12 +229,20 @@ class Catalog:
                 ours = EncoderRow.fingerprint == fingerprint
                 connection.execute(update(EncoderRow).where(ours).values(active=True))
 
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except DatabaseError as error:
+            raise CollectionError(self._path, f"SQLite says: {error.orig}") from error
+
     def commit_images(self, segment: Segment, images: Sequence[ImageRecord]) -> None:
         """Commit a segment of the active encoder and the image of each of its rows, in row order.
 
         An image whose path is already stored takes its place under a new id.
         """
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             fields = {"encoder_id": Snapshot(connection).encoder().id, "created_at": _now()}
             added = insert(SegmentRow).values(**asdict(segment), **fields)
             segment_id = connection.execute(added.returning(SegmentRow.id)).scalar_one()
@@ -257,7 +267,7 @@ class Catalog:
             }
             for file, refusal in refused
         ]
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             _delete_paths(connection, RefusedRow, _encoded([file.path for file, _ in refused]))
             connection.execute(insert(RefusedRow), rows)
 
