@@ -18,10 +18,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError, ImageError, TrainingDiverged
-from imgsim.types import EpochRecord, TrainingProgress, TrainingSettings
-
-SHRINK = 16
-"""Height and width of the latent are those of the image divided by this."""
+from imgsim.types import SHRINK, EpochRecord, TrainingProgress, TrainingSettings
 
 _STEM = 4  # a first convolution of stride 4 costs a fraction of two of stride 2
 _LATENT = "latent"
@@ -141,6 +138,7 @@ def fit(
             raise
         interrupted = True
         if not recorder.history:
+            recorder.on_test_begin()
             val_loss = float(autoencoder.evaluate(validation, verbose=0))
             recorder.on_epoch_end(0, {"loss": recorder.loss, "val_loss": val_loss})
     autoencoder.set_weights(recorder.best_weights)

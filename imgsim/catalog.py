@@ -129,6 +129,10 @@ class Snapshot:
         )
         return [Segment(*row) for row in rows]
 
+    def segment_names(self) -> list[str]:
+        """Return the names of all segments, whichever encoder made them."""
+        return list(self._connection.execute(select(SegmentRow.name)).scalars())
+
     def segment_ids(self, segment: Segment) -> NDArray[np.int64]:
         """Return the image id of each row of a segment, -1 for a row that no image uses."""
         found = self._connection.execute(
@@ -290,7 +294,8 @@ def _delete_paths(
 
 
 def _engine(path: Path) -> Engine:
-    engine = create_engine(URL.create("sqlite", database=os.fspath(path)))
+    url = URL.create("sqlite", database=os.fspath(path))
+    engine = create_engine(url, connect_args={"timeout": 30})
 
     @event.listens_for(engine, "connect")
     def configure(connection: SQLiteConnection, _record: object) -> None:
@@ -300,23 +305,30 @@ def _engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+        connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
     return engine
 
 
 def _upgrade(engine: Engine, path: Path) -> None:
     with engine.begin() as connection:
-        found = "0000"
-        if inspect(connection).has_table("alembic_version"):
-            version = text("SELECT version_num FROM alembic_version")
-            found = connection.execute(version).scalar_one_or_none() or found
-        if found > SCHEMA:
-            raise CollectionNewer(
-                path.parent, f"its schema is {found} and this imgsim knows {SCHEMA}; upgrade imgsim"
-            )
-        if found < SCHEMA:
-            migrate(connection, _migrations())
+        found = _schema(connection)
+    if found > SCHEMA:
+        raise CollectionNewer(
+            path.parent, f"its schema is {found} and this imgsim knows {SCHEMA}; upgrade imgsim"
+        )
+    if found < SCHEMA:
+        writing = engine.execution_options(begin="BEGIN IMMEDIATE")
+        with writing.begin() as connection:
+            if _schema(connection) < SCHEMA:  # nobody else did it while we waited
+                migrate(connection, _migrations())
+
+
+def _schema(connection: Connection) -> str:
+    if not inspect(connection).has_table("alembic_version"):
+        return "0000"
+    version = connection.execute(text("SELECT version_num FROM alembic_version"))
+    return version.scalar_one_or_none() or "0000"
 
 
 def migrate(connection: Connection, scripts: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Data goes to stdout, everything else to stderr."""
 
+import errno
 import json
 import os
 import sys
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from imgsim.collection import Collection
 
 _DEFAULTS = TrainingSettings()
-_SHOWN_REFUSALS = 20
+_DRAWN = 20  # rows of a figure; a page has room for all
 
 _HELP = """Find similar images in your own pictures, exactly.
 
@@ -71,6 +72,11 @@ class _Boundary(TyperGroup):
                 raise
             say(f"imgsim: error: {printable(str(error))}")
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            if ctx.params["debug"] or error.errno == errno.EPIPE:
+                raise
+            say(f"imgsim: error: {error.strerror or error}")
+            raise typer.Exit(ImgsimError.exit_code) from error
 
 
 app = typer.Typer(
@@ -128,8 +134,7 @@ def _options(
 
 
 ImagePaths = Annotated[
-    list[Path],
-    typer.Argument(exists=True, metavar="IMAGES", help="Image files, and folders of them."),
+    list[str], typer.Argument(metavar="IMAGES", help="Image files, and folders of them.")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write.")]
 K = Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")]
@@ -156,16 +161,21 @@ def train(
     validation_split: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the images held out.")
     ] = _DEFAULTS.validation_split,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds the split and the weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seeds the split and the weights.")
+    ] = 0,
 ) -> None:
     """Train the encoder on images, without labels.
 
     Ctrl-C ends the training early and keeps the best weights so far.
     """
     options: _Options = ctx.obj
-    settings = TrainingSettings(
-        image_size, latent_channels, epochs, batch_size, learning_rate, validation_split, seed
-    )
+    try:
+        settings = TrainingSettings(
+            image_size, latent_channels, epochs, batch_size, learning_rate, validation_split, seed
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     with options.open(create=True) as collection, training_display(quiet=options.quiet) as show:
         report = collection.train(images, settings, show)
     for refusal in report.refused:
@@ -184,8 +194,8 @@ def train(
 def ingest(
     ctx: typer.Context,
     paths: Annotated[
-        list[Path] | None,
-        typer.Argument(exists=True, metavar="PATHS", help="Image files, and folders of them."),
+        list[str] | None,
+        typer.Argument(metavar="PATHS", help="Image files, and folders of them."),
     ] = None,
     from_file: Annotated[
         str | None,
@@ -195,12 +205,14 @@ def ingest(
         bool, typer.Option("--null", "-0", help="Paths in --from-file end in NUL characters.")
     ] = False,
     dry_run: Annotated[bool, typer.Option(help="Count what is new, and store nothing.")] = False,
-    strict: Annotated[bool, typer.Option(help="Exit with 20 if a file was refused.")] = False,
+    strict: Annotated[
+        bool, typer.Option(help="Exit with 20 if any file was refused, not only if all were.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Store images that are new or changed."""
     options: _Options = ctx.obj
-    roots = [os.fspath(path) for path in paths or ()]
+    roots = [path for path in paths or () if path]
     if from_file is not None:
         roots += _listed(from_file, null=null)
     elif not roots:
@@ -215,7 +227,7 @@ def ingest(
         say("interrupted: what is encoded was stored; run the same command again to go on")
         raise
     _print_ingest(report, options, dry_run=dry_run, as_json=as_json)
-    if strict and report.refused:
+    if report.refused and (strict or len(report.refused) == report.seen):
         raise typer.Exit(ImageError.exit_code)
 
 
@@ -244,7 +256,7 @@ def query(
         QueryFormat, typer.Option("--format", help="How to print the matches.")
     ] = QueryFormat.table,
     figure: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw queries and matches as a grid.")
+        Path | None, typer.Option(metavar="FILE.png", help="Draw matches of 20 queries as a grid.")
     ] = None,
     page: Annotated[
         Path | None, typer.Option("--html", metavar="FILE.html", help="Write a page with them.")
@@ -268,8 +280,9 @@ def query(
     if figure is not None:
         from imgsim.figures import draw_matches  # noqa: PLC0415 - matplotlib takes a second
 
-        draw_matches(figure, results)
-        options.note(f"figure: {figure}")
+        draw_matches(figure, results[:_DRAWN])
+        part = f" (the first {_DRAWN} of {len(results)})" if len(results) > _DRAWN else ""
+        options.note(f"figure{part}: {figure}")
     if page is not None:
         from imgsim.report import write_page  # noqa: PLC0415 - Pillow is not needed otherwise
 
@@ -331,12 +344,11 @@ def check(ctx: typer.Context) -> None:
     options: _Options = ctx.obj
     with options.open() as collection:
         damages = collection.check()
-        segments = collection.info().segments
     for damage in damages:
         print(f"{printable(damage.path)}: expected {damage.expected}, found {damage.found}")
     if damages:
         raise typer.Exit(CollectionDamaged.exit_code)
-    options.note(f"{segments:,} segments and the encoder are as the catalog says")
+    options.note("every file is as the catalog says")
 
 
 def _expanded(name: str, *, null: bool) -> Iterator[str]:
@@ -350,7 +362,12 @@ def _expanded(name: str, *, null: bool) -> Iterator[str]:
 def _listed(source: str, *, null: bool) -> list[str]:
     """Return the paths in a file or on stdin (-), one a line or NUL-terminated."""
     try:
-        content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        if source != "-":
+            content = Path(source).read_bytes()
+        elif sys.stdin is None:
+            raise typer.BadParameter("-: stdin is closed")
+        else:
+            content = sys.stdin.buffer.read()
     except OSError as error:
         raise typer.BadParameter(f"{source}: {error.strerror}") from error
     parts = content.split(b"\0" if null else b"\n")

@@ -1,6 +1,7 @@
 """A collection: the one place where the parts meet."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,6 +15,7 @@ from imgsim import export
 from imgsim.catalog import SCHEMA, Catalog, Snapshot
 from imgsim.encoder import MODEL_NAME, Encoder, read_feed
 from imgsim.errors import (
+    CollectionDamaged,
     CollectionError,
     CollectionNotFound,
     EncoderError,
@@ -22,13 +24,14 @@ from imgsim.errors import (
     ImageError,
 )
 from imgsim.exact import Nearest
-from imgsim.files import new_directory, publish_directory, sha256_file, writer_lock
+from imgsim.files import new_directory, publish_directory, writer_lock
 from imgsim.images import find
 from imgsim.ingest import Ingest, encode_files
 from imgsim.store import Gallery, VectorStore
 from imgsim.types import (
     CollectionInfo,
     Damage,
+    EncoderRecord,
     ImageFile,
     ImageNeighbours,
     IngestReport,
@@ -41,6 +44,8 @@ from imgsim.types import (
 )
 
 PathLike = str | os.PathLike[str]
+Paths = PathLike | Iterable[PathLike]
+"""A path, or several."""
 
 _CATALOG = "catalog.db"
 _OWN_NAMES = {"lock", "segments", "encoders", _CATALOG, f"{_CATALOG}-wal", f"{_CATALOG}-shm"}
@@ -66,12 +71,18 @@ class Collection:
         :class:`CollectionError` if the directory is something else, damaged, or of a newer imgsim.
         """
         directory = Path(os.path.abspath(path))
-        if not (directory / _CATALOG).exists():
+        try:
+            size = (directory / _CATALOG).stat().st_size
+            if not size and any((directory / "segments").glob("*.faiss")):
+                raise CollectionDamaged(directory / _CATALOG, "an SQLite database", "an empty file")
+        except (FileNotFoundError, NotADirectoryError) as error:
             if not create:
                 raise CollectionNotFound(
                     directory, "there is no collection here; `imgsim train` makes one"
-                )
+                ) from error
             _create(directory)
+        except OSError as error:
+            raise CollectionError(directory, f"cannot be opened: {error.strerror}") from error
         return cls(directory, Catalog(directory / _CATALOG))
 
     def close(self) -> None:
@@ -91,7 +102,7 @@ class Collection:
 
     def train(
         self,
-        images: Iterable[PathLike],
+        images: Paths,
         settings: TrainingSettings | None = None,
         on_progress: Callable[[TrainingProgress], None] = lambda _: None,
     ) -> TrainingReport:
@@ -100,8 +111,6 @@ class Collection:
         Raises :class:`EncoderMismatch` if the collection already holds vectors, which a new encoder
         would orphan, and :class:`EncoderError` if the images or the settings do not allow training.
         """
-        from imgsim import figures, training  # noqa: PLC0415 - TensorFlow and matplotlib are heavy
-
         with writer_lock(self._path):
             with self._catalog.snapshot() as snapshot:
                 stored = snapshot.count_images()
@@ -110,12 +119,11 @@ class Collection:
                     f"{self._path}: holds {stored:,} vectors of another encoder; "
                     "train into a new collection, or delete this one first"
                 )
-            paths = [
-                found.path for found in self._find(images) if not isinstance(found, ImageError)
-            ]
+            from imgsim import figures, training  # noqa: PLC0415 - TensorFlow takes seconds
+
             with new_directory(self._path / "encoders") as scratch:
                 trained = training.train(
-                    paths, settings or TrainingSettings(), scratch, on_progress
+                    self._find(images), settings or TrainingSettings(), scratch, on_progress
                 )
                 report = trained.report
                 figures.draw_history(scratch / "history.png", report.history)
@@ -130,7 +138,7 @@ class Collection:
 
     def ingest(
         self,
-        paths: Iterable[PathLike],
+        paths: Paths,
         *,
         dry_run: bool = False,
         on_progress: Progress | None = None,
@@ -140,19 +148,20 @@ class Collection:
         A file is unchanged if its path, size and modification time are. A batch that is committed
         stays, also when the run is interrupted or killed. ``dry_run`` only compares.
         """
-        roots = [os.fspath(path) for path in paths]
+        roots = _listed(paths)
         if dry_run:
             return self._new_ingest().preview(self._find(roots))
         with writer_lock(self._path):
             total = sum(1 for _ in self._find(roots)) if on_progress else 0
             run = self._new_ingest()
+            self._sweep()
             return run.run(
                 self._find(roots), lambda done: on_progress(done, total) if on_progress else None
             )
 
     def query(
         self,
-        images: Iterable[PathLike],
+        images: Paths,
         k: int = 10,
         on_error: Callable[[ImageError], None] | None = None,
     ) -> list[QueryResult]:
@@ -161,7 +170,7 @@ class Collection:
         An image that cannot be decoded raises its :class:`ImageError`; with ``on_error``, the error
         is handed over instead and the image has no result.
         """
-        paths = [os.fspath(path) for path in images]
+        paths = _listed(images)
         with self._gallery() as (snapshot, gallery):
             found = encode_files(paths, self._encoder(snapshot))
             queries, latents = [], []
@@ -210,7 +219,7 @@ class Collection:
         """Return facts about the collection."""
         with self._catalog.snapshot() as snapshot:
             encoder, feed = None, None
-            with suppress(EncoderMissing):
+            with suppress(EncoderError):
                 encoder = snapshot.encoder()
                 feed = read_feed(self._encoder_directory(encoder.fingerprint))
             segments = snapshot.segments()
@@ -231,12 +240,19 @@ class Collection:
         with self._catalog.snapshot() as snapshot:
             damages = snapshot.damages(self._path / _CATALOG)
             with suppress(EncoderMissing):
-                damages += self._encoder_damages(snapshot.encoder().fingerprint)
+                damages += self._encoder_damages(snapshot.encoder())
                 damages += self._store.damages(snapshot)
         return damages
 
-    def _find(self, roots: Iterable[PathLike]) -> Iterator[ImageFile | ImageError]:
-        return find((os.fspath(root) for root in roots), exclude=str(self._path))
+    def _find(self, roots: Paths) -> Iterator[ImageFile | ImageError]:
+        return find(_listed(roots), exclude=str(self._path))
+
+    def _sweep(self) -> None:
+        """Remove what a writer that was killed left behind and no row names."""
+        with self._catalog.snapshot() as snapshot:
+            self._store.sweep(snapshot)
+        for leftover in (self._path / "encoders").glob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def _new_ingest(self) -> Ingest:
         with self._catalog.snapshot() as snapshot:
@@ -265,25 +281,30 @@ class Collection:
         record = snapshot.encoder()
         directory = self._encoder_directory(record.fingerprint)
         encoder = Encoder(directory)
-        if encoder.fingerprint != record.fingerprint:
+        if (encoder.fingerprint, encoder.feed.dim) != (record.fingerprint, record.dim):
             raise EncoderMismatch(
                 f"{directory / MODEL_NAME}: is not the encoder that made the vectors: expected "
                 f"sha256 {record.fingerprint}, found {encoder.fingerprint}"
             )
         return encoder
 
-    def _encoder_damages(self, fingerprint: str) -> list[Damage]:
-        directory = self._encoder_directory(fingerprint)
-        path = directory / MODEL_NAME
-        expected = f"sha256 {fingerprint}"
+    def _encoder_damages(self, record: EncoderRecord) -> list[Damage]:
+        path = self._encoder_directory(record.fingerprint) / MODEL_NAME
+        expected = f"sha256 {record.fingerprint}, {record.dim} values"
         try:
-            read_feed(directory)
-            digest = sha256_file(path)
-        except FileNotFoundError:
-            return [Damage(str(path), expected, "no file")]
+            encoder = Encoder(path.parent)
         except EncoderError as error:
-            return [Damage(str(directory), "encoder.json", str(error))]
-        return [] if digest == fingerprint else [Damage(str(path), expected, f"sha256 {digest}")]
+            return [Damage(str(path), expected, str(error))]
+        if (encoder.fingerprint, encoder.feed.dim) == (record.fingerprint, record.dim):
+            return []
+        found = f"sha256 {encoder.fingerprint}, {encoder.feed.dim} values"
+        return [Damage(str(path), expected, found)]
+
+
+def _listed(paths: Paths) -> list[str]:
+    if isinstance(paths, str | os.PathLike):
+        return [os.fspath(paths)]
+    return [os.fspath(path) for path in paths]
 
 
 def _create(directory: Path) -> None:

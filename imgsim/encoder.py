@@ -68,8 +68,13 @@ class Encoder:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except refused as error:
             raise EncoderError(f"{path}: cannot be loaded: {error}") from error
+        (image,), (latent,) = self._session.get_inputs(), self._session.get_outputs()
+        shapes = image.shape[1:], latent.shape[1:]
+        told = [self.feed.height, self.feed.width, 3], [self.feed.dim]
+        if shapes != told or (self.feed.layout, self.feed.scale) != ("nhwc", "0..255"):
+            raise EncoderError(f"{directory}: {FEED_NAME} does not describe {MODEL_NAME}")
         self.fingerprint = hashlib.sha256(model).hexdigest()
-        self._input = self._session.get_inputs()[0].name
+        self._input = image.name
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the latents (n, dim) float32 of ``pixels`` (n, height, width, 3) uint8.

@@ -1,6 +1,6 @@
 """Exact k-nearest-neighbour search over arrays: float64 distances, (distance, id) order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +38,13 @@ def checked_queries(queries: NDArray[np.generic], dim: int) -> NDArray[np.float3
     return checked
 
 
-def search(queries: NDArray[np.float32], blocks: Iterable[Block], k: int) -> list[Nearest]:
-    """Return the ``k`` nearest of all ``blocks`` for each of ``queries`` (q, d).
+def scan(
+    queries: NDArray[np.float32],
+    blocks: Iterable[Block],
+    k: int,
+    best: Sequence[Nearest] | None = None,
+) -> list[Nearest]:
+    """Return the ``k`` nearest of all ``blocks``, and of ``best``, for each of ``queries`` (q, d).
 
     Each query gets min(k, n) neighbours in ascending (distance, id). The memory needed is that of
     one block in float64 and of the results, whatever the number of blocks.
@@ -47,16 +52,17 @@ def search(queries: NDArray[np.float32], blocks: Iterable[Block], k: int) -> lis
     if k < 1:
         raise StoreError(f"k must be at least 1, not {k}")
     wide = queries.astype(np.float64)
-    best: list[Nearest] = [(np.empty(0, np.int64), np.empty(0, np.float64)) for _ in queries]
+    none = np.empty(0, np.int64), np.empty(0, np.float64)
+    nearest: list[Nearest] = [none for _ in queries] if best is None else list(best)
     for ids, rows in blocks:
         wide_rows = rows.astype(np.float64)
         for i, query in enumerate(wide):
-            best[i] = _merge(best[i], ids, distances(query, wide_rows), k)
-    return best
+            nearest[i] = merge(nearest[i], ids, distances(query, wide_rows), k)
+    return nearest
 
 
-def _merge(best: Nearest, ids: NDArray[np.int64], found: NDArray[np.float64], k: int) -> Nearest:
-    """Return the first ``k`` of ``best`` and of the new candidates together."""
+def merge(best: Nearest, ids: NDArray[np.int64], found: NDArray[np.float64], k: int) -> Nearest:
+    """Return the first ``k`` of ``best`` and of ids with their distances, together."""
     limit = best[1][-1] if len(best[1]) == k else np.inf
     if len(found) > k:
         limit = min(limit, np.partition(found, k - 1)[k - 1])

@@ -94,7 +94,7 @@ def _write(path: Path, writers: Mapping[str, Callable[[Path, _T], None]], data: 
 
 def _csv(path: Path, neighbours: NeighbourLists) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         writer.writerow(NEIGHBOUR_COLUMNS)
         writer.writerows(neighbours.flat())
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from imgsim.errors import CollectionError, CollectionLocked
+from imgsim.errors import CollectionError, CollectionLocked, StoreError
 
 
 def sync_directory(directory: Path) -> None:
@@ -34,7 +34,10 @@ def sync_file(path: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path that durably takes the place of ``path`` when the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path}: exists and is not a regular file")
+    path = path.resolve()  # a link stays, what it points to is replaced
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         sync_file(temporary)

@@ -4,11 +4,12 @@ How each kind of picture becomes red, green and blue bytes:
 
 ================================  ==============================================================
 orientation in EXIF               applied; a damaged EXIF block counts as upright
+orientation in a TIFF             applied, by Pillow
 several frames or pages           the first (of an icon: the largest)
 alpha, or a transparent colour    composited on white
 1 bit, grey, palette              expanded to RGB
 16-bit grey                       the upper 8 of the 16 bits
-32-bit integer or float grey      least to greatest finite value becomes 0 to 255
+32-bit integer or float grey      resized; then its least to greatest finite value is 0 to 255
 CMYK, YCbCr, HSV                  Pillow's conversion; embedded colour profiles are not applied
 L*a*b*                            converted to sRGB with the built-in profiles
 large JPEG                        decoded at the least scale (1/2, 1/4, 1/8) that is large enough
@@ -41,8 +42,8 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 _WHITE = (255, 255, 255, 255)
 
 Image.init()
-_FORMATS = tuple(sorted(set(Image.ID) - {"EPS"}))
-_SUFFIXES = frozenset(Image.registered_extensions())
+_FORMATS = tuple(sorted(set(Image.ID) & set(Image.OPEN) - {"EPS"}))
+_SUFFIXES = frozenset(s for s, f in Image.registered_extensions().items() if f in _FORMATS)
 
 
 def find(roots: Iterable[str], exclude: str | None = None) -> Iterator[ImageFile | ImageError]:
@@ -50,15 +51,21 @@ def find(roots: Iterable[str], exclude: str | None = None) -> Iterator[ImageFile
 
     Symbolic links are followed; a directory is entered once however it is reached, so loops end,
     and a file that is itself a root is yielded once. Hidden files and directories are left out
-    unless they are roots; ``exclude`` is a directory that is not entered. What cannot be looked at
-    is yielded as an :class:`ImageUnavailable`. Paths are absolute; links in them are kept.
+    unless they are roots; an empty root is nothing; ``exclude`` is a directory that is not entered.
+    What cannot be looked at is yielded as an :class:`ImageUnavailable`. Paths are absolute; links
+    in them are kept.
     """
-    named = dict.fromkeys(os.path.abspath(root) for root in roots)
+    named = {_absolute(root): None for root in roots if root}
     entered = set()
     if exclude is not None and os.path.isdir(exclude):
         entered.add(_identity(os.stat(exclude)))
     for root in named:
         yield from _walk(root, named, entered)
+
+
+def _absolute(path: str) -> str:
+    absolute = os.path.abspath(path)
+    return absolute[1:] if absolute.startswith("//") else absolute  # POSIX keeps two slashes
 
 
 def _walk(
@@ -80,6 +87,8 @@ def _walk(
                 yield ImageUnavailable(path, "not a regular file")
         except OSError as error:
             yield ImageUnavailable(path, error.strerror or type(error).__name__)
+        except ValueError as error:  # a NUL character in the path
+            yield ImageUnavailable(path, str(error))
 
 
 def _children(directory: str, named: dict[str, None]) -> list[str]:
@@ -157,7 +166,7 @@ def _identify(path: str, file: BufferedReader) -> Image.Image:
     except UnidentifiedImageError as error:
         raise NotAnImage(path, "not an image in a known format") from error
     except Exception as error:  # the decode boundary: hostile files raise anything
-        raise ImageError(path, _reason(error)) from error
+        raise _refusal(path, error) from error
 
 
 def _decode(
@@ -184,16 +193,23 @@ def _decode(
             pixels = _render(_identify(path, file), size, orientation)
         return _Decoded(pixels, width, height)
     except Exception as error:  # the decode boundary: hostile files raise anything
-        raise ImageError(path, _reason(error)) from error
+        raise _refusal(path, error) from error
 
 
-def _reason(error: Exception) -> str:
-    """Return what went wrong in one line."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+def _refusal(path: str, error: Exception) -> ImageError:
+    """Return what to raise for anything that decoding raised, with a reason in one line.
+
+    An error of the operating system or a lack of memory says nothing about the content.
+    """
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+        return ImageUnavailable(path, reason)
+    return ImageError(path, reason)
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        return 1  # Pillow turns TIFFs upright itself
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - part of the decode boundary: bad EXIF is no reason to refuse
@@ -217,6 +233,8 @@ def _render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDAr
         size = size[1], size[0]
     image = _plain(image)
     image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    if image.mode == "F":
+        image = _grey(_stretched(np.asarray(image)))
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", size, _WHITE), image).convert("RGB")
     if orientation in _TRANSPOSE:
@@ -225,14 +243,14 @@ def _render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDAr
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Return the first frame in mode RGB, or RGBA where anything is transparent."""
+    """Return the first frame as RGB, as RGBA if anything is transparent, or as F (32 bits)."""
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
         return _grey(np.asarray(image).astype(np.uint16) >> 8)
     if image.mode in {"I", "F"}:
-        return _grey(_stretched(np.asarray(image, dtype=np.float64)))
+        return image.convert("F")
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
@@ -247,11 +265,11 @@ def _grey(values: NDArray[np.generic]) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8)).convert("RGB")
 
 
-def _stretched(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    finite = values[np.isfinite(values)]
+def _stretched(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    finite = values[np.isfinite(values)].astype(np.float64)
     if finite.size == 0:
-        return np.zeros_like(values)
+        return np.zeros(values.shape)
     low, high = float(finite.min()), float(finite.max())
-    scale = 255.0 / (high - low) if high > low else 0.0
-    stretched: NDArray[np.float64] = (np.clip(values, low, high) - low) * scale
-    return np.nan_to_num(stretched)
+    share = (np.clip(values, low, high) - low) / (high - low or 1.0)
+    stretched: NDArray[np.float64] = np.nan_to_num(255 * share)
+    return stretched

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from imgsim.catalog import Catalog
 from imgsim.encoder import Encoder
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
-from imgsim.images import read
+from imgsim.images import is_image, read
 from imgsim.store import VectorStore
 from imgsim.types import ImageFile, ImageRecord, IngestReport, Refusal
 
@@ -67,7 +67,7 @@ class _Batch:
 
     def is_due(self) -> bool:
         """Say whether it is time to commit."""
-        size = sum(latent.nbytes for _, latent in self.images)
+        size = len(self.images) * self.images[0][1].nbytes if self.images else 0
         late = time.monotonic() - self.began > _BATCH_SECONDS
         return size >= _BATCH_BYTES or len(self.images) >= _BATCH_IMAGES or late
 
@@ -91,10 +91,13 @@ class Ingest:
         )
 
     def preview(self, found: Iterable[ImageFile | ImageError]) -> IngestReport:
-        """Count as added or changed what :meth:`run` would try, without opening a file."""
-        for _, known in self._new_files(found):
-            self._changed += known
-            self._added += not known
+        """Count as added or changed what begins like an image, without decoding it."""
+        for file, known in self._new_files(found):
+            if is_image(file.path):
+                self._changed += known
+                self._added += not known
+            else:
+                self._refuse(file, NotAnImage(file.path, "not an image in a known format"))
         return self.report
 
     def run(
@@ -120,6 +123,8 @@ class Ingest:
             self._commit()
             raise
         self._commit()
+        with self._catalog.snapshot() as snapshot:
+            self._store.build_bounds(snapshot)
         on_progress(self._done())
         return self.report
 

@@ -11,11 +11,14 @@ from imgsim.files import printable, replacing, short_name
 from imgsim.images import thumbnail
 from imgsim.types import QueryResult
 
+_SUFFIXES = (".html", ".htm")
 _THUMBNAIL = 224
 
 
 def write_page(path: Path, results: Sequence[QueryResult]) -> None:
     """Write one self-contained HTML file with a section for each query."""
+    if path.suffix.lower() not in _SUFFIXES:
+        raise StoreError(f"{path}: the name must end in {' or '.join(_SUFFIXES)}")
     sections = "\n".join(_section(result) for result in results)
     try:
         with replacing(path) as temporary:

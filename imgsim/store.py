@@ -7,12 +7,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsim.bounds import (
+    Basis,
+    Bounds,
+    fit_basis,
+    read_basis,
+    sample_size,
+    write_basis,
+    write_bounds,
+)
 from imgsim.catalog import Snapshot
 from imgsim.errors import CollectionDamaged
-from imgsim.exact import Block, Nearest, checked_queries, search
+from imgsim.exact import Block, Nearest, checked_queries
 from imgsim.files import sha256_file
+from imgsim.search import Searcher, SearchStats, Source
 from imgsim.types import Damage, Segment
 from imgsim.vectors import MappedVectors, write_segment
+
+_BASIS = "basis.npz"
+_ENDS = ".faiss", ".bounds"
+_FEWEST_FITTED = 2_048
+_FEWEST_BOUNDED = 256
 
 
 class VectorStore:
@@ -32,10 +47,59 @@ class VectorStore:
 
     def gallery(self, snapshot: Snapshot) -> "Gallery":
         """Map the vectors that exist in ``snapshot``."""
-        segments = snapshot.segments()
+        dim = snapshot.encoder().dim
+        basis = self._basis(dim)
+        sources = [
+            Source(
+                snapshot.segment_ids(segment),
+                MappedVectors(self._path(segment.name), segment.rows, segment.dim),
+                self._bounds(segment, basis),
+            )
+            for segment in snapshot.segments()
+        ]
+        return Gallery(sources, basis, dim)
+
+    def build_bounds(self, snapshot: Snapshot) -> None:
+        """Write the bounds that are missing; fit a basis first, once there are enough vectors."""
+        segments = [s for s in snapshot.segments() if s.rows >= _FEWEST_BOUNDED]
+        if not segments:
+            return
         mapped = [MappedVectors(self._path(s.name), s.rows, s.dim) for s in segments]
-        ids = [snapshot.segment_ids(segment) for segment in segments]
-        return Gallery(ids, mapped, snapshot.encoder().dim)
+        basis = self._basis(segments[0].dim)
+        if basis is None:
+            if sum(segment.rows for segment in segments) < _FEWEST_FITTED:
+                return
+            basis = fit_basis(_sample(mapped, sample_size(segments[0].dim)))
+            write_basis(self._directory / _BASIS, basis)
+        if not basis.near:
+            return
+        for segment, vectors in zip(segments, mapped, strict=True):
+            if self._bounds(segment, basis) is None:
+                blocks = (rows for _, rows in vectors.blocks())
+                write_bounds(self._bounds_path(segment.name), segment.rows, basis, blocks)
+
+    def _basis(self, dim: int) -> Basis | None:
+        """Return the basis of the bounds; None before there is a sound one of this dimension."""
+        try:
+            return read_basis(self._directory / _BASIS, dim)
+        except (OSError, ValueError):
+            return None
+
+    def _bounds(self, segment: Segment, basis: Basis | None) -> Bounds | None:
+        """Return the bounds of a segment; None where they are missing, stale or cut short."""
+        if basis is None:
+            return None
+        try:
+            return Bounds(self._bounds_path(segment.name), segment.rows, basis)
+        except (OSError, ValueError):
+            return None
+
+    def sweep(self, snapshot: Snapshot) -> None:
+        """Remove the files that belong to no segment; only the one writer may."""
+        names = {f"{name}{end}" for name in snapshot.segment_names() for end in _ENDS} | {_BASIS}
+        for path in self._directory.iterdir():
+            if path.name not in names:
+                path.unlink(missing_ok=True)
 
     def damages(self, snapshot: Snapshot) -> Iterator[Damage]:
         """Yield what is wrong with each segment file: missing, wrong shape, or altered bytes."""
@@ -46,37 +110,47 @@ class VectorStore:
             except CollectionDamaged as error:
                 yield Damage(str(path), error.expected, error.found)
                 continue
-            digest = sha256_file(path)
-            if digest != segment.sha256:
-                yield Damage(str(path), f"sha256 {segment.sha256}", f"sha256 {digest}")
+            try:
+                digest = f"sha256 {sha256_file(path)}"
+            except OSError as error:
+                digest = str(error.strerror)
+            if digest != f"sha256 {segment.sha256}":
+                yield Damage(str(path), f"sha256 {segment.sha256}", digest)
+
+    def _bounds_path(self, name: str) -> Path:
+        return self._directory / f"{name}.bounds"
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.faiss"
 
 
 class Gallery:
-    """The vectors of all images at one instant.
+    """The vectors of all images at one instant."""
 
-    ``ids`` holds for each segment the image id of each row, -1 where no image uses the row.
-    """
-
-    def __init__(
-        self, ids: Sequence[NDArray[np.int64]], vectors: Sequence[MappedVectors], dim: int
-    ) -> None:
-        self._segments = list(zip(ids, vectors, strict=True))
+    def __init__(self, sources: Sequence[Source], basis: Basis | None, dim: int) -> None:
+        self._sources = sources
+        self._searcher = Searcher(sources, basis)
         self.dim = dim
 
     def __len__(self) -> int:
-        return sum(int((ids >= 0).sum()) for ids, _ in self._segments)
+        return sum(int((source.ids >= 0).sum()) for source in self._sources)
+
+    @property
+    def stats(self) -> SearchStats:
+        """Return what the searches so far looked at."""
+        return self._searcher.stats
 
     def search(self, queries: NDArray[np.float32], k: int) -> list[Nearest]:
         """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32."""
-        return search(checked_queries(queries, self.dim), self.blocks(), k)
+        return self._searcher.nearest(checked_queries(queries, self.dim), k)
 
     def blocks(self) -> Iterator[Block]:
         """Yield the ids and vectors of all images in the order of segments, in bounded pieces."""
-        for ids, vectors in self._segments:
-            for start, rows in vectors.blocks():
-                block_ids = ids[start : start + len(rows)]
-                live = block_ids >= 0
-                yield (block_ids, rows) if live.all() else (block_ids[live], rows[live])
+        for source in self._sources:
+            yield from source.blocks()
+
+
+def _sample(mapped: Sequence[MappedVectors], most: int) -> NDArray[np.float32]:
+    """Return up to ``most`` rows, evenly from all segments."""
+    step = max(1, -(-sum(map(len, mapped)) // most))
+    return np.concatenate([vectors.take(slice(None, None, step)) for vectors in mapped])

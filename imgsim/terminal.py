@@ -72,7 +72,7 @@ def _print_jsonl(results: Sequence[QueryResult], _: str) -> None:
 
 
 def _print_csv(results: Sequence[QueryResult], _: str) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(sys.stdout, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writerow(("query", "rank", "id", "path", "distance"))
     for result in results:
         for match in result.matches:

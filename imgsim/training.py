@@ -1,8 +1,7 @@
 """Train an encoder on image files: split, fit, check, save."""
 
 import csv
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,11 +9,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.autoencoder import SHRINK, create_autoencoder, encoder_of, export_onnx, fit, set_seed
+from imgsim.autoencoder import create_autoencoder, encoder_of, export_onnx, fit, set_seed
 from imgsim.encoder import MODEL_NAME, Encoder, Feed, write_feed
 from imgsim.errors import EncoderError, ImageError, TrainingDiverged
 from imgsim.images import decode, is_image
-from imgsim.types import EpochRecord, Refusal, TrainingProgress, TrainingReport, TrainingSettings
+from imgsim.types import (
+    SHRINK,
+    EpochRecord,
+    ImageFile,
+    Refusal,
+    TrainingProgress,
+    TrainingReport,
+    TrainingSettings,
+)
 
 _COMPARED = 16
 _TOLERANCE = 1e-4
@@ -32,24 +39,23 @@ class Trained:
 
 
 def train(
-    paths: Sequence[str],
+    found: Iterable[ImageFile | ImageError],
     settings: TrainingSettings,
     directory: Path,
     on_progress: Callable[[TrainingProgress], None],
 ) -> Trained:
-    """Train on the images among ``paths`` and write the encoder's files into ``directory``.
+    """Train on the images among the files found and write the encoder's files into ``directory``.
 
     The files are model.keras, encoder.onnx, encoder.json and history.csv. The ONNX encoder is
     accepted only if its latents agree with those of Keras on validation images.
     """
-    _check(settings)
-    images = _Images([path for path in paths if is_image(path)], settings.image_size)
+    images = _Images(found, settings.image_size)
     if len(images.paths) < 2:
         raise EncoderError(f"training needs at least 2 images, found {len(images.paths)}")
     side, channels = settings.image_size, latent_channels(settings)
     set_seed(settings.seed)
     autoencoder = create_autoencoder(side, side, 3, channels)
-    split = _split(len(images.paths), settings)
+    split = images.split(settings)
     fitted = fit(autoencoder, images.load, split, settings, on_progress)
 
     encoder = encoder_of(autoencoder)
@@ -88,29 +94,35 @@ def latent_channels(settings: TrainingSettings) -> int:
     return min(most, max(least, _LATENT_VALUES // (settings.image_size // SHRINK) ** 2))
 
 
-def _check(settings: TrainingSettings) -> None:
-    if settings.image_size < SHRINK or settings.image_size % SHRINK:
-        raise EncoderError(
-            f"the image size must be a multiple of {SHRINK}, not {settings.image_size}"
-        )
-    counts = settings.epochs, settings.batch_size, latent_channels(settings)
-    if min(counts) < 1:
-        raise EncoderError("epochs, batch size and latent channels must be at least 1")
-    if not 0 < settings.learning_rate < math.inf:
-        raise EncoderError(f"the learning rate must be positive, not {settings.learning_rate}")
-    if not 0 < settings.validation_split < 1:
-        raise EncoderError(
-            f"the validation split must be between 0 and 1, not {settings.validation_split}"
-        )
-
-
 class _Images:
     """The image files of a training run, decoded when asked for."""
 
-    def __init__(self, paths: Sequence[str], side: int) -> None:
-        self.paths = paths
+    def __init__(self, found: Iterable[ImageFile | ImageError], side: int) -> None:
+        self.paths: list[str] = []
         self._side = side
         self._refused: dict[str, str] = {}
+        for item in found:
+            if isinstance(item, ImageError):
+                self._refused[item.path] = item.reason
+            elif is_image(item.path):
+                self.paths.append(item.path)
+            elif item.claimed:
+                self._refused[item.path] = "not an image in a known format"
+
+    def split(self, settings: TrainingSettings) -> tuple[list[int], list[int]]:
+        """Return the numbers of the training and of the validation images, at least one of each.
+
+        The first validation image can be decoded.
+        """
+        n = len(self.paths)
+        order: list[int] = np.random.default_rng(settings.seed).permutation(n).tolist()
+        held_out = min(n - 1, max(1, round(n * settings.validation_split)))
+        for place, number in enumerate(order):
+            with suppress(ImageError):
+                self.load(number)
+                order.insert(0, order.pop(place))
+                return order[held_out:], order[:held_out]
+        raise EncoderError("none of the images can be decoded")
 
     def load(self, number: int) -> NDArray[np.uint8]:
         """Return image ``number`` as (side, side, 3) uint8 or raise :class:`ImageError`."""
@@ -134,13 +146,6 @@ class _Images:
     def refused(self) -> tuple[Refusal, ...]:
         """Return the files that could not be decoded, sorted by path."""
         return tuple(Refusal(path, reason) for path, reason in sorted(self._refused.items()))
-
-
-def _split(n: int, settings: TrainingSettings) -> tuple[list[int], list[int]]:
-    """Return the numbers of the training and of the validation images, at least one of each."""
-    order: list[int] = np.random.default_rng(settings.seed).permutation(n).tolist()
-    held_out = min(n - 1, max(1, round(n * settings.validation_split)))
-    return order[held_out:], order[:held_out]
 
 
 def _difference(ours: NDArray[np.float32], exported: NDArray[np.float32]) -> float:

@@ -4,8 +4,12 @@ A path is a ``str`` decoded as :func:`os.fsdecode` does: bytes that are not vali
 surrogates, and :func:`os.fsencode` gives the exact bytes back.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
+
+SHRINK = 16
+"""Height and width of a latent are those of the image divided by this."""
 
 
 class Progress(Protocol):
@@ -115,7 +119,8 @@ class IngestReport:
 class TrainingSettings:
     """How to train: images become ``image_size`` x ``image_size``.
 
-    ``latent_channels`` None stands for as many as make about 1,024 latent values.
+    ``latent_channels`` None stands for as many as make about 1,024 latent values. Settings that
+    make no sense raise ValueError.
     """
 
     image_size: int = 256
@@ -125,6 +130,20 @@ class TrainingSettings:
     learning_rate: float = 1e-3
     validation_split: float = 0.1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense before anything is loaded."""
+        if self.image_size < SHRINK or self.image_size % SHRINK:
+            raise ValueError(f"the image size must be a multiple of {SHRINK}")
+        channels = 1 if self.latent_channels is None else self.latent_channels
+        if min(self.epochs, self.batch_size, channels) < 1:
+            raise ValueError("epochs, batch size and latent channels must be at least 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError("the learning rate must be a positive number")
+        if not 0 < self.validation_split < 1:
+            raise ValueError("the validation split must be between 0 and 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError("the seed must be at least 0 and below 2^32")
 
 
 @dataclass(frozen=True)

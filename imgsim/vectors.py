@@ -57,16 +57,17 @@ class MappedVectors:
         if found != (rows, dim):
             what = "another kind of file" if found is None else f"{found[0]} x {found[1]}"
             raise CollectionDamaged(path, expected, what)
-        self._dim = dim
-        # The values begin at an odd offset, so they are mapped as bytes; a copy is aligned.
-        self._bytes = np.memmap(path, np.uint8, "r", _HEADER.size, (rows, 4 * dim))
+        self._path, self._rows, self._dim = path, rows, dim
 
     def __len__(self) -> int:
-        return len(self._bytes)
+        return self._rows
 
     def take(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """Return a copy of some rows, in the order given."""
-        taken: NDArray[np.uint8] = np.array(self._bytes[rows])
+        # Mapped anew each time, so that no descriptor stays open however many segments there are,
+        # and as bytes, because the values begin at an odd offset; the copy is aligned.
+        mapped = np.memmap(self._path, np.uint8, "r", _HEADER.size, (self._rows, 4 * self._dim))
+        taken: NDArray[np.uint8] = np.array(mapped[rows])
         return taken.view("<f4").astype(np.float32, copy=False)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -74,8 +74,23 @@ class TestIngest:
 
     def test_nothing_named(self, empty, imgsim, tmp_path):
         assert imgsim("-c", empty, "ingest").returncode == 2
-        assert imgsim("-c", empty, "ingest", tmp_path / "nowhere").returncode == 2
+        assert imgsim("-c", empty, "ingest", "").returncode == 2
+        done = imgsim("-c", empty, "ingest", tmp_path / "nowhere")
+        assert done.returncode == 20
+        assert lines(done.stderr)[0] == f"refused: {tmp_path}/nowhere: No such file or directory"
         assert imgsim("-c", empty, "ingest", "--from-file", tmp_path / "nowhere").returncode == 2
+
+    def test_one_bad_name_does_not_stop_the_others(self, empty, crops, imgsim):
+        done = imgsim("-c", empty, "ingest", crops[0], "/nowhere.jpg", crops[1])
+        assert done.returncode == 0
+        assert "2 added, 0 changed, 0 unchanged, 1 refused" in done.stderr.decode()
+
+    def test_nul_separated_names_read_as_lines(self, empty, crops, imgsim):
+        """Forgetting -0 is one line of refusal, not a traceback."""
+        listed = "\0".join(crops[:2]).encode()
+        done = imgsim("-c", empty, "ingest", "--from-file", "-", input=listed)
+        assert done.returncode == 20
+        assert lines(done.stderr)[0].endswith("embedded null byte")
 
     def test_ctrl_c_keeps_what_is_encoded_and_says_how_to_go_on(
         self, empty, pictures, imgsim, crops
@@ -227,6 +242,38 @@ class TestErrors:
     def test_no_encoder_yet(self, tmp_path, imgsim, crops):
         Collection.open(tmp_path / "c").close()
         assert imgsim("-c", tmp_path / "c", "query", crops[0]).returncode == 31
+
+    def test_mistakes_give_one_line(self, stored, imgsim, crops, tmp_path):
+        for code, arguments in [
+            (10, ["-c", "x" * 300, "info"]),
+            (11, ["-c", f"{stored}/catalog.db", "info"]),
+            (40, ["-c", stored, "query", crops[0], "--html", crops[1]]),
+            (40, ["-c", stored, "query", crops[0], "--figure", f"{tmp_path}/figure.doc"]),
+            (40, ["-c", stored, "export", "neighbours", "-o", "/dev/null.csv/x.csv"]),
+        ]:
+            done = imgsim(*arguments)
+            assert done.returncode == code, done.stderr
+            assert len(lines(done.stderr)) == 1, done.stderr
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--image-size", "40"],
+            ["--validation-split", "0"],
+            ["--learning-rate", "0"],
+            ["--seed", "99999999999"],
+        ],
+    )
+    def test_settings_that_make_no_sense(self, imgsim, crops, tmp_path, arguments):
+        assert imgsim("train", *crops, *arguments).returncode == 2
+        assert os.listdir(tmp_path / "work") == []
+
+    def test_a_full_disk_behind_stdout(self, stored, imgsim, crops):
+        with open("/dev/full", "wb") as full:
+            command = [sys.executable, "-m", "imgsim", "-c", stored, "query", *crops, "-k", "36"]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        assert done.returncode == 1
+        assert lines(done.stderr)[0] == "imgsim: error: No space left on device"
 
     def test_debug_shows_the_traceback(self, imgsim, tmp_path):
         done = imgsim("--debug", "-c", tmp_path / "none", "info")

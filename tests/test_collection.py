@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from imgsim import (
     CollectionDamaged,
     CollectionError,
     CollectionNotFound,
+    EncoderError,
     EncoderMismatch,
     EncoderMissing,
     ImageError,
@@ -129,6 +131,10 @@ class TestQuery:
             assert collection.info().encoder is None
             assert collection.check() == []
 
+    def test_one_path_may_be_given_alone(self, filled, crops):
+        assert filled.query(crops[0], 2) == filled.query([crops[0]], 2)
+        assert filled.ingest(crops[0]).added == 1
+
     def test_a_bad_image_raises_or_is_handed_over(self, filled, crops, tmp_path):
         bad = tmp_path / "bad.jpg"
         bad.write_text("x")
@@ -201,6 +207,60 @@ class TestCheck:
         (directory / name).write_bytes(b"{}")
         (damage,) = filled.check()
         assert str(directory) in damage.path
+
+    def test_an_encoder_that_is_described_wrongly_is_named(self, filled, empty, crops):
+        (directory,) = (empty / "encoders").iterdir()
+        path = directory / "encoder.json"
+        path.write_text(path.read_text().replace('"dim": 16', '"dim": 17'))
+        (damage,) = filled.check()
+        assert str(directory) in damage.path
+        with pytest.raises(EncoderError):
+            filled.query(crops[:1])
+
+    def test_an_empty_catalog_beside_vectors_is_damage(self, filled, empty):
+        filled.close()
+        for name in ("catalog.db-wal", "catalog.db-shm"):
+            (empty / name).unlink(missing_ok=True)
+        (empty / "catalog.db").write_bytes(b"")
+        with pytest.raises(CollectionDamaged, match="empty file"):
+            Collection.open(empty)
+
+
+class TestUpkeep:
+    def test_what_no_row_names_is_swept_by_the_next_writer(self, filled, empty, pictures):
+        keep = sorted(path.name for path in (empty / "segments").iterdir())
+        for name in ("0123456789abcdef.faiss", ".x.faiss.0000.tmp", "0123456789abcdef.bounds"):
+            (empty / "segments" / name).write_bytes(b"left behind")
+        (empty / "encoders" / ".0000.tmp").mkdir()
+        filled.ingest([pictures])
+        assert sorted(path.name for path in (empty / "segments").iterdir()) == keep
+        assert len(list((empty / "encoders").iterdir())) == 1
+
+    def test_many_segments_need_few_descriptors(self, collection, empty, pictures, crops):
+        for path in sorted(pictures.iterdir()):
+            collection.ingest(path)
+        code = (
+            "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))\n"
+            "from imgsim import Collection\n"
+            "with Collection.open(sys.argv[1]) as c: print(len(list(c.neighbours(3))))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(empty)], capture_output=True, check=True, text=True
+        )
+        assert done.stdout == "36\n"
+
+    def test_several_processes_may_open_a_new_collection_at_once(self, tmp_path):
+        code = (
+            "import sys; from imgsim import Collection\n"
+            "from imgsim.catalog import Catalog\n"
+            "from pathlib import Path\n"
+            "Catalog(Path(sys.argv[1])).close()"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "catalog.db")]
+        openers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(4)]
+        for opener in openers:
+            _, told = opener.communicate()
+            assert opener.returncode == 0, told
 
 
 class TestTrainRefusal:

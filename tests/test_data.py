@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imgsim import Collection
-from imgsim.exact import search
+from imgsim.exact import scan
 from tests.conftest import DATA
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
@@ -108,6 +108,6 @@ def test_exact_neighbours_of_sift():
         expected, squared = arrays["neighbors"], arrays["sqdist"]
     ids = np.arange(len(base))
     blocks = [(ids[part], base[part]) for part in np.array_split(ids, 5)]
-    for number, (found_ids, found) in enumerate(search(queries, blocks, 100)):
+    for number, (found_ids, found) in enumerate(scan(queries, blocks, 100)):
         assert found_ids.tolist() == expected[number].tolist()
         assert found.tolist() == np.sqrt(squared[number]).tolist()

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsim.errors import StoreError
-from imgsim.exact import checked_queries, distances, search
+from imgsim.exact import checked_queries, distances, scan
 
 
 def oracle(query, ids, rows, k):
@@ -37,7 +37,7 @@ def galleries(draw):
 def test_search_equals_a_sort_of_all_distances(gallery, k):
     queries, ids, rows, cuts = gallery
     blocks = list(zip(np.split(ids, cuts), np.split(rows, cuts), strict=True))
-    for query, (found_ids, found) in zip(queries, search(queries, blocks, k), strict=True):
+    for query, (found_ids, found) in zip(queries, scan(queries, blocks, k), strict=True):
         assert list(zip(found.tolist(), found_ids.tolist(), strict=True)) == oracle(
             query, ids, rows, k
         )
@@ -82,23 +82,23 @@ def test_huge_values_do_not_overflow():
 def test_ties_go_to_the_least_id_even_across_blocks():
     row = np.ones((1, 3), np.float32)
     blocks = [(np.array([i]), row) for i in (9, 4, 7, 1)]
-    ((ids, found),) = search(row, blocks, 3)
+    ((ids, found),) = scan(row, blocks, 3)
     assert ids.tolist() == [1, 4, 7]
     assert found.tolist() == [0, 0, 0]
 
 
 def test_k_larger_than_the_gallery_and_an_empty_one():
     row = np.ones((1, 3), np.float32)
-    ((ids, _),) = search(row, [(np.array([5]), row)], 10)
+    ((ids, _),) = scan(row, [(np.array([5]), row)], 10)
     assert ids.tolist() == [5]
-    ((ids, found),) = search(row, [], 10)
+    ((ids, found),) = scan(row, [], 10)
     assert ids.shape == found.shape == (0,)
 
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_k_must_be_positive(k):
     with pytest.raises(StoreError):
-        search(np.ones((1, 3), np.float32), [], k)
+        scan(np.ones((1, 3), np.float32), [], k)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def odd(collection, pictures):
     first, second = sorted(pictures.iterdir())[:2]
     folder = os.fsencode(pictures)
     shutil.copy(first, os.path.join(folder, b"bad\xff.jpg"))
-    shutil.copy(first, os.path.join(folder, b'new\nline, "quoted".jpg'))
+    shutil.copy(first, os.path.join(folder, b'new\nline, \r"quoted".jpg'))
     shutil.copy(second, os.path.join(folder, "Grüße 猫.jpg".encode()))
     collection.ingest([pictures])
     return collection

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
 from imgsim.images import MAX_PIXELS, decode, find, is_image, read, thumbnail
@@ -116,6 +116,21 @@ class TestDecode:
         assert pixels[15, 35].tolist() == [0, 0, 255]
         assert thumbnail(path, 20).size == (20, 10)
 
+    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".avif"])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_orientation_in_every_format(self, tmp_path, suffix, orientation):
+        """What Pillow's own transposition gives, also for TIFFs, which Pillow turns by itself."""
+        picture = Image.new("RGB", (48, 32), "white")
+        picture.paste("red", (0, 0, 24, 16))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = save(tmp_path / f"a{suffix}", picture, exif=exif)
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        record, pixels = read(path, upright.height, upright.width)
+        assert (record.width, record.height) == upright.size
+        assert np.abs(pixels.astype(int) - np.asarray(upright).astype(int)).mean() < 2
+
     def test_damaged_exif_counts_as_upright(self, tmp_path):
         path = save(
             tmp_path / "a.jpg", solid("RGB", "red"), exif=b"Exif\0\0MM\0*\0\0\xff\xff\xff\xff"
@@ -206,6 +221,18 @@ class TestRefusals:
 
 
 class TestFind:
+    def test_names_of_formats_that_are_not_read_claim_nothing(self, tmp_path):
+        for name in ("a.pdf", "b.eps", "c.webp"):
+            (tmp_path / name).touch()
+        claims = [item.claimed for item in find([str(tmp_path)]) if isinstance(item, ImageFile)]
+        assert claims == [False, False, True]
+
+    def test_odd_roots(self, tmp_path):
+        (tmp_path / "a.jpg").touch()
+        assert found_paths(["", f"/{tmp_path}/a.jpg", f"{tmp_path}/a.jpg"]) == [f"{tmp_path}/a.jpg"]
+        (refused,) = find(["a\0b"])
+        assert isinstance(refused, ImageUnavailable)
+
     def test_sorted_recursive_and_hidden_left_out(self, tmp_path):
         for name in ("b/2.jpg", "b/1.jpg", "a.png", ".hidden.jpg", ".git/x.jpg", "c"):
             (tmp_path / name).parent.mkdir(exist_ok=True)

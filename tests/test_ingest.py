@@ -137,6 +137,13 @@ def test_dry_run_counts_and_stores_nothing(collection, pictures):
     assert collection.info().images == 30
 
 
+def test_dry_run_tells_images_from_others(collection, pictures):
+    (pictures / "bad.jpg").write_text("x")
+    (pictures / "notes.txt").write_text("x")
+    dry = collection.ingest(pictures, dry_run=True)
+    assert counts(dry) == counts(collection.ingest(pictures)) == (36, 0, 0, 1, 1)
+
+
 def test_the_same_file_named_twice_is_stored_once(collection, crops):
     assert counts(collection.ingest([crops[0], crops[0]])) == (1, 0, 0, 0, 0)
 

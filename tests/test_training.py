@@ -151,22 +151,40 @@ class TestRefusals:
         assert report.images == 2
 
     @pytest.mark.parametrize(
-        "settings",
+        "wrong",
         [
-            TrainingSettings(image_size=40),
-            TrainingSettings(image_size=0),
-            TrainingSettings(latent_channels=0),
-            TrainingSettings(epochs=0),
-            TrainingSettings(batch_size=0),
-            TrainingSettings(learning_rate=0),
-            TrainingSettings(learning_rate=float("nan")),
-            TrainingSettings(validation_split=0),
-            TrainingSettings(validation_split=1),
+            {"image_size": 40},
+            {"image_size": 0},
+            {"latent_channels": 0},
+            {"epochs": 0},
+            {"batch_size": 0},
+            {"learning_rate": 0},
+            {"learning_rate": float("nan")},
+            {"validation_split": 0},
+            {"validation_split": 1},
+            {"seed": 2**32},
         ],
     )
-    def test_settings_that_make_no_sense(self, tmp_path, crops, settings):
-        with Collection.open(tmp_path / "c") as collection, pytest.raises(EncoderError):
-            collection.train(crops, settings)
+    def test_settings_that_make_no_sense(self, wrong):
+        with pytest.raises(ValueError):  # noqa: PT011 - each has its own message
+            TrainingSettings(**wrong)
+
+    def test_unreachable_and_false_images_are_reported(self, tmp_path, pictures):
+        (pictures / "link.jpg").symlink_to(tmp_path / "nowhere")
+        (pictures / "text.jpg").write_text("no picture")
+        with Collection.open(tmp_path / "c") as collection:
+            report = collection.train(pictures, TrainingSettings(32, 1, epochs=1))
+        assert report.images == 36
+        assert sorted(os.path.basename(r.path) for r in report.refused) == ["link.jpg", "text.jpg"]
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_a_broken_image_may_not_be_all_of_the_validation(self, tmp_path, crops, seed):
+        cut = tmp_path / "cut.jpg"
+        with open(crops[0], "rb") as file:
+            cut.write_bytes(file.read(900))
+        settings = TrainingSettings(32, 1, epochs=1, seed=seed)
+        with Collection.open(tmp_path / "c") as collection:
+            assert collection.train([*crops[:3], cut], settings).images == 4
 
     @pytest.mark.parametrize(
         ("learning_rate", "what"),
@@ -179,6 +197,19 @@ class TestRefusals:
                 collection.train(crops, settings)
             assert collection.info().encoder is None
         assert os.listdir(tmp_path / "c" / "encoders") == []
+
+
+def test_ctrl_c_in_the_first_epoch_keeps_the_weights(tmp_path, crops):
+    def interrupt(now):
+        if now.done >= 16:
+            raise KeyboardInterrupt
+
+    settings = TrainingSettings(32, 4, epochs=5, batch_size=4)
+    with Collection.open(tmp_path / "c") as collection:
+        report = collection.train(crops, settings, interrupt)
+        assert report.interrupted
+        assert len(report.history) == report.best_epoch == 1
+        assert collection.ingest(crops).added == 36
 
 
 def test_ctrl_c_keeps_the_best_so_far(tmp_path, crops):
