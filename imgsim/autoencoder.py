@@ -121,10 +121,10 @@ def fit(
     recorder = _Recorder(len(split[0]), settings, on_progress)
     autoencoder.compile(keras.optimizers.Adam(settings.learning_rate), "mean_squared_error")
     interrupted = False
-    try:
-        with warnings.catch_warnings():
-            # The number of batches is unknown, because images may be left out.
-            warnings.filterwarnings("ignore", "Your input ran out of data")
+    with warnings.catch_warnings():
+        # The number of batches is unknown, because images may be left out.
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        try:
             autoencoder.fit(
                 training,
                 validation_data=validation,
@@ -133,14 +133,14 @@ def fit(
                 shuffle=False,  # the pipeline does it
                 verbose=0,
             )
-    except KeyboardInterrupt:
-        if not recorder.has_trained():
-            raise
-        interrupted = True
-        if not recorder.history:
-            recorder.on_test_begin()
-            val_loss = float(autoencoder.evaluate(validation, verbose=0))
-            recorder.on_epoch_end(0, {"loss": recorder.loss, "val_loss": val_loss})
+        except KeyboardInterrupt:
+            if not recorder.has_trained():
+                raise
+            interrupted = True
+            if not recorder.history:
+                recorder.on_test_begin()
+                val_loss = float(autoencoder.evaluate(validation, verbose=0))
+                recorder.on_epoch_end(0, {"loss": recorder.loss, "val_loss": val_loss})
     autoencoder.set_weights(recorder.best_weights)
     return Fit(tuple(recorder.history), recorder.best_epoch, interrupted)
 
