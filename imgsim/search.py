@@ -16,6 +16,7 @@ from imgsim.exact import Block, Nearest, distances, merge, scan
 from imgsim.vectors import MappedVectors
 
 _SCORE_BYTES = 64 << 20
+_CACHED_SCORES = 1 << 17  # what stays in the cache between the product and the maxima
 _EXACT_ROWS = 1_024
 _UNIT = 2.0**-24
 _FURTHER_ERROR = 2e-5
@@ -129,15 +130,19 @@ class Searcher:
         column = group = 0
         for source in self._sources:
             assert source.bounds is not None
-            for tile in source.bounds.tiles:
-                width = tile.shape[1]
-                part = scores[:, column : column + width]
-                np.matmul(short, tile, out=part)
+            all_tiles = source.bounds.tiles
+            width = all_tiles.shape[2]
+            at_once = max(1, _CACHED_SCORES // (n * width))
+            for first in range(0, len(all_tiles), at_once):
+                tiles = all_tiles[first : first + at_once]
+                part = scores[:, column : column + len(tiles) * width]
+                for number, tile in enumerate(tiles):
+                    np.matmul(short, tile, out=part[:, number * width : (number + 1) * width])
                 if self._dead.size:
-                    part[:, self._ids[column : column + width] < 0] = -np.inf
-                _group_maxima(part, tops[:, group : group + width // GROUP])
-                column += width
-                group += width // GROUP
+                    part[:, self._ids[column : column + part.shape[1]] < 0] = -np.inf
+                found = _group_maxima(part.reshape(n, len(tiles), width))
+                tops[:, group : group + found.shape[1]] = found
+                column, group = column + part.shape[1], group + found.shape[1]
         return scores, tops
 
     def _refine(
@@ -255,11 +260,11 @@ def _query(vector: NDArray[np.float32], projected: Projected, i: int) -> _Query:
     )
 
 
-def _group_maxima(scores: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """Write the greatest of every GROUP columns, a ``len(out[0])`` apart, by halving."""
-    half = scores.shape[1] // 2
-    current = np.maximum(scores[:, :half], scores[:, half:])
-    while half > out.shape[1]:
+def _group_maxima(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return for scores (n, tiles, width) the greatest of each group, (n, groups), by halving."""
+    half = scores.shape[2] // 2
+    greatest = np.maximum(scores[:, :, :half], scores[:, :, half:])
+    while half > scores.shape[2] // GROUP:
         half //= 2
-        np.maximum(current[:, :half], current[:, half : 2 * half], out=current[:, :half])
-    out[:] = current[:, :half]
+        greatest = np.maximum(greatest[:, :, :half], greatest[:, :, half : 2 * half])
+    return greatest.reshape(len(scores), -1)

@@ -3,6 +3,7 @@
 docs/format.md describes the bytes. A segment is never modified after it was written.
 """
 
+import mmap
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -66,8 +67,10 @@ class MappedVectors:
         """Return a copy of some rows, in the order given."""
         # Mapped anew each time, so that no descriptor stays open however many segments there are,
         # and as bytes, because the values begin at an odd offset; the copy is aligned.
-        mapped = np.memmap(self._path, np.uint8, "r", _HEADER.size, (self._rows, 4 * self._dim))
-        taken: NDArray[np.uint8] = np.array(mapped[rows])
+        with self._path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        values = np.frombuffer(mapped, np.uint8, offset=_HEADER.size)
+        taken: NDArray[np.uint8] = np.array(values.reshape(self._rows, 4 * self._dim)[rows])
         return taken.view("<f4").astype(np.float32, copy=False)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
