@@ -92,7 +92,7 @@ def report(
 ) -> None:
     """Print the tables and write the JSON."""
     n, dim = vectors.shape
-    what = "white noise" if options.noise else str(options.vectors)
+    what = "white noise" if options.noise else options.vectors.name
     print(f"{what}: {n:,} x {dim:,}, k={options.k}, {os.cpu_count()} threads")
     print("".join(f"{name}: {value:.4g}. " for name, value in built.items()) + "\n")
     rows: list[tuple[object, ...]] = [
