@@ -69,7 +69,6 @@ def train(
     if not np.isfinite(latents).all():  # ReLU swallows NaN, so the loss can stay finite
         raise TrainingDiverged("the latents are not finite; try a lower --learning-rate")
     exported = Encoder(directory)
-    difference = _difference(latents, exported.encode(sample))
     outputs = autoencoder.predict_on_batch(sample.astype(np.float32))
     report = TrainingReport(
         fingerprint=exported.fingerprint,
@@ -80,7 +79,7 @@ def train(
         best_epoch=fitted.best_epoch,
         interrupted=fitted.interrupted,
         compared=len(sample),
-        onnx_difference=difference,
+        onnx_difference=_difference(latents, exported.encode(sample)),
         directory=str(directory),
     )
     return Trained(report, sample, np.rint(255 * outputs).astype(np.uint8))
