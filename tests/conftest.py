@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,11 @@ GOLDEN = Path(__file__).parent / "golden"
 DATA = Path(os.environ.get("IMGSIM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+def interruptible() -> None:
+    """Undo in a child what a background job inherits: that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def encoder_directory() -> Path:

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from imgsim import Collection, errors
+from tests.conftest import interruptible
 
 
 def lines(data: bytes) -> list[str]:
@@ -100,10 +101,14 @@ class TestIngest:
         for number in range(4_000):
             os.link(crops[number % 36], many / f"{number}.jpg")
         command = [sys.executable, "-m", "imgsim", "-c", empty, "ingest", many]
-        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            preexec_fn=interruptible,  # noqa: PLW1509 - it only resets a signal
+        ) as process:
             while not (empty / "lock").exists() or not (empty / "lock").stat().st_size:
                 time.sleep(0.01)
-            time.sleep(0.7)
+            time.sleep(1.5)
             process.send_signal(signal.SIGINT)
             told = process.stderr.read().decode()
         assert process.returncode == 130

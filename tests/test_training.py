@@ -15,6 +15,7 @@ from imgsim import Collection, EncoderError, TrainingDiverged, TrainingSettings
 from imgsim.autoencoder import create_autoencoder, encoder_of
 from imgsim.images import decode
 from imgsim.training import latent_channels
+from tests.conftest import interruptible
 
 SMALL = TrainingSettings(image_size=32, latent_channels=4, epochs=3, batch_size=8)
 
@@ -218,7 +219,10 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path, crops):
     command = [sys.executable, "-m", "imgsim", "-c", str(collection), "train"]
     options = ["--image-size", "32", "--epochs", "100000", "--batch-size", "8"]
     with subprocess.Popen(
-        [*command, os.path.dirname(crops[0]), *options], stderr=subprocess.PIPE, text=True
+        [*command, os.path.dirname(crops[0]), *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=interruptible,  # noqa: PLW1509 - it only resets a signal
     ) as process:
         for line in process.stderr:
             if line.startswith("epoch 2/"):
