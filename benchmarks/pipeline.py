@@ -62,6 +62,9 @@ def measure(paths: list[str], options: argparse.Namespace, scratch: Path) -> Non
     cold = command_seconds(query, repeats)
     tensorflow = command_seconds([sys.executable, "-c", "import tensorflow"], repeats)
 
+    show = command_seconds([sys.executable, "-m", "imgsim", "--help"], repeats)
+    typer = command_seconds([sys.executable, "-c", "import typer, rich"], repeats)
+
     print(f"{n} images, {side}x{side}, {report.dim} latent values, medians of {repeats} runs\n")
     print_table([("stage", "images/s"), *rates.items()])
     print()
@@ -71,9 +74,11 @@ def measure(paths: list[str], options: argparse.Namespace, scratch: Path) -> Non
             ("start", "seconds", "ratio"),
             ("cold imgsim query", median(cold), ""),
             ("import tensorflow", median(tensorflow), ratio),
+            ("imgsim --help", median(show), median(show) / median(typer)),
+            ("import typer, rich", median(typer), ""),
         ]
     )
-    starts = {"query": cold, "tensorflow": tensorflow, "ratio": ratio}
+    starts = {"query": cold, "tensorflow": tensorflow, "help": show, "typer, rich": typer}
     write_json(
         options.json,
         {"images": n, "image_size": side, "dim": report.dim, "rates": rates, "starts": starts},
