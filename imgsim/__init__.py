@@ -40,9 +40,11 @@ if TYPE_CHECKING:
         Match,
         QueryResult,
         Refusal,
+        SearchStats,
         TrainingProgress,
         TrainingReport,
         TrainingSettings,
+        Within,
     )
 
 __all__ = [
@@ -67,11 +69,13 @@ __all__ = [
     "NotAnImage",
     "QueryResult",
     "Refusal",
+    "SearchStats",
     "StoreError",
     "TrainingDiverged",
     "TrainingProgress",
     "TrainingReport",
     "TrainingSettings",
+    "Within",
     "__version__",
 ]
 

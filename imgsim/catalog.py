@@ -14,18 +14,22 @@ from numpy.typing import NDArray
 from sqlalchemy import (
     URL,
     BigInteger,
+    ColumnElement,
     Connection,
     Engine,
     ForeignKey,
     Index,
     LargeBinary,
     UniqueConstraint,
+    and_,
     create_engine,
     delete,
     event,
     func,
     insert,
     inspect,
+    not_,
+    or_,
     select,
     text,
     update,
@@ -34,7 +38,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 from imgsim.errors import CollectionDamaged, CollectionError, CollectionNewer, EncoderMissing
-from imgsim.types import Damage, EncoderRecord, ImageFile, ImageRecord, Refusal, Segment
+from imgsim.types import Damage, EncoderRecord, ImageFile, ImageRecord, Refusal, Segment, Within
 
 SCHEMA = "0001"
 """The revision that this code reads and writes: the newest in migrations/versions."""
@@ -133,16 +137,26 @@ class Snapshot:
         """Return the names of all segments, whichever encoder made them."""
         return list(self._connection.execute(select(SegmentRow.name)).scalars())
 
-    def segment_ids(self, segment: Segment) -> NDArray[np.int64]:
-        """Return the image id of each row of a segment, -1 for a row that no image uses."""
-        found = self._connection.execute(
-            select(ImageRow.row, ImageRow.id)
-            .join(SegmentRow, ImageRow.segment_id == SegmentRow.id)
-            .where(SegmentRow.name == segment.name)
-        ).all()
+    def segment_ids(self, segment: Segment, within: Within | None = None) -> NDArray[np.int64]:
+        """Return the image id of each row of a segment, -1 for a row that no image uses.
+
+        The same goes for the rows of images whose path ``within`` does not admit.
+        """
+        ours = select(SegmentRow.id).where(SegmentRow.name == segment.name).scalar_subquery()
+        admitted = [ImageRow.segment_id == ours, *_admitted(within or Within())]
+        first, last, count = self._connection.execute(
+            select(
+                func.min(ImageRow.id - ImageRow.row),
+                func.max(ImageRow.id - ImageRow.row),
+                func.count(),
+            ).where(*admitted)
+        ).one()
+        if count == segment.rows and first == last:  # as committed; spares a list of every row
+            return np.arange(first, first + count)
         ids = np.full(segment.rows, -1, np.int64)
-        if found:
-            pairs = np.array(found, np.int64)
+        if count:
+            found = self._connection.execute(select(ImageRow.row, ImageRow.id).where(*admitted))
+            pairs = np.array(found.all(), np.int64)
             ids[pairs[:, 0]] = pairs[:, 1]
         return ids
 
@@ -283,6 +297,20 @@ def _now() -> int:
 
 def _encoded(paths: Sequence[str]) -> list[bytes]:
     return [os.fsencode(path) for path in paths]
+
+
+def _admitted(within: Within) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions on the paths of images."""
+    if within.under:
+        yield or_(*map(_is_under, within.under))
+    for directory in within.not_under:
+        yield not_(_is_under(directory))
+
+
+def _is_under(directory: str) -> ColumnElement[bool]:
+    path = os.fsencode(os.path.abspath(directory)).rstrip(b"/")
+    inside = and_(ImageRow.path > path + b"/", ImageRow.path < path + b"0")  # 0 comes after /
+    return or_(ImageRow.path == path, inside)
 
 
 def _delete_paths(

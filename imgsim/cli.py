@@ -2,10 +2,7 @@
 
 import errno
 import json
-import os
-import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +11,17 @@ import typer
 from typer.core import TyperGroup
 
 from imgsim import __version__
+from imgsim.arguments import (
+    ImagePaths,
+    K,
+    NotUnder,
+    Output,
+    Radius,
+    Under,
+    expanded,
+    listed,
+    wanted,
+)
 from imgsim.errors import CollectionDamaged, ImageError, ImgsimError
 from imgsim.files import printable
 from imgsim.terminal import (
@@ -22,6 +30,7 @@ from imgsim.terminal import (
     print_results,
     progress_bar,
     say,
+    say_stats,
     training_display,
 )
 from imgsim.types import IngestReport, TrainingSettings
@@ -133,13 +142,6 @@ def _options(
     prepare_streams(mute_libraries=not debug)
 
 
-ImagePaths = Annotated[
-    list[str], typer.Argument(metavar="IMAGES", help="Image files, and folders of them.")
-]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write.")]
-K = Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")]
-
-
 @app.command()
 def train(
     ctx: typer.Context,
@@ -214,7 +216,7 @@ def ingest(
     options: _Options = ctx.obj
     roots = [path for path in paths or () if path]
     if from_file is not None:
-        roots += _listed(from_file, null=null)
+        roots += listed(from_file, null=null)
     elif not roots:
         raise typer.BadParameter("name at least one file or folder, or use --from-file")
     try:
@@ -251,7 +253,10 @@ def query(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGES", help="Image files; - reads paths on stdin.")
     ],
-    k: K = 10,
+    k: K = None,
+    radius: Radius = None,
+    under: Under = None,
+    not_under: NotUnder = None,
     form: Annotated[
         QueryFormat, typer.Option("--format", help="How to print the matches.")
     ] = QueryFormat.table,
@@ -264,9 +269,13 @@ def query(
     null: Annotated[
         bool, typer.Option("--null", "-0", help="NUL ends a path: on stdin and in --format paths.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option(help="Say on stderr how many rows each step of the search left.")
+    ] = False,
 ) -> None:
     """Print the nearest stored images."""
     options: _Options = ctx.obj
+    k, within = wanted(k, radius, under, not_under)
     failures: list[ImageError] = []
 
     def fail(error: ImageError) -> None:
@@ -274,8 +283,10 @@ def query(
         say(f"imgsim: error: {printable(str(error))}")
 
     with options.open() as collection:
-        paths = [path for name in images for path in _expanded(name, null=null)]
-        results = collection.query(paths, k, on_error=fail)
+        paths = [path for name in images for path in expanded(name, null=null)]
+        results = collection.query(
+            paths, k, fail, within=within, on_stats=say_stats if explain else lambda _: None
+        )
     print_results(results, form, null=null)
     if figure is not None:
         from imgsim.figures import draw_matches  # noqa: PLC0415 - matplotlib takes a second
@@ -293,11 +304,22 @@ def query(
 
 
 @export_app.command("neighbours")
-def export_neighbours(ctx: typer.Context, output: Output, k: K = 10) -> None:
-    """Write for every image its k nearest others, as .csv, .jsonl, .parquet or .npz."""
+def export_neighbours(
+    ctx: typer.Context,
+    output: Output,
+    k: K = None,
+    radius: Radius = None,
+    under: Under = None,
+    not_under: NotUnder = None,
+) -> None:
+    """Write for every image its nearest others, as .csv, .jsonl, .parquet or .npz.
+
+    The file appears when it is complete; an interrupted export leaves what was there before.
+    """
     options: _Options = ctx.obj
+    k, within = wanted(k, radius, under, not_under)
     with options.open() as collection, progress_bar("export", quiet=options.quiet) as on_progress:
-        rows = collection.export_neighbours(output, k, on_progress)
+        rows = collection.export_neighbours(output, k, within, on_progress)
     options.note(f"{rows:,} rows: {output}")
 
 
@@ -349,26 +371,3 @@ def check(ctx: typer.Context) -> None:
     if damages:
         raise typer.Exit(CollectionDamaged.exit_code)
     options.note("every file is as the catalog says")
-
-
-def _expanded(name: str, *, null: bool) -> Iterator[str]:
-    """Yield the path itself, or the paths listed on stdin where it is a dash."""
-    if name == "-":
-        yield from _listed("-", null=null)
-    else:
-        yield name
-
-
-def _listed(source: str, *, null: bool) -> list[str]:
-    """Return the paths in a file or on stdin (-), one a line or NUL-terminated."""
-    try:
-        if source != "-":
-            content = Path(source).read_bytes()
-        elif sys.stdin is None:
-            raise typer.BadParameter("-: stdin is closed")
-        else:
-            content = sys.stdin.buffer.read()
-    except OSError as error:
-        raise typer.BadParameter(f"{source}: {error.strerror}") from error
-    parts = content.split(b"\0" if null else b"\n")
-    return [os.fsdecode(part) for part in parts if part]

@@ -38,15 +38,18 @@ from imgsim.types import (
     Match,
     Progress,
     QueryResult,
+    SearchStats,
     TrainingProgress,
     TrainingReport,
     TrainingSettings,
+    Within,
 )
 
 PathLike = str | os.PathLike[str]
 Paths = PathLike | Iterable[PathLike]
 """A path, or several."""
 
+_SEARCHED_AT_ONCE = 1_024
 _CATALOG = "catalog.db"
 _OWN_NAMES = {"lock", "segments", "encoders", _CATALOG, f"{_CATALOG}-wal", f"{_CATALOG}-shm"}
 
@@ -162,16 +165,21 @@ class Collection:
     def query(
         self,
         images: Paths,
-        k: int = 10,
+        k: int | None = 10,
         on_error: Callable[[ImageError], None] | None = None,
+        *,
+        within: Within | None = None,
+        on_stats: Callable[[SearchStats], None] = lambda _: None,
     ) -> list[QueryResult]:
         """Return for each image file its ``k`` nearest stored images, nearest first.
 
-        An image that cannot be decoded raises its :class:`ImageError`; with ``on_error``, the error
-        is handed over instead and the image has no result.
+        ``within`` restricts which images count; a ``k`` of None asks for all that do. An image
+        that cannot be decoded raises its :class:`ImageError`; with ``on_error``, the error is
+        handed over instead, and the image has no result. ``on_stats`` receives what the search
+        looked at.
         """
         paths = _listed(images)
-        with self._gallery() as (snapshot, gallery):
+        with self._gallery(within) as (snapshot, gallery):
             found = encode_files(paths, self._encoder(snapshot))
             queries, latents = [], []
             for path, result in zip(paths, found, strict=True):
@@ -185,27 +193,36 @@ class Collection:
             if not queries:
                 return []
             nearest = gallery.search(np.stack(latents), k)
+            on_stats(gallery.stats)
             return [
                 QueryResult(query, matches)
                 for query, matches in zip(queries, _matches(snapshot, nearest), strict=True)
             ]
 
-    def neighbours(self, k: int = 10) -> Iterator[ImageNeighbours]:
-        """Yield for each stored image its ``k`` nearest other images, in the order of ids."""
+    def neighbours(
+        self, k: int | None = 10, within: Within | None = None
+    ) -> Iterator[ImageNeighbours]:
+        """Yield for each stored image its ``k`` nearest other images, in the order of ids.
+
+        ``within`` restricts which images count as neighbours; a ``k`` of None asks for all that do.
+        """
         with self._gallery() as (snapshot, gallery):
-            yield from _neighbours(snapshot, gallery, k)
+            admitted = self._store.gallery(snapshot, within)
+            yield from _neighbours(snapshot, gallery, admitted, k)
 
     def export_neighbours(
-        self, path: PathLike, k: int = 10, on_progress: Progress | None = None
+        self,
+        path: PathLike,
+        k: int | None = 10,
+        within: Within | None = None,
+        on_progress: Progress | None = None,
     ) -> int:
         """Write :meth:`neighbours` as .csv, .jsonl, .parquet or .npz; return the row count."""
         with self._gallery() as (snapshot, gallery):
-            n = len(gallery)
-            rows = n * min(k, max(0, n - 1))
-            lists = _reported(_neighbours(snapshot, gallery, k), n, on_progress)
-            content = export.NeighbourLists(lists, rows, snapshot.longest_path())
-            export.write_neighbours(Path(path), content)
-        return rows
+            admitted = self._store.gallery(snapshot, within)
+            lists = _neighbours(snapshot, gallery, admitted, k)
+            reported = _reported(lists, len(gallery), on_progress)
+            return export.write_neighbours(Path(path), reported, snapshot.longest_path())
 
     def export_features(self, path: PathLike) -> int:
         """Write ids, paths and latents to a .npz, .parquet or .pkl file; return the row count."""
@@ -259,9 +276,9 @@ class Collection:
             return Ingest(self._catalog, self._store, self._encoder(snapshot))
 
     @contextmanager
-    def _gallery(self) -> Iterator[tuple[Snapshot, Gallery]]:
+    def _gallery(self, within: Within | None = None) -> Iterator[tuple[Snapshot, Gallery]]:
         with self._catalog.snapshot() as snapshot:
-            yield snapshot, self._store.gallery(snapshot)
+            yield snapshot, self._store.gallery(snapshot, within)
 
     def _export(self, write: Callable[[Path, export.Features], None], path: PathLike) -> int:
         with self._gallery() as (snapshot, gallery):
@@ -324,18 +341,24 @@ def _create(directory: Path) -> None:
         Catalog(directory / _CATALOG).close()
 
 
-def _neighbours(snapshot: Snapshot, gallery: Gallery, k: int) -> Iterator[ImageNeighbours]:
+def _neighbours(
+    snapshot: Snapshot, gallery: Gallery, admitted: Gallery, k: int | None
+) -> Iterator[ImageNeighbours]:
     for ids, rows in gallery.blocks():
         names = snapshot.paths(ids.tolist())
-        others = [
-            _without(image_id, nearest, k)
-            for image_id, nearest in zip(ids.tolist(), gallery.search(rows, k + 1), strict=True)
-        ]
-        for image_id, matches in zip(ids.tolist(), _matches(snapshot, others), strict=True):
-            yield ImageNeighbours(image_id, names[image_id], matches)
+        for start in range(0, len(ids), _SEARCHED_AT_ONCE):
+            part = slice(start, start + _SEARCHED_AT_ONCE)
+            found = admitted.search(rows[part], None if k is None else k + 1)
+            others = [
+                _without(image_id, nearest, k)
+                for image_id, nearest in zip(ids[part].tolist(), found, strict=True)
+            ]
+            matches = _matches(snapshot, others)
+            for image_id, mine in zip(ids[part].tolist(), matches, strict=True):
+                yield ImageNeighbours(image_id, names[image_id], mine)
 
 
-def _without(image_id: int, nearest: Nearest, k: int) -> Nearest:
+def _without(image_id: int, nearest: Nearest, k: int | None) -> Nearest:
     """Return the first ``k`` of ``nearest`` that are not the image itself."""
     ids, distances = nearest
     others = ids != image_id

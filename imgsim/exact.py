@@ -1,6 +1,4 @@
-"""Exact k-nearest-neighbour search over arrays: float64 distances, (distance, id) order."""
-
-from collections.abc import Iterable, Sequence
+"""What exact means: the distance that decides, and the order."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +13,9 @@ Nearest = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def distances(query: NDArray[np.floating], rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the Euclidean distances (n,) of ``query`` (d,) to ``rows`` (n, d), in float64.
+    """Return the Euclidean distances (n,) of ``query`` to ``rows`` (n, d), in float64.
+
+    ``query`` is (d,), or (n, d) with one for each row.
 
     The float32 values are widened, subtracted and squared without a matrix product, and summed by
     NumPy's pairwise summation along each row. So the result for a row does not depend on the other
@@ -36,38 +36,3 @@ def checked_queries(queries: NDArray[np.generic], dim: int) -> NDArray[np.float3
     if not np.isfinite(checked).all():
         raise StoreError("queries must be finite")
     return checked
-
-
-def scan(
-    queries: NDArray[np.float32],
-    blocks: Iterable[Block],
-    k: int,
-    best: Sequence[Nearest] | None = None,
-) -> list[Nearest]:
-    """Return the ``k`` nearest of all ``blocks``, and of ``best``, for each of ``queries`` (q, d).
-
-    Each query gets min(k, n) neighbours in ascending (distance, id). The memory needed is that of
-    one block in float64 and of the results, whatever the number of blocks.
-    """
-    if k < 1:
-        raise StoreError(f"k must be at least 1, not {k}")
-    wide = queries.astype(np.float64)
-    none = np.empty(0, np.int64), np.empty(0, np.float64)
-    nearest: list[Nearest] = [none for _ in queries] if best is None else list(best)
-    for ids, rows in blocks:
-        wide_rows = rows.astype(np.float64)
-        for i, query in enumerate(wide):
-            nearest[i] = merge(nearest[i], ids, distances(query, wide_rows), k)
-    return nearest
-
-
-def merge(best: Nearest, ids: NDArray[np.int64], found: NDArray[np.float64], k: int) -> Nearest:
-    """Return the first ``k`` of ``best`` and of ids with their distances, together."""
-    limit = best[1][-1] if len(best[1]) == k else np.inf
-    if len(found) > k:
-        limit = min(limit, np.partition(found, k - 1)[k - 1])
-    near = found <= limit  # <= keeps the ties, of which the least ids win
-    all_ids = np.concatenate([best[0], ids[near]])
-    all_distances = np.concatenate([best[1], found[near]])
-    order = np.lexsort((all_ids, all_distances))[:k]
-    return all_ids[order], all_distances[order]

@@ -4,9 +4,10 @@ import csv
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
 
 from imgsim.errors import StoreError
@@ -28,21 +29,6 @@ _ROWS_AT_ONCE = 65_536
 Row = tuple[int, str, int, int, str, float]
 FeatureBlock = tuple[NDArray[np.int64], list[str], NDArray[np.float32]]
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class NeighbourLists:
-    """Neighbour lists to write, the ``rows`` in all of them, and the longest path in bytes."""
-
-    lists: Iterable[ImageNeighbours]
-    rows: int
-    path_bytes: int
-
-    def flat(self) -> Iterator[Row]:
-        """Yield one row for each neighbour, in the order of NEIGHBOUR_COLUMNS."""
-        for image in self.lists:
-            for match in image.matches:
-                yield image.id, image.path, match.rank, match.id, match.path, match.distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +48,31 @@ class Features:
             start += len(block[0])
 
 
-def write_neighbours(path: Path, neighbours: NeighbourLists) -> None:
+def write_neighbours(path: Path, lists: Iterable[ImageNeighbours], path_bytes: int) -> int:
     """Write neighbour lists as .csv, .jsonl, .parquet or .npz, one row for each neighbour.
 
-    Paths that are not valid UTF-8 are exact in .csv (raw bytes), .jsonl (escaped surrogates) and
-    .npz (bytes); .parquet shows such bytes as a backslash, an x and two hexadecimal digits.
+    Returns the number of rows; ``path_bytes`` is the length of the longest path. Paths that are
+    not valid UTF-8 are exact in .csv (raw bytes), .jsonl (escaped surrogates) and .npz (bytes);
+    .parquet shows such bytes as a backslash, an x and two hexadecimal digits.
     """
-    _write(path, _NEIGHBOUR_WRITERS, neighbours)
+    rows = _Rows(lists, path_bytes)
+    _write(path, _NEIGHBOUR_WRITERS, rows)
+    return rows.count
+
+
+class _Rows:
+    """One row for each neighbour, in the order of NEIGHBOUR_COLUMNS, counted as they pass."""
+
+    def __init__(self, lists: Iterable[ImageNeighbours], path_bytes: int) -> None:
+        self._lists = lists
+        self.path_bytes = path_bytes
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        for image in self._lists:
+            for match in image.matches:
+                self.count += 1
+                yield image.id, image.path, match.rank, match.id, match.path, match.distance
 
 
 def write_features(path: Path, features: Features) -> None:
@@ -92,47 +96,54 @@ def _write(path: Path, writers: Mapping[str, Callable[[Path, _T], None]], data: 
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _csv(path: Path, neighbours: NeighbourLists) -> None:
+def _csv(path: Path, rows: _Rows) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         writer.writerow(NEIGHBOUR_COLUMNS)
-        writer.writerows(neighbours.flat())
+        writer.writerows(rows)
 
 
-def _jsonl(path: Path, neighbours: NeighbourLists) -> None:
+def _jsonl(path: Path, rows: _Rows) -> None:
     with path.open("w", encoding="ascii") as file:
-        for row in neighbours.flat():
+        for row in rows:
             file.write(json.dumps(dict(zip(NEIGHBOUR_COLUMNS, row, strict=True))) + "\n")
 
 
-def _parquet(path: Path, neighbours: NeighbourLists) -> None:
+def _parquet(path: Path, rows: _Rows) -> None:
     import pyarrow as pa  # noqa: PLC0415 - heavy, and only this format needs it
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     kinds = (pa.int64(), pa.string(), pa.int32(), pa.int64(), pa.string(), pa.float64())
     schema = pa.schema(list(zip(NEIGHBOUR_COLUMNS, kinds, strict=True)))
-    rows = ((a, _text(b), c, d, _text(e), f) for a, b, c, d, e, f in neighbours.flat())
+    plain = ((a, _text(b), c, d, _text(e), f) for a, b, c, d, e, f in rows)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while chunk := list(islice(rows, _ROWS_AT_ONCE)):
+        while chunk := list(islice(plain, _ROWS_AT_ONCE)):
             columns = zip(*chunk, strict=True)
             arrays = [pa.array(c, k) for c, k in zip(columns, kinds, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
 
 
-def _npz(path: Path, neighbours: NeighbourLists) -> None:
-    text = f"S{max(1, neighbours.path_bytes)}"
-    kinds = ("i8", text, "i4", "i8", text, "f8")
-    shapes = {
-        name: (kind, (neighbours.rows,))
-        for name, kind in zip(NEIGHBOUR_COLUMNS, kinds, strict=True)
-    }
-    rows = ((a, os.fsencode(b), c, d, os.fsencode(e), f) for a, b, c, d, e, f in neighbours.flat())
-    with _npz_arrays(path, shapes) as arrays:
-        start = 0
-        while chunk := list(islice(rows, _ROWS_AT_ONCE)):
-            for array, column in zip(arrays.values(), zip(*chunk, strict=True), strict=True):
-                array[start : start + len(chunk)] = column
-            start += len(chunk)
+def _npz(path: Path, rows: _Rows) -> None:
+    text = f"S{max(1, rows.path_bytes)}"
+    kinds = [np.dtype(kind) for kind in ("i8", text, "i4", "i8", text, "f8")]
+    plain = ((a, os.fsencode(b), c, d, os.fsencode(e), f) for a, b, c, d, e, f in rows)
+    with (
+        TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch,
+        ExitStack() as open_,
+    ):
+        files = [
+            open_.enter_context((Path(scratch) / name).open("w+b")) for name in NEIGHBOUR_COLUMNS
+        ]
+        while chunk := list(islice(plain, _ROWS_AT_ONCE)):
+            for file, kind, column in zip(files, kinds, zip(*chunk, strict=True), strict=True):
+                file.write(np.array(column, kind).tobytes())
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for name, kind, file in zip(NEIGHBOUR_COLUMNS, kinds, files, strict=True):
+                file.seek(0)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    header = {"descr": kind.str, "fortran_order": False, "shape": (rows.count,)}
+                    write_array_header_1_0(member, header)
+                    shutil.copyfileobj(file, member, 1 << 20)
 
 
 def _features_npz(path: Path, features: Features) -> None:

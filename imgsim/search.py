@@ -1,25 +1,34 @@
-"""Exact nearest neighbours from lower bounds: scan a little, prove that the rest cannot win.
+"""Exact nearest neighbours: look at a little of each row, prove that the others cannot win.
 
-A search goes: scores of the first level for every row; the true distances of the rows that look
-best, whose k-th is a limit; every row whose bound exceeds the limit is out, as bounds.py proves;
-the second level thins what is left, and true distances decide. Segments without bounds are scanned.
+Walks find the candidates, the rows that their bounds do not rule out. Distances of those, computed
+in float64, decide. Where a segment has no bounds, its rows are walked over themselves.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.bounds import GROUP, LARGEST, Basis, Bounds, Projected
-from imgsim.exact import Block, Nearest, distances, merge, scan
+from imgsim import walks
+from imgsim.basis import Basis
+from imgsim.bounds import LARGEST, TILE, Bounds
+from imgsim.exact import Block, Nearest, distances
+from imgsim.ranking import NONE, Ranked, Wanted
+from imgsim.types import SearchStats
 from imgsim.vectors import MappedVectors
+from imgsim.walks import RAISED, Found, Group, Segment
 
-_SCORE_BYTES = 64 << 20
-_CACHED_SCORES = 1 << 17  # what stays in the cache between the product and the maxima
-_EXACT_ROWS = 1_024
-_UNIT = 2.0**-24
-_FURTHER_ERROR = 2e-5
+_LOADING = 500_000_000  # values whose walk in NumPy takes as long as loading the compiled walks
+_GROUP = 64  # queries that walk together
+_AT_ONCE = 1_024  # queries whose candidates are in memory at the same time
+_ROOM = 4 * TILE  # candidates of a query before their distances are computed
+_PAIRS = 256  # distances that are computed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,233 +47,206 @@ class Source:
             yield (ids, rows) if live.all() else (ids[live], rows[live])
 
 
-@dataclass
-class SearchStats:
-    """How many rows a search looked at in each way, summed over its queries."""
-
-    queries: int = 0
-    scanned: int = 0
-    bounded: int = 0
-    first_level: int = 0
-    second_level: int = 0
-
-
-@dataclass(frozen=True)
-class _Query:
-    """One query: its vector, its projection, and the length of that."""
-
-    vector: NDArray[np.float64]
-    far: NDArray[np.float32]
-    far_rest: np.float32
-    near_rest: np.float32
-    norm: float
-
-
 class Searcher:
-    """Answers queries over some sources; holds nothing but their bounds and ids."""
+    """Answers queries over some sources; holds nothing but their bounds and ids.
 
-    def __init__(self, sources: Sequence[Source], basis: Basis | None) -> None:
+    ``walk_with`` is the module with the walks, :mod:`imgsim.walks` or :mod:`imgsim.kernels`; what
+    is faster if it is not given.
+    """
+
+    _walked: ClassVar[int] = 0  # values that this process has walked over in NumPy
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        basis: Basis | None,
+        dim: int,
+        walk_with: ModuleType | None = None,
+    ) -> None:
         self.stats = SearchStats()
-        self._basis = basis
-        self._plain = [source for source in sources if source.bounds is None]
-        self._sources = [source for source in sources if source.bounds is not None]
-        if self._sources:
-            self._lay_out()
+        self.sources = sources
+        self.basis = basis or Basis(np.zeros(dim), np.zeros((dim, 0)), 0)
+        self.firsts = np.cumsum([0, *(len(source.ids) for source in sources)])
+        self._walk_with = walk_with
+        self._threads = os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._threads)
 
-    def _lay_out(self) -> None:
-        """Give every column of every tile a number, and every group of columns."""
-        firsts, ids, bases, steps = [0], [], [], []
-        for source in self._sources:
-            assert source.bounds is not None
-            tiles, _, width = source.bounds.tiles.shape
-            step = width // GROUP
-            columns = np.full(tiles * width, -1, np.int64)
-            columns[: len(source.ids)] = source.ids
-            ids.append(columns)
-            starts = firsts[-1] + width * np.arange(tiles)
-            bases.append((starts[:, None] + np.arange(step)).ravel())
-            steps.append(np.full(tiles * step, step))
-            firsts.append(firsts[-1] + tiles * width)
-        self._firsts = np.array(firsts)
-        self._ids = np.concatenate(ids)
-        self._bases = np.concatenate(bases)
-        self._steps = np.concatenate(steps)
-        self._dead = np.flatnonzero(self._ids < 0)
-        self._norm = max(source.bounds.norm for source in self._sources if source.bounds)
-
-    def nearest(self, queries: NDArray[np.float32], k: int) -> list[Nearest]:
-        """Return the ``k`` nearest of each of ``queries`` (q, d) in ascending (distance, id)."""
-        blocks = (block for source in self._plain for block in source.blocks())
-        best = scan(queries, blocks, k)
-        self.stats.queries += len(queries)
-        self.stats.scanned += len(queries) * sum(len(source.ids) for source in self._plain)
-        if self._sources:
-            at_once = max(1, min(256, _SCORE_BYTES // (4 * len(self._ids))))
-            for start in range(0, len(queries), at_once):
-                part = slice(start, start + at_once)
-                best[part] = self._bounded(queries[part], best[part], k)
-        return best
-
-    def _bounded(
-        self, queries: NDArray[np.float32], best: Sequence[Nearest], k: int
+    def nearest(
+        self, queries: NDArray[np.float32], k: int | None, radius: float = np.inf
     ) -> list[Nearest]:
-        """Return the best of each query with the rows that have bounds."""
-        assert self._basis is not None
-        projected = self._basis.project(queries)
-        if not projected.norms.max() < LARGEST:
-            blocks = (block for source in self._sources for block in source.blocks())
-            return scan(queries, blocks, k, best)
-        scores, tops = self._scores(projected)
-        self.stats.bounded += len(queries) * (len(self._ids) - len(self._dead))
+        """Return the ``k`` nearest of each of ``queries`` (q, d) in ascending (distance, id).
+
+        Only images at a distance of at most ``radius`` count; with a ``k`` of None, all of them.
+        """
+        total = int(self.firsts[-1])
+        if not total:
+            return [(NONE.ids, NONE.distances) for _ in queries]
+        k = None if k is None else min(k, total)
+        found = []
+        for start in range(0, len(queries), _AT_ONCE):
+            found += self._nearest(Wanted(queries[start : start + _AT_ONCE], k, radius))
+        return found
+
+    def _nearest(self, wanted: Wanted) -> list[Nearest]:
+        walk_with = self._walk_with or self._cheapest(len(wanted.queries))
+        cuts = range(0, len(wanted.queries), _GROUP)
+        searches = [
+            _Search(self, walk_with, replace(wanted, queries=wanted.queries[cut : cut + _GROUP]))
+            for cut in cuts
+        ]
+        if len(searches) < self._threads:  # each query by all threads
+            answers = [search.run(self._together) for search in searches]
+        else:
+            answers = list(self._pool.map(_Search.run, searches))
+        for search in searches:
+            self.stats += search.stats
+        return [nearest for answer in answers for nearest in answer]
+
+    def _together(self, walk: Callable[[], "_Walked"]) -> list["_Walked"]:
+        others = [self._pool.submit(walk) for _ in range(self._threads - 1)]
+        return [walk(), *(other.result() for other in others)]
+
+    def _cheapest(self, queries: int) -> ModuleType:
+        """Return the walks in NumPy until they have cost what loading the compiled ones costs."""
+        values = queries * sum(
+            len(source.ids) * (self.basis.near if source.bounds else 4 * source.vectors.dim)
+            for source in self.sources
+        )
+        if "imgsim.kernels" not in sys.modules and Searcher._walked + values <= _LOADING:
+            Searcher._walked += values
+            return walks
+        from imgsim import kernels  # noqa: PLC0415 - numba takes a second
+
+        return kernels
+
+
+_Walked = tuple[Found, Ranked, SearchStats]
+
+
+class _Search:
+    """The search for one group of queries."""
+
+    def __init__(self, searcher: Searcher, walk_with: ModuleType, wanted: Wanted) -> None:
+        self.stats = SearchStats(queries=len(wanted.queries))
+        self._sources, self._firsts = searcher.sources, searcher.firsts
+        self._basis = searcher.basis
+        self._walks = walk_with
+        self._wanted = wanted
+
+    def run(
+        self,
+        in_threads: Callable[[Callable[[], _Walked]], list[_Walked]] = lambda walk: [walk()],
+    ) -> list[Nearest]:
+        """Return the nearest of each query; ``in_threads`` calls a function in some threads."""
+        group = self._group()
+        parts = iter(self._parts())  # each walk takes the next
+        walked = in_threads(lambda: self._walk(group, parts))
+        best = self._wanted.best(*(best for _, best, _ in walked))
+        best, computed = self._settle([found for found, _, _ in walked], best)
+        counts = (stats for _, _, stats in walked)
+        self.stats = sum(counts, replace(self.stats, distances=computed))
+        return self._wanted.split(best)
+
+    def _group(self) -> Group:
+        """Project the queries, filled up to a multiple of four."""
+        queries, near = self._wanted.queries, self._basis.near
+        if len(queries) > 1:
+            queries = np.pad(queries, ((0, -len(queries) % 4), (0, 0)), "edge")
+        along, squares = self._walks.project(self._basis, queries)
+        rests, norms = self._basis.rests(along, squares), np.sqrt(squares)
+        with np.errstate(over="ignore"):  # such queries are refused by their norm
+            narrow = along.astype(np.float32)
+        return Group(
+            queries, narrow[:, :near].copy(), narrow[:, near:].copy(), *rests, norms, norms, norms
+        )
+
+    def _parts(self) -> list[tuple[int, int, int]]:
+        """Return (number of the source, first row, end) of what is walked over in one go."""
+        step = TILE * max(8, int(self._firsts[-1]) // TILE // 16)
         return [
-            self._refine(_query(queries[i], projected, i), scores[i], tops[i], best[i], k)
-            for i in range(len(queries))
+            (number, start, min(start + step, len(source.ids)))
+            for number, source in enumerate(self._sources)
+            for start in range(0, len(source.ids), step)
         ]
 
-    def _scores(self, projected: Projected) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the first level's score of each column, and the greatest of each group."""
-        n = len(projected.norms)
-        short = np.column_stack([projected.near, projected.near_rest, np.ones(n, np.float32)])
-        scores = np.empty((n, len(self._ids)), np.float32)
-        tops = np.empty((n, len(self._bases)), np.float32)
-        column = group = 0
-        for source in self._sources:
-            assert source.bounds is not None
-            all_tiles = source.bounds.tiles
-            width = all_tiles.shape[2]
-            at_once = max(1, _CACHED_SCORES // (n * width))
-            for first in range(0, len(all_tiles), at_once):
-                tiles = all_tiles[first : first + at_once]
-                part = scores[:, column : column + len(tiles) * width]
-                for number, tile in enumerate(tiles):
-                    np.matmul(short, tile, out=part[:, number * width : (number + 1) * width])
-                if self._dead.size:
-                    part[:, self._ids[column : column + part.shape[1]] < 0] = -np.inf
-                found = _group_maxima(part.reshape(n, len(tiles), width))
-                tops[:, group : group + found.shape[1]] = found
-                column, group = column + part.shape[1], group + found.shape[1]
-        return scores, tops
+    def _walk(self, group: Group, parts: Iterator[tuple[int, int, int]]) -> _Walked:
+        """Return the candidates in the parts that this walk gets, and the best of those settled."""
+        found, best = self._nothing_found(len(group.norms)), NONE
+        scanned = bounded = settled = 0
+        fits = bool(group.norms.max() < LARGEST)
+        for number, at, stop in parts:
+            source, first = self._sources[number], int(self._firsts[number])
+            values = len(self._wanted.queries) * (stop - at)
+            if source.bounds is not None and fits:
+                walk, segment = (
+                    self._walks.walk_bounds,
+                    Segment(source.bounds.levels, source.ids, first),
+                )
+                margins = source.bounds.margin(group.norms)
+                group = group._replace(margins=margins, errors=source.bounds.error(group.norms))
+                bounded += values
+            else:
+                walk, segment = (
+                    self._walks.walk_rows,
+                    Segment(source.vectors.mapped(), source.ids, first),
+                )
+                scanned += values
+            while (at := walk(segment, group, found, at, stop)) < stop:
+                best, computed = self._settle([found], best)
+                settled += computed
+                self._wanted.tighten(found.limits, best)
+        first_level, second_level = found.tally.tolist()
+        stats = SearchStats(0, scanned, bounded, first_level, second_level, settled)
+        return found, best, stats
 
-    def _refine(
-        self,
-        query: _Query,
-        scores: NDArray[np.float32],
-        tops: NDArray[np.float32],
-        best: Nearest,
-        k: int,
-    ) -> Nearest:
-        seeds = min(len(tops), max(2 * k, GROUP))
-        members = self._members(np.argpartition(tops, -seeds)[-seeds:])
-        first = members[np.arange(seeds), scores[members].argmax(axis=1)]
-        first = first[self._ids[first] >= 0]
-        best = self._look(query, first, best, k)
-        columns = self._first_level(query, scores, tops, _limit(best, k))
-        columns = np.setdiff1d(columns, first, assume_unique=True)
-        self.stats.first_level += len(columns) + len(first)
-        squares = self._second_level(query, columns, scores[columns])
-        order = np.argsort(squares)
-        columns, squares = columns[order], squares[order]
-        done, step = 0, 2 * k
-        while done < len(columns):  # the nearest bounds first, and the limit shrinks as we go
-            left = np.searchsorted(squares, self._square_limit(query, _limit(best, k)), "right")
-            chosen = columns[done : min(left, done + step)]
-            if not len(chosen):
-                break
-            best = self._look(query, chosen, best, k)
-            done, step = done + len(chosen), _EXACT_ROWS
-        self.stats.second_level += done + len(first)
-        return best
+    def _nothing_found(self, queries: int) -> Found:
+        """Return where a walk puts what it finds; queries that fill up the group find nothing."""
+        k = self._wanted.k or 0
+        room = _ROOM + 2 * k
+        limits = np.full(queries, self._wanted.radius)
+        limits[len(self._wanted.queries) :] = -1
+        return Found(
+            limits,
+            np.full((queries, k), np.inf),
+            np.empty((queries, room), np.int64),
+            np.empty((queries, room)),
+            np.zeros(queries, np.int64),
+            np.zeros(2, np.int64),
+        )
 
-    def _first_level(
-        self,
-        query: _Query,
-        scores: NDArray[np.float32],
-        tops: NDArray[np.float32],
-        limit: float,
-    ) -> NDArray[np.int64]:
-        """Return the columns whose bound does not exceed the limit."""
-        threshold = self._threshold(query, limit)
-        members = self._members(np.flatnonzero(tops >= threshold))
-        columns = members[scores[members] >= threshold]
-        return columns[self._ids[columns] >= 0]
+    def _settle(self, founds: Sequence[Found], best: Ranked) -> tuple[Ranked, int]:
+        """Return the best with the candidates that walks found, and how many distances it took.
 
-    def _second_level(
-        self, query: _Query, columns: NDArray[np.int64], scores: NDArray[np.float32]
-    ) -> NDArray[np.float64]:
-        """Return the squares of the second level's bounds."""
-        squares = query.norm**2 - 2 * scores.astype(np.float64)
-        for source, part, rows in self._by_source(columns):
-            assert source.bounds is not None
-            further = source.bounds.further[rows]
-            near_rest = further[:, -1] - query.near_rest
-            difference = further[:, :-1] - np.append(query.far, query.far_rest)
-            squares[part] += np.einsum("ij,ij->i", difference, difference) - near_rest**2
-        return squares
+        The walks have their room back.
+        """
+        limits = np.minimum.reduce([found.limits for found in founds])
+        if self._wanted.k:
+            highs = np.concatenate([found.highs for found in founds], axis=1)
+            last = self._wanted.k - 1
+            limits = np.minimum(limits, np.partition(highs, last)[:, last])
+        self._wanted.tighten(limits, best)
+        owners, numbers = [], []
+        for found in founds:
+            real = np.arange(found.rows.shape[1]) < found.counts[:, None]
+            rows, places = np.nonzero(real & (found.lows <= limits[:, None] * RAISED))
+            owners.append(rows)
+            numbers.append(found.rows[rows, places])
+            found.counts[:] = 0
+        pairs = np.concatenate(owners), np.concatenate(numbers)
+        return self._wanted.best(best, *self._distances(*pairs)), len(pairs[0])
 
-    def _look(self, query: _Query, columns: NDArray[np.int64], best: Nearest, k: int) -> Nearest:
-        """Return the best with the true distances of some columns' rows."""
-        for source, part, rows in self._by_source(columns):
-            found = distances(query.vector, source.vectors.take(rows))
-            best = merge(best, self._ids[columns[part]], found, k)
-        return best
-
-    def _by_source(
-        self, columns: NDArray[np.int64]
-    ) -> Iterator[tuple[Source, NDArray[np.bool_] | slice, NDArray[np.int64]]]:
-        """Yield each source that has some of the columns, which they are, and their rows."""
-        if len(self._sources) == 1:
-            yield self._sources[0], slice(None), columns
-            return
-        numbers = np.searchsorted(self._firsts, columns, "right") - 1
-        for number in np.unique(numbers).tolist():
-            part = numbers == number
-            yield self._sources[number], part, columns[part] - self._firsts[number]
-
-    def _members(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the columns (g, GROUP) of each group."""
-        return self._bases[groups, None] + self._steps[groups, None] * np.arange(GROUP)
-
-    def _threshold(self, query: _Query, limit: float) -> np.float32:
-        """Return the score below which a column's distance surely exceeds the limit."""
-        reach = limit * (1 + 1e-10) + self._slack(query)
-        threshold = (query.norm**2 - reach**2) / 2 - self._error(query)
-        return np.float32(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
-
-    def _square_limit(self, query: _Query, limit: float) -> float:
-        """Return the second level's square above which a distance surely exceeds the limit."""
-        reach = limit * (1 + 1e-10) + self._slack(query)
-        return float(reach**2 * (1 + _FURTHER_ERROR) + 2 * self._error(query))
-
-    def _slack(self, query: _Query) -> float:
-        return 2 * _UNIT * (self._norm + query.norm)
-
-    def _error(self, query: _Query) -> float:
-        assert self._basis is not None
-        terms = self._basis.near + 4
-        product = self._norm * query.norm + self._norm**2 / 2
-        return terms * (_UNIT * product + 2.0**-126)
-
-
-def _limit(best: Nearest, k: int) -> float:
-    """Return the distance that a row must not exceed to be among the ``k`` best."""
-    return float(best[1][-1]) if len(best[1]) == k else np.inf
-
-
-def _query(vector: NDArray[np.float32], projected: Projected, i: int) -> _Query:
-    return _Query(
-        vector.astype(np.float64),
-        projected.far[i],
-        projected.far_rest[i],
-        projected.near_rest[i],
-        float(projected.norms[i]),
-    )
-
-
-def _group_maxima(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return for scores (n, tiles, width) the greatest of each group, (n, groups), by halving."""
-    half = scores.shape[2] // 2
-    greatest = np.maximum(scores[:, :, :half], scores[:, :, half:])
-    while half > scores.shape[2] // GROUP:
-        half //= 2
-        greatest = np.maximum(greatest[:, :, :half], greatest[:, :, half : 2 * half])
-    return greatest.reshape(len(scores), -1)
+    def _distances(self, owners: NDArray[np.int64], numbers: NDArray[np.int64]) -> Iterator[Ranked]:
+        """Yield the distances of some queries to the rows of these numbers, in pairs."""
+        order = np.argsort(numbers)
+        for start in range(0, len(order), _PAIRS):
+            chosen = order[start : start + _PAIRS]
+            mine, some = owners[chosen], numbers[chosen]
+            cuts = np.searchsorted(some, self._firsts)
+            ids, vectors = [], []
+            for number in np.flatnonzero(np.diff(cuts)).tolist():
+                rows = some[cuts[number] : cuts[number + 1]] - self._firsts[number]
+                ids.append(self._sources[number].ids[rows])
+                vectors.append(self._sources[number].vectors.take(rows))
+            found = distances(self._wanted.wide[mine], np.concatenate(vectors))
+            near = found <= self._wanted.radius
+            yield Ranked(mine[near], np.concatenate(ids)[near], found[near])

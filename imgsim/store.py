@@ -7,21 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.bounds import (
-    Basis,
-    Bounds,
-    fit_basis,
-    read_basis,
-    sample_size,
-    write_basis,
-    write_bounds,
-)
+from imgsim.basis import Basis, fit_basis, read_basis, sample_size, write_basis
+from imgsim.bounds import TILE, Bounds, altered_bounds, write_bounds
 from imgsim.catalog import Snapshot
-from imgsim.errors import CollectionDamaged
+from imgsim.errors import CollectionDamaged, StoreError
 from imgsim.exact import Block, Nearest, checked_queries
 from imgsim.files import sha256_file
-from imgsim.search import Searcher, SearchStats, Source
-from imgsim.types import Damage, Segment
+from imgsim.search import Searcher, Source
+from imgsim.types import Damage, SearchStats, Segment, Within
 from imgsim.vectors import MappedVectors, write_segment
 
 _BASIS = "basis.npz"
@@ -45,26 +38,24 @@ class VectorStore:
         digest = write_segment(self._path(name), vectors)
         return Segment(name, len(vectors), vectors.shape[1], digest)
 
-    def gallery(self, snapshot: Snapshot) -> "Gallery":
-        """Map the vectors that exist in ``snapshot``."""
+    def gallery(self, snapshot: Snapshot, within: Within | None = None) -> "Gallery":
+        """Map the vectors that exist in ``snapshot``, or those of them that ``within`` admits."""
+        within = within or Within()
         dim = snapshot.encoder().dim
         basis = self._basis(dim)
         sources = [
-            Source(
-                snapshot.segment_ids(segment),
-                MappedVectors(self._path(segment.name), segment.rows, segment.dim),
-                self._bounds(segment, basis),
-            )
+            Source(ids, self._mapped(segment), self._bounds(segment, basis))
             for segment in snapshot.segments()
+            if (ids := snapshot.segment_ids(segment, within)).max(initial=-1) >= 0
         ]
-        return Gallery(sources, basis, dim)
+        return Gallery(sources, basis, dim, within.radius)
 
     def build_bounds(self, snapshot: Snapshot) -> None:
         """Write the bounds that are missing; fit a basis first, once there are enough vectors."""
         segments = [s for s in snapshot.segments() if s.rows >= _FEWEST_BOUNDED]
         if not segments:
             return
-        mapped = [MappedVectors(self._path(s.name), s.rows, s.dim) for s in segments]
+        mapped = [self._mapped(segment) for segment in segments]
         basis = self._basis(segments[0].dim)
         if basis is None:
             if sum(segment.rows for segment in segments) < _FEWEST_FITTED:
@@ -75,7 +66,8 @@ class VectorStore:
             return
         for segment, vectors in zip(segments, mapped, strict=True):
             if self._bounds(segment, basis) is None:
-                blocks = (rows for _, rows in vectors.blocks())
+                starts = range(0, segment.rows, TILE)
+                blocks = (vectors.span(start, start + TILE) for start in starts)
                 write_bounds(self._bounds_path(segment.name), segment.rows, basis, blocks)
 
     def _basis(self, dim: int) -> Basis | None:
@@ -106,7 +98,7 @@ class VectorStore:
         for segment in snapshot.segments():
             path = self._path(segment.name)
             try:
-                MappedVectors(path, segment.rows, segment.dim)
+                self._mapped(segment)
             except CollectionDamaged as error:
                 yield Damage(str(path), error.expected, error.found)
                 continue
@@ -116,6 +108,18 @@ class VectorStore:
                 digest = str(error.strerror)
             if digest != f"sha256 {segment.sha256}":
                 yield Damage(str(path), f"sha256 {segment.sha256}", digest)
+            yield from self._bounds_damages(segment)
+
+    def _bounds_damages(self, segment: Segment) -> Iterator[Damage]:
+        """Yield if bounds that a search would use are not what was written."""
+        path = self._bounds_path(segment.name)
+        if self._bounds(segment, self._basis(segment.dim)) is not None:
+            altered = altered_bounds(path)
+            if altered is not None:
+                yield Damage(str(path), f"sha256 {altered[0]}", f"sha256 {altered[1]}")
+
+    def _mapped(self, segment: Segment) -> MappedVectors:
+        return MappedVectors(self._path(segment.name), segment.rows, segment.dim)
 
     def _bounds_path(self, name: str) -> Path:
         return self._directory / f"{name}.bounds"
@@ -127,9 +131,12 @@ class VectorStore:
 class Gallery:
     """The vectors of all images at one instant."""
 
-    def __init__(self, sources: Sequence[Source], basis: Basis | None, dim: int) -> None:
+    def __init__(
+        self, sources: Sequence[Source], basis: Basis | None, dim: int, radius: float
+    ) -> None:
         self._sources = sources
-        self._searcher = Searcher(sources, basis)
+        self._searcher = Searcher(sources, basis, dim)
+        self._radius = radius
         self.dim = dim
 
     def __len__(self) -> int:
@@ -140,9 +147,11 @@ class Gallery:
         """Return what the searches so far looked at."""
         return self._searcher.stats
 
-    def search(self, queries: NDArray[np.float32], k: int) -> list[Nearest]:
-        """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32."""
-        return self._searcher.nearest(checked_queries(queries, self.dim), k)
+    def search(self, queries: NDArray[np.float32], k: int | None) -> list[Nearest]:
+        """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""
+        if k is not None and k < 1:
+            raise StoreError(f"k must be at least 1, not {k}")
+        return self._searcher.nearest(checked_queries(queries, self.dim), k, self._radius)
 
     def blocks(self) -> Iterator[Block]:
         """Yield the ids and vectors of all images in the order of segments, in bounded pieces."""
@@ -153,4 +162,4 @@ class Gallery:
 def _sample(mapped: Sequence[MappedVectors], most: int) -> NDArray[np.float32]:
     """Return up to ``most`` rows, evenly from all segments."""
     step = max(1, -(-sum(map(len, mapped)) // most))
-    return np.concatenate([vectors.take(slice(None, None, step)) for vectors in mapped])
+    return np.concatenate([v.take(np.arange(0, len(v), step)) for v in mapped])

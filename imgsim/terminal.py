@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from imgsim.files import printable
-from imgsim.types import Progress, QueryResult, TrainingProgress
+from imgsim.types import Progress, QueryResult, SearchStats, TrainingProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -31,6 +31,15 @@ class QueryFormat(StrEnum):
 def say(message: str) -> None:
     """Print a line to stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+def say_stats(stats: SearchStats) -> None:
+    """Say what searches looked at, in rows."""
+    say(
+        f"{stats.queries:,} queries: {stats.bounded:,} bounds read, {stats.first_level:,} rows "
+        f"left by the first level, {stats.second_level:,} by the second; {stats.scanned:,} "
+        f"vectors scanned; {stats.distances:,} distances computed"
+    )
 
 
 def prepare_streams(*, mute_libraries: bool) -> None:

@@ -5,7 +5,7 @@ surrogates, and :func:`os.fsencode` gives the exact bytes back.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 SHRINK = 16
@@ -35,6 +35,46 @@ class QueryResult:
 
     query: str
     matches: tuple[Match, ...]
+
+
+@dataclass(frozen=True)
+class Within:
+    """Which stored images count as neighbours.
+
+    Those at a distance of at most ``radius``, and where ``under`` or ``not_under`` name folders,
+    those whose path is in or below one of the former and none of the latter. A radius that is
+    negative or no number raises ValueError.
+    """
+
+    radius: float = math.inf
+    under: tuple[str, ...] = ()
+    not_under: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a radius that makes no sense."""
+        if not self.radius >= 0:
+            raise ValueError("the radius must be a number that is not negative")
+
+
+@dataclass(frozen=True)
+class SearchStats:
+    """How many rows searches looked at in each way, summed over queries.
+
+    ``scanned`` rows were read whole, ``bounded`` ones had the first level of their bounds read. The
+    levels left ``first_level`` and ``second_level``; ``distances`` were computed in the end.
+    """
+
+    queries: int = 0
+    scanned: int = 0
+    bounded: int = 0
+    first_level: int = 0
+    second_level: int = 0
+    distances: int = 0
+
+    def __add__(self, other: "SearchStats") -> "SearchStats":
+        """Return the sums."""
+        mine, others = asdict(self), asdict(other)
+        return SearchStats(**{name: mine[name] + others[name] for name in mine})
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ docs/format.md describes the bytes. A segment is never modified after it was wri
 """
 
 import mmap
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -58,26 +59,39 @@ class MappedVectors:
         if found != (rows, dim):
             what = "another kind of file" if found is None else f"{found[0]} x {found[1]}"
             raise CollectionDamaged(path, expected, what)
-        self._path, self._rows, self._dim = path, rows, dim
+        self._path, self._rows, self.dim = path, rows, dim
 
     def __len__(self) -> int:
         return self._rows
 
-    def take(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return a copy of some rows, in the order given."""
-        # Mapped anew each time, so that no descriptor stays open however many segments there are,
-        # and as bytes, because the values begin at an odd offset; the copy is aligned.
+        taken = np.empty((len(rows), 4 * self.dim), np.uint8)
+        places = (_HEADER.size + 4 * self.dim * rows).tolist()
+        with self._path.open("rb", buffering=0) as file:
+            for row, place in zip(taken, places, strict=True):
+                if os.preadv(file.fileno(), [row.data], place) != len(row):
+                    raise CollectionDamaged(self._path, f"{self._rows} rows", "the end of the file")
+        return taken.view("<f4").astype(np.float32, copy=False)
+
+    def span(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return a copy of the rows from ``start`` to ``stop``, or to the last."""
+        return np.array(self.mapped()[start:stop], np.float32)
+
+    def mapped(self) -> NDArray[np.float32]:
+        """Return a view (rows, dim) of the file's values, which are not aligned.
+
+        It is mapped anew, so that no descriptor stays open however many segments there are.
+        """
         with self._path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        values = np.frombuffer(mapped, np.uint8, offset=_HEADER.size)
-        taken: NDArray[np.uint8] = np.array(values.reshape(self._rows, 4 * self._dim)[rows])
-        return taken.view("<f4").astype(np.float32, copy=False)
+        return np.frombuffer(mapped, "<f4", offset=_HEADER.size).reshape(self._rows, self.dim)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield (first row, rows) over the whole segment, a few megabytes at a time."""
-        step = max(1, _BLOCK_BYTES // (4 * self._dim))
+        step = max(1, _BLOCK_BYTES // (4 * self.dim))
         for start in range(0, len(self), step):
-            yield start, self.take(slice(start, start + step))
+            yield start, self.span(start, start + step)
 
 
 def _shape(header: bytes, size: int) -> tuple[int, int] | None:

@@ -1,15 +1,23 @@
 """The certified search against a sort of all float64 distances, on kind and on hostile vectors."""
 
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsim import bounds as bounds_module
-from imgsim.bounds import Basis, Bounds, fit_basis, read_basis, write_basis, write_bounds
+from imgsim import kernels, walks
+from imgsim.basis import Basis, fit_basis, read_basis, write_basis
+from imgsim.bounds import TILE, Bounds, altered_bounds, write_bounds
 from imgsim.exact import distances
 from imgsim.search import Searcher, Source
 from imgsim.vectors import MappedVectors, write_segment
+
+BOTH = pytest.mark.parametrize("walk_with", [walks, kernels], ids=["numpy", "compiled"])
 
 
 def source(folder, name, ids, rows, basis):
@@ -17,19 +25,23 @@ def source(folder, name, ids, rows, basis):
     path = folder / f"{name}.faiss"
     write_segment(path, rows)
     vectors = MappedVectors(path, *rows.shape)
-    write_bounds(path.with_suffix(".bounds"), len(rows), basis, (b for _, b in vectors.blocks()))
-    try:
-        found = Bounds(path.with_suffix(".bounds"), len(rows), basis)
-    except FileNotFoundError:
-        found = None
+    blocks = (rows[start : start + TILE] for start in range(0, len(rows), TILE))
+    found = None
+    if basis.near:
+        write_bounds(path.with_suffix(".bounds"), len(rows), basis, blocks)
+        if path.with_suffix(".bounds").exists():
+            found = Bounds(path.with_suffix(".bounds"), len(rows), basis)
     return Source(ids, vectors, found)
 
 
-def assert_exact(searcher, queries, ids, rows, k):
+def assert_exact(searcher, queries, ids, rows, k, radius=np.inf):
     live = ids >= 0
-    for query, (found_ids, found) in zip(queries, searcher.nearest(queries, k), strict=True):
+    results = searcher.nearest(queries, k, radius)
+    assert len(results) == len(queries)
+    for query, (found_ids, found) in zip(queries, results, strict=True):
         true = distances(query, rows[live])
-        order = np.lexsort((ids[live], true))[:k]
+        order = np.lexsort((ids[live], true))
+        order = order[true[order] <= radius][:k]
         assert found_ids.tolist() == ids[live][order].tolist()
         assert found.tolist() == true[order].tolist()
 
@@ -60,30 +72,37 @@ SHAPES = {
 def cases(draw):
     """Vectors of some shape, moved and scaled, cut into sources, with dead rows and any basis."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    n = draw(st.sampled_from([1, 5, 33, 300, 700]))
+    n = draw(st.sampled_from([1, 5, 33, 300, 700, 1_500]))
     dim = draw(st.sampled_from([1, 2, 9, 64, 200]))
     rows = SHAPES[draw(st.sampled_from(sorted(SHAPES)))](random, n, dim)
     rows = rows * draw(st.sampled_from([1e-42, 1e-20, 1e-7, 1.0, 1e6, 1e14, 1e18, 1e37]))
     rows = (rows + draw(st.sampled_from([0.0, 5.0, 50.0, 1e4]))).astype(np.float32)
     ids = random.permutation(3 * n)[:n].astype(np.int64)
     ids[random.random(n) < draw(st.sampled_from([0.0, 0.3]))] = -1
-    count = draw(st.integers(1, min(dim, 40)))
-    near = draw(st.integers(1, count))
+    count = min(dim, draw(st.integers(1, 40)))
+    near = draw(st.integers(0, count // 4)) * 4
     kind = draw(st.sampled_from(["fitted", "stale", "along the axes"]))
     basis = some_basis(random, dim, near, count)
     if kind == "fitted" and dim > 1:
         _, _, right = np.linalg.svd(rows - rows.mean(axis=0, dtype=float), full_matrices=False)
-        basis = Basis(rows.mean(axis=0, dtype=float), right[:count].T.copy(), min(near, len(right)))
+        count = min(count, len(right))
+        basis = Basis(
+            rows.mean(axis=0, dtype=float), right[:count].T.copy(), min(near, count // 4 * 4)
+        )
     elif kind == "along the axes":
         basis = Basis(np.zeros(dim), np.eye(dim)[:, :count], near)
     cuts = sorted(draw(st.lists(st.integers(1, n), max_size=2, unique=True)))
     new = rows[random.integers(0, n, 2)] * np.float32(draw(st.sampled_from([1.0, 1.001, -1.0])))
-    return np.concatenate([rows[:2], new]), ids, rows, basis, [c for c in cuts if c < n]
+    queries = np.concatenate([rows[:2], new])[: draw(st.integers(1, 4))]
+    return queries, ids, rows, basis, [c for c in cuts if c < n]
 
 
+@BOTH
 @settings(max_examples=300, deadline=None)
-@given(cases(), st.sampled_from([1, 3, 10, 1000]))
-def test_the_ranking_is_exact_whatever_the_vectors_and_the_basis(tmp_path_factory, case, k):
+@given(cases(), st.sampled_from([1, 3, 10, 1000, None]), st.data())
+def test_the_ranking_is_exact_whatever_the_vectors_and_the_basis(
+    tmp_path_factory, walk_with, case, k, data
+):
     queries, ids, rows, basis, cuts = case
     folder = tmp_path_factory.mktemp("sources")
     sources = [
@@ -92,41 +111,147 @@ def test_the_ranking_is_exact_whatever_the_vectors_and_the_basis(tmp_path_factor
             zip(np.split(ids, cuts), np.split(rows, cuts), strict=True)
         )
     ]
-    assert_exact(Searcher(sources, basis), queries, ids, rows, k)
+    searcher = Searcher(sources, basis, rows.shape[1], walk_with)
+    true = distances(queries[0], rows)
+    radius = data.draw(st.sampled_from([np.inf, 0.0, *true[:3].tolist(), float(np.median(true))]))
+    assert_exact(searcher, queries, ids, rows, k, radius)
 
 
-@pytest.mark.parametrize("dim", [512, 1024, 4096])
-def test_large_galleries_in_several_tiles(tmp_path, dim):
+@BOTH
+@pytest.mark.parametrize(
+    ("dim", "n"), [(1, 20_000), (24, 20_000), (256, 20_000), (1024, 6_000), (4096, 2_500)]
+)
+def test_large_galleries(tmp_path, walk_with, dim, n):
     random = np.random.default_rng(dim)
-    n = 20_000 if dim < 4096 else 9_000
-    mix = random.normal(size=(60, dim))
-    rows = (random.normal(size=(n, 60)) @ mix + 0.3 * random.normal(size=(n, dim)) + 50).astype(
-        "f4"
-    )
+    mix = random.normal(size=(30, dim))
+    rows = random.normal(size=(n, 30)) @ mix + 0.3 * random.normal(size=(n, dim)) + 50
+    rows = rows.astype(np.float32)
     rows[100:200] = rows[15:16]
     ids = np.arange(n)
-    basis = fit_basis(rows[::7])
-    assert 0 < basis.near < basis.directions.shape[1]
-    searcher = Searcher([source(tmp_path, "a", ids, rows, basis)], basis)
+    basis = fit_basis(rows[:: 1 if n < 9_000 else 5])
+    searcher = Searcher([source(tmp_path, "a", ids, rows, basis)], basis, dim, walk_with)
     queries = np.concatenate([rows[:20], rows[150:151], rows[-5:] + np.float32(0.01)])
-    assert_exact(searcher, queries, ids, rows, 10)
-    assert searcher.stats.bounded == len(queries) * n
-    assert searcher.stats.first_level < 0.2 * searcher.stats.bounded
-    assert searcher.stats.second_level <= searcher.stats.first_level
+    for some in (queries[:1], queries):
+        assert_exact(searcher, some, ids, rows, 10)
+    assert_exact(searcher, queries, ids, rows, None, float(distances(rows[0], rows[n - 1 :])[0]))
+    if basis.near:
+        assert searcher.stats.bounded >= len(queries) * n
+        assert searcher.stats.first_level < searcher.stats.bounded
+        assert searcher.stats.distances <= searcher.stats.second_level
 
 
-def test_the_bound_is_never_above_the_distance(tmp_path):
-    """At the edge: rows whose bound equals the distance must survive a limit of that distance."""
-    random = np.random.default_rng(1)
-    dim, n = 24, 400
-    basis = Basis(np.full(dim, 1e3), np.eye(dim)[:, :8], 4)
-    rows = np.full((n, dim), 1e3, np.float32)
-    rows[:, :4] += random.normal(size=(n, 4)).astype(np.float32)  # all of it in the first level
-    rows[n // 2 :] = rows[: n // 2]
-    ids = random.permutation(n)
-    searcher = Searcher([source(tmp_path, "a", ids, rows, basis)], basis)
-    for k in (1, 2, 3, 50):
-        assert_exact(searcher, rows[:50], ids, rows, k)
+@BOTH
+def test_more_candidates_than_there_is_room_for(tmp_path, walk_with):
+    """All rows tie, so that none can be left out before its distance is known."""
+    random = np.random.default_rng(0)
+    rows = np.ones((20_000, 32), np.float32)
+    ids = random.permutation(20_000)
+    basis = some_basis(random, 32, 8, 16)
+    searcher = Searcher([source(tmp_path, "a", ids, rows, basis)], basis, 32, walk_with)
+    for k in (1, 10, 30_000, None):
+        assert_exact(searcher, rows[:2], ids, rows, k)
+        assert_exact(searcher, np.zeros((1, 32), np.float32), ids, rows, k)
+
+
+@BOTH
+def test_many_queries_in_groups(tmp_path, walk_with):
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(1_300, 48)) * 0.8 ** np.arange(48)).astype(np.float32)
+    ids = random.permutation(1_300)
+    basis = fit_basis(rows)
+    parts = np.array_split(np.arange(1_300), 3)
+    sources = [source(tmp_path, i, ids[part], rows[part], basis) for i, part in enumerate(parts)]
+    sources[1] = Source(ids[parts[1]], sources[1].vectors, None)
+    assert_exact(Searcher(sources, basis, 48, walk_with), rows[:1_100], ids, rows, 5)
+
+
+@BOTH
+def test_nothing_to_search(walk_with):
+    searcher = Searcher([], None, 8, walk_with)
+    ((ids, found),) = searcher.nearest(np.ones((1, 8), np.float32), 3)
+    assert (len(ids), len(found)) == (0, 0)
+    assert searcher.nearest(np.ones((0, 8), np.float32), 3) == []
+
+
+def test_the_compiled_walks_are_loaded_when_that_pays(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from imgsim.search import Searcher, Source
+from imgsim.vectors import MappedVectors, write_segment
+rows = np.random.default_rng(0).normal(size=(4_000, 1024)).astype(np.float32)
+path = Path(sys.argv[1])
+write_segment(path, rows)
+searcher = Searcher([Source(np.arange(4_000), MappedVectors(path, 4_000, 1024), None)], None, 1024)
+for count in (1, 60):
+    found = searcher.nearest(rows[:count], 1)
+    assert [ids.tolist() for ids, _ in found] == [[i] for i in range(count)]
+    print("numba" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "a.faiss")]
+    assert subprocess.run(command, check=True, capture_output=True).stdout == b"False\nTrue\n"
+
+
+MUTANTS = [
+    ("mine &= low <= found.limits[a] * RAISED", "mine &= low < found.limits[a] * RAISED"),
+    (" + levels.near_error[groups, None]", " + 0 * levels.near_error[groups, None]"),
+    (" / 2 - group.errors\n", " / 2 + 0 * group.errors\n"),
+    ("* (1 - rho) - off", "* (1 - rho)"),
+    ("* (1 + rho) + off", "* (1 + rho)"),
+    ("doubt = group.margins[queries] + error, 2 *", "doubt = group.margins[queries] + error, 0 *"),
+    ("(rest - group.far_rest[queries])", "(rest + group.far_rest[queries])"),
+    ("(rest + group.far_rest[queries])", "(rest - group.far_rest[queries])"),
+    ("found.limits[a], found.highs[a, 0]", "found.limits[a], found.highs[a, -1]"),
+    ("here[here] = segment.ids[row[here]] >= 0", "pass"),
+]
+
+
+def battery(folder, walk_with):
+    """Searches in which every allowance of the bounds is needed."""
+    random = np.random.default_rng(0)
+    near_far = random.normal(size=(600, 24)) * ([3.0] * 8 + [2.0] * 8 + [1.0] * 8)
+    grid = random.integers(-127, 128, size=(600, 24)).astype(np.float64)
+    grid[:, 8:] = 0
+    close = 0.7371 * grid[np.arange(600) % 150]
+    close[:, 16:] = 1e-3 * random.normal(size=(600, 8))
+    decoys = np.zeros((600, 24))  # their codes are those of the query, and x is nearer
+    decoys[:400, 0], decoys[400, 0] = 0.49, 127
+    decoys[500:, 1], decoys[402, 1] = 12.7, 0.3
+    lines = np.zeros((600, 24))
+    lines[:, 23] = random.normal(size=600)
+    basis = Basis(np.zeros(24), np.eye(24)[:, :16], 8)
+    for name, rows in {
+        "all": near_far,
+        "grid": grid,
+        "close": close,
+        "lines": lines,
+        "decoys": decoys,
+    }.items():
+        rows = rows.astype(np.float32)
+        rows = np.repeat(rows, 2, axis=0)
+        ids = random.permutation(len(rows))
+        ids[::7] = -1
+        searcher = Searcher([source(folder, name, ids, rows, basis)], basis, 24, walk_with)
+        for queries in (rows[:300], rows[:40] + np.float32(1e-3), -rows[:40], 0 * rows[:1]):
+            for k in (1, 5):
+                assert_exact(searcher, queries, ids, rows, k)
+        assert_exact(searcher, rows[:40], ids, rows, None, 0.0)
+
+
+@BOTH
+def test_at_the_edge(tmp_path, walk_with):
+    battery(tmp_path, walk_with)
+
+
+@pytest.mark.parametrize(("right", "wrong"), MUTANTS)
+def test_a_mutated_walk_is_noticed(tmp_path, right, wrong):
+    text = Path(walks.__file__).read_text()
+    assert text.count(right) == 1
+    mutant = ModuleType("mutant")
+    exec(text.replace(right, wrong), mutant.__dict__)  # noqa: S102 - our own code, one token changed
+    with pytest.raises(AssertionError):
+        battery(tmp_path, mutant)
 
 
 def test_white_noise_is_scanned():
@@ -143,18 +268,6 @@ def test_compressible_vectors_are_not():
     assert np.abs(departure).max() < 1e-13
 
 
-@pytest.mark.parametrize("dim", [1, 2, 5, 20, 40])
-def test_few_dimensions_are_scanned_or_bounded_alike(tmp_path, dim):
-    rows = np.random.default_rng(dim).normal(size=(3_000, dim)).astype(np.float32)
-    basis = fit_basis(rows)
-    ids = np.arange(3_000)
-    sources = [source(tmp_path, "a", ids, rows, basis)] if basis.near else []
-    if not sources:
-        write_segment(tmp_path / "a.faiss", rows)
-        sources = [Source(ids, MappedVectors(tmp_path / "a.faiss", 3_000, dim), None)]
-    assert_exact(Searcher(sources, basis), rows[:5], ids, rows, 10)
-
-
 class TestFiles:
     @pytest.fixture
     def rows(self):
@@ -162,7 +275,7 @@ class TestFiles:
 
     @pytest.fixture
     def basis(self):
-        return some_basis(np.random.default_rng(1), 12, 3, 6)
+        return some_basis(np.random.default_rng(1), 12, 4, 6)
 
     def test_a_basis_is_read_as_it_was_written(self, tmp_path, basis):
         write_basis(tmp_path / "basis.npz", basis)
@@ -173,7 +286,7 @@ class TestFiles:
     def test_an_unsound_basis_is_refused(self, tmp_path, basis, damage):
         path = tmp_path / "basis.npz"
         directions = basis.directions * (1 + 1e-9 * (damage == "skewed"))
-        write_basis(path, Basis(basis.mean, directions, 3))
+        write_basis(path, Basis(basis.mean, directions, 4))
         if damage in ("junk", "empty"):
             path.write_bytes(b"junk" * (damage == "junk"))
         with pytest.raises(ValueError, match="basis"):
@@ -192,20 +305,30 @@ class TestFiles:
         elif damage == "header":
             path.write_bytes(b"\0" + content[1:])
         elif damage == "other basis":
-            basis = some_basis(np.random.default_rng(2), 12, 3, 6)
+            basis = some_basis(np.random.default_rng(2), 12, 4, 6)
         with pytest.raises(ValueError):  # noqa: PT011 - json's and ours
             Bounds(path, 71 if damage == "rows" else 70, basis)
 
     @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e20])
     def test_vectors_that_float32_cannot_square_get_no_bounds(self, tmp_path, rows, basis, scale):
-        basis = Basis(np.zeros(12), basis.directions, 3)
+        basis = Basis(np.zeros(12), basis.directions, 4)
         write_bounds(tmp_path / "a.bounds", 70, basis, [rows * np.float32(scale)])
         assert list(tmp_path.iterdir()) == []
 
+    def test_altered_bytes_are_told(self, tmp_path, rows, basis):
+        path = tmp_path / "a.bounds"
+        write_bounds(path, 70, basis, [rows])
+        assert altered_bounds(path) is None
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(content)
+        expected, found = altered_bounds(path)
+        assert expected != found
+
     def test_their_size(self, tmp_path):
         rows = np.random.default_rng(0).normal(size=(9_000, 1024)) * 0.99 ** np.arange(1024)
-        basis = fit_basis(rows.astype(np.float32)[::4])
-        write_bounds(tmp_path / "a.bounds", 9_000, basis, [rows.astype(np.float32)])
-        whole_tiles = 2 * bounds_module.TILE
-        share = (tmp_path / "a.bounds").stat().st_size / (4 * 1024 * whole_tiles)
-        assert share < 0.2
+        rows = rows.astype(np.float32)
+        basis = fit_basis(rows[::4])
+        blocks = (rows[start : start + TILE] for start in range(0, 9_000, TILE))
+        write_bounds(tmp_path / "a.bounds", 9_000, basis, blocks)
+        assert (tmp_path / "a.bounds").stat().st_size < 0.2 * rows.nbytes

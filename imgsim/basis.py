@@ -1,0 +1,137 @@
+"""The directions in which vectors vary most, fitted to a sample, and their file."""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.files import replacing
+
+_MOST_DIRECTIONS = 384
+_MOST_BYTES = 0.19  # of the vectors' own
+_SAMPLE_BYTES = 64 << 20
+_WIDTH_STEP = 8
+_SECOND_LEVEL_COST = 4_000  # bytes of scanning that a look at a row in the second level is worth
+_DISTANCE_COST = 100_000  # the same for a true distance
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """A mean (d,) and orthonormal directions (d, m2) in float64, ``near`` of them in level one.
+
+    ``near`` is a multiple of 4.
+    """
+
+    mean: NDArray[np.float64]
+    directions: NDArray[np.float64]
+    near: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the sha256 of the values."""
+        digest = hashlib.sha256(self.mean.tobytes())
+        digest.update(self.directions.tobytes())
+        digest.update(str(self.near).encode())
+        return digest.hexdigest()
+
+    def project(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the products (n, m2) of x - mu and the directions, and |x - mu|^2 (n,)."""
+        centred = rows - self.mean
+        return centred @ self.directions, np.einsum("ij,ij->i", centred, centred)
+
+    def rests(
+        self, along: NDArray[np.float64], squares: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return for what :meth:`project` gives the length of the rest (n,) in both levels."""
+
+        def rest(part: NDArray[np.float64]) -> NDArray[np.float64]:
+            length: NDArray[np.float64] = np.sqrt(
+                np.maximum(0, squares - np.einsum("ij,ij->i", part, part))
+            )
+            return length
+
+        return rest(along[:, : self.near]), rest(along)
+
+
+def sample_size(dim: int) -> int:
+    """Return how many rows a sample for :func:`fit_basis` should have."""
+    return max(1_024, min(16_384, _SAMPLE_BYTES // (4 * dim)))
+
+
+def fit_basis(sample: NDArray[np.float32]) -> Basis:
+    """Fit a basis to ``sample`` (n, d) float32: its mean and leading principal directions.
+
+    The directions come from a randomised range finder with two power iterations (Halko, Martinsson,
+    Tropp 2011, algorithm 4.4), in memory of a few times the sample. The widths of the levels are
+    chosen by counting, within the sample, how many rows a search would leave at each width.
+    ``near`` is 0 if no width beats a plain scan: the vectors do not compress.
+    """
+    random = np.random.default_rng(0)
+    mean = sample.mean(axis=0, dtype=np.float64)
+    centred = sample - mean
+    dim = sample.shape[1]
+    most = min(_MOST_DIRECTIONS, int(_MOST_BYTES * 4 * dim) - 24, len(sample) // 4, dim)
+    if most < 2 * _WIDTH_STEP:
+        return Basis(mean, np.zeros((dim, 0)), 0)
+    reach = np.linalg.qr(centred.T @ (centred @ random.normal(size=(dim, min(dim, most + 16)))))[0]
+    for _ in range(2):
+        reach = np.linalg.qr(centred.T @ (centred @ reach))[0]
+    _, turn = np.linalg.eigh(np.cov((centred @ reach).T))
+    directions = np.linalg.qr(reach @ turn[:, ::-1][:, :most])[0]
+    near, far = _widths(centred, directions)
+    return Basis(mean, np.ascontiguousarray(directions[:, :far]), near)
+
+
+def _widths(centred: NDArray[np.float64], directions: NDArray[np.float64]) -> tuple[int, int]:
+    """Return the cheapest numbers of directions of the two levels; (0, 0) if a plain scan is."""
+    queries = np.linspace(0, len(centred) - 1, 48).astype(int)
+    along = centred @ directions
+    squares = np.einsum("ij,ij->i", centred, centred)
+    true = squares + squares[queries, None] - 2 * centred[queries] @ centred.T
+    limits = np.sqrt(np.partition(np.maximum(0, true), 1, axis=1)[:, 1])  # of the nearest other
+    scale = np.maximum(np.abs(along).max(axis=0), np.finfo(np.float64).tiny) / 127
+    errors = np.sqrt(np.cumsum((along - np.rint(along / scale) * scale) ** 2, axis=1))
+    widths = range(_WIDTH_STEP, directions.shape[1] + 1, _WIDTH_STEP)
+    left = {}
+    for width in widths:
+        part = along[:, :width]
+        rest = np.sqrt(np.maximum(0, squares - np.einsum("ij,ij->i", part, part)))
+        short = np.column_stack([part, rest])
+        lengths = np.einsum("ij,ij->i", short, short)
+        bound = lengths + lengths[queries, None] - 2 * short[queries] @ short.T
+        reach = limits[:, None] + errors[:, width - 1]
+        left[width] = float((bound <= reach**2).mean())
+    near = min(widths, key=lambda width: width + left[width] * _SECOND_LEVEL_COST)
+    if near + left[near] * _SECOND_LEVEL_COST > 0.5 * 4 * centred.shape[1]:
+        return 0, 0
+    wider = [width for width in widths if width >= near]
+    far = min(wider, key=lambda width: left[near] * width + left[width] * _DISTANCE_COST)
+    return near, far
+
+
+def write_basis(path: Path, basis: Basis) -> None:
+    """Durably write a basis as an .npz of ``mean``, ``directions`` and ``near``."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, mean=basis.mean, directions=basis.directions, near=np.int64(basis.near))
+
+
+def read_basis(path: Path, dim: int) -> Basis:
+    """Return the basis in a file, or raise ValueError or OSError if it is not one of ``dim``."""
+    try:
+        with np.load(path) as arrays:
+            basis = Basis(arrays["mean"], arrays["directions"], int(arrays["near"]))
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a basis") from error
+    count = basis.directions.shape[-1]
+    departure = basis.directions.T @ basis.directions - np.eye(count)
+    widths = 0 <= basis.near <= count and basis.near % 4 == 0
+    if basis.mean.shape != (dim,) or not widths or _norm(departure) > 1e-12:
+        raise ValueError(f"{path}: not an orthonormal basis of dimension {dim}")
+    return basis
+
+
+def _norm(matrix: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(matrix)) if matrix.size else 0.0

@@ -1,0 +1,58 @@
+"""Distances of images to several queries, ranked."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.exact import Nearest
+
+
+class Ranked(NamedTuple):
+    """Query numbers, image ids and distances (n,), in ascending (query, distance, id)."""
+
+    queries: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    distances: NDArray[np.float64]
+
+
+NONE = Ranked(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Queries (q, d) and what is wanted of them: at most ``k`` images (None: all) in ``radius``."""
+
+    queries: NDArray[np.float32]
+    k: int | None
+    radius: float
+
+    @cached_property
+    def wide(self) -> NDArray[np.float64]:
+        """Return the queries in float64."""
+        return self.queries.astype(np.float64)
+
+    def best(self, *parts: Ranked) -> Ranked:
+        """Return the first ``k`` of each query in any of the parts, which need not be sorted."""
+        queries, ids, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.lexsort((ids, distances, queries))
+        if self.k is not None:
+            owners = queries[order]
+            order = order[np.arange(len(order)) - np.searchsorted(owners, owners) < self.k]
+        return Ranked(queries[order], ids[order], distances[order])
+
+    def tighten(self, limits: NDArray[np.float64], best: Ranked) -> None:
+        """Lower the limits of the queries that have ``k`` distances already."""
+        if self.k is not None:
+            numbers = np.arange(len(self.queries))
+            last = np.searchsorted(best.queries, numbers) + self.k - 1
+            full = numbers[np.searchsorted(best.queries, numbers, "right") > last]
+            limits[full] = np.minimum(limits[full], best.distances[last[full]])
+
+    def split(self, best: Ranked) -> list[Nearest]:
+        """Return the images of each query."""
+        cuts = np.searchsorted(best.queries, np.arange(len(self.queries) + 1)).tolist()
+        return [(best.ids[a:b], best.distances[a:b]) for a, b in pairwise(cuts)]
