@@ -85,6 +85,8 @@ class MappedVectors:
         """
         with self._path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(mapped) != _HEADER.size + 4 * self._rows * self.dim:
+            raise CollectionDamaged(self._path, f"{self._rows} rows", f"{len(mapped)} bytes")
         return np.frombuffer(mapped, "<f4", offset=_HEADER.size).reshape(self._rows, self.dim)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:

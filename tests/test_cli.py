@@ -178,6 +178,37 @@ class TestQuery:
         assert figure.read_bytes().startswith(b"\x89PNG")
         assert page.read_text().startswith("<!doctype html>")
 
+    def test_a_radius_asks_for_all_within(self, stored, crops, imgsim):
+        everything = imgsim("-c", stored, "query", crops[0], "-k", "36", "--format", "jsonl")
+        distances = [m["distance"] for m in json.loads(everything.stdout)["matches"]]
+        near = imgsim(
+            "-c", stored, "query", crops[0], "--radius", str(distances[14]), "--format", "jsonl"
+        )
+        assert [m["distance"] for m in json.loads(near.stdout)["matches"]] == distances[:15]
+        arguments = ("--radius", str(distances[14]), "-k2", "--format", "jsonl")
+        two = imgsim("-c", stored, "query", crops[0], *arguments)
+        assert len(json.loads(two.stdout)["matches"]) == 2
+        for radius in ("-1", "nan", "x"):
+            assert imgsim("-c", stored, "query", crops[0], "--radius", radius).returncode == 2
+
+    def test_folders_are_searched_or_left_out(self, stored, crops, imgsim, tmp_path, pictures):
+        (tmp_path / "work" / "new").mkdir()
+        shutil.copy(crops[0], tmp_path / "work" / "new" / "a.jpg")
+        imgsim("-c", stored, "ingest", "new")
+        ask = ("-c", stored, "query", crops[0], "--format", "paths", "-k36")
+        assert len(lines(imgsim(*ask).stdout)) == 36
+        new = [f"{tmp_path}/work/new/a.jpg"]
+        assert lines(imgsim(*ask, "--under", "new").stdout) == new
+        assert lines(imgsim(*ask, "--not-under", pictures).stdout) == new
+        assert new[0] not in lines(imgsim(*ask, "--not-under", "new").stdout)
+        assert imgsim(*ask, "--under", "elsewhere").stdout == b""
+
+    def test_explain(self, stored, crops, imgsim):
+        done = imgsim("-c", stored, "query", *crops[:2], "-k1", "--explain", "--format", "paths")
+        (line,) = lines(done.stderr)
+        assert line.startswith("2 queries: 0 bounds read, ")
+        assert "72 vectors scanned; " in line
+
     def test_a_closed_pipe_is_quiet(self, stored, crops):
         command = [sys.executable, "-m", "imgsim", "-c", str(stored), "query", *crops, "-k", "36"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -292,11 +292,13 @@ def test_public_names():
         "NotAnImage",
         "QueryResult",
         "Refusal",
+        "SearchStats",
         "StoreError",
         "TrainingDiverged",
         "TrainingProgress",
         "TrainingReport",
         "TrainingSettings",
+        "Within",
         "__version__",
     ]
     assert all(getattr(imgsim, name) is not None for name in imgsim.__all__)

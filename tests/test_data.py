@@ -14,8 +14,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from imgsim import Collection
-from imgsim.exact import scan
+from imgsim import Collection, kernels, walks
+from imgsim.basis import fit_basis
+from imgsim.bounds import Bounds, write_bounds
+from imgsim.search import Searcher, Source
+from imgsim.vectors import MappedVectors, write_segment
 from tests.conftest import DATA
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
@@ -101,13 +104,23 @@ def test_every_hostile_file_is_accounted_for(tmp_path, tmp_path_factory, empty):
     assert loads <= stored
 
 
-def test_exact_neighbours_of_sift():
+@pytest.mark.parametrize("walk_with", [walks, kernels], ids=["numpy", "compiled"])
+def test_exact_neighbours_of_sift(tmp_path, walk_with):
     """Integers of 128 dimensions with published exact neighbours, ties broken by row."""
     with np.load(DATA / "sift5k.npz") as arrays:
         base, queries = (arrays[name].astype(np.float32) for name in ("base", "query"))
         expected, squared = arrays["neighbors"], arrays["sqdist"]
-    ids = np.arange(len(base))
-    blocks = [(ids[part], base[part]) for part in np.array_split(ids, 5)]
-    for number, (found_ids, found) in enumerate(scan(queries, blocks, 100)):
+    basis = fit_basis(base)
+    sources = []
+    for number, ids in enumerate(np.array_split(np.arange(len(base)), 5)):
+        path = tmp_path / f"{number}.faiss"
+        write_segment(path, base[ids])
+        bounds = None
+        if number and basis.near:
+            write_bounds(path.with_suffix(".bounds"), len(ids), basis, [base[ids]])
+            bounds = Bounds(path.with_suffix(".bounds"), len(ids), basis)
+        sources.append(Source(ids, MappedVectors(path, len(ids), 128), bounds))
+    searcher = Searcher(sources, basis, 128, walk_with)
+    for number, (found_ids, found) in enumerate(searcher.nearest(queries, 100)):
         assert found_ids.tolist() == expected[number].tolist()
         assert found.tolist() == np.sqrt(squared[number]).tolist()

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from imgsim import StoreError
+from imgsim import StoreError, Within
 from imgsim.export import NEIGHBOUR_COLUMNS
 
 
@@ -32,6 +32,18 @@ def expected(odd):
         for item in odd.neighbours(4)
         for m in item.matches
     ]
+
+
+def image_ids(path):
+    """Return the first column of a neighbour file."""
+    if path.suffix == ".csv":
+        with path.open(newline="", errors="replace") as file:
+            return [int(row["image_id"]) for row in csv.DictReader(file)]
+    if path.suffix == ".jsonl":
+        return [json.loads(row)["image_id"] for row in path.read_text().splitlines()]
+    if path.suffix == ".parquet":
+        return pq.read_table(path)["image_id"].to_pylist()
+    return np.load(path)["image_id"].tolist()
 
 
 class TestNeighbours:
@@ -74,6 +86,26 @@ class TestNeighbours:
         assert collection.export_neighbours(tmp_path / f"n{suffix}") == 0
         assert (tmp_path / f"n{suffix}").exists()
 
+    @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".npz"])
+    def test_a_radius_gives_each_image_as_many_as_there_are(self, odd, tmp_path, suffix):
+        lists = list(odd.neighbours(None))
+        assert all(len(item.matches) == 38 for item in lists)
+        radius = sorted(m.distance for item in lists for m in item.matches)[60]
+        near = [sum(m.distance <= radius for m in item.matches) for item in lists]
+        assert 0 in near
+        path = tmp_path / f"n{suffix}"
+        assert odd.export_neighbours(path, None, Within(radius)) == sum(near) >= 61
+        ids = image_ids(path)
+        assert ids == [item.id for item, n in zip(lists, near, strict=True) for _ in range(n)]
+
+    def test_a_folder_gives_neighbours_to_all(self, odd, crops, tmp_path):
+        (tmp_path / "new").mkdir()
+        shutil.copy(crops[0], tmp_path / "new")
+        odd.ingest([tmp_path / "new"])
+        only = odd.neighbours(3, Within(under=(str(tmp_path / "new"),)))
+        found = {item.id: [m.id for m in item.matches] for item in only}
+        assert found == {i: [40] for i in range(1, 40)} | {40: []}
+
     def test_k_larger_than_the_collection(self, collection, crops, tmp_path):
         collection.ingest(crops[:3])
         assert collection.export_neighbours(tmp_path / "n.npz", 10) == 6
@@ -82,7 +114,7 @@ class TestNeighbours:
 
     def test_progress_counts_images(self, odd, tmp_path):
         seen = []
-        odd.export_neighbours(tmp_path / "n.csv", 1, lambda *now: seen.append(now))
+        odd.export_neighbours(tmp_path / "n.csv", 1, on_progress=lambda *now: seen.append(now))
         assert seen == [(i, 39) for i in range(1, 40)]
 
 
@@ -99,7 +131,7 @@ class TestAtomicity:
                     raise KeyboardInterrupt
 
             with pytest.raises(KeyboardInterrupt):
-                odd.export_neighbours(path, 3, stop)
+                odd.export_neighbours(path, 3, on_progress=stop)
             assert path.read_text() == "old"
         assert len(list(out.iterdir())) == 4
 

@@ -221,15 +221,14 @@ def battery(folder, walk_with):
     lines = np.zeros((600, 24))
     lines[:, 23] = random.normal(size=600)
     basis = Basis(np.zeros(24), np.eye(24)[:, :16], 8)
-    for name, rows in {
+    for name, values in {
         "all": near_far,
         "grid": grid,
         "close": close,
         "lines": lines,
         "decoys": decoys,
     }.items():
-        rows = rows.astype(np.float32)
-        rows = np.repeat(rows, 2, axis=0)
+        rows = np.repeat(values.astype(np.float32), 2, axis=0)
         ids = random.permutation(len(rows))
         ids[::7] = -1
         searcher = Searcher([source(folder, name, ids, rows, basis)], basis, 24, walk_with)
@@ -249,7 +248,7 @@ def test_a_mutated_walk_is_noticed(tmp_path, right, wrong):
     text = Path(walks.__file__).read_text()
     assert text.count(right) == 1
     mutant = ModuleType("mutant")
-    exec(text.replace(right, wrong), mutant.__dict__)  # noqa: S102 - our own code, one token changed
+    exec(text.replace(right, wrong), mutant.__dict__)
     with pytest.raises(AssertionError):
         battery(tmp_path, mutant)
 

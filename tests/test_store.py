@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from imgsim.catalog import Catalog
+from imgsim.errors import CollectionDamaged, StoreError
 from imgsim.exact import distances
 from imgsim.store import VectorStore
-from imgsim.types import ImageRecord
+from imgsim.types import ImageRecord, Within
 
 DIM = 256
 
@@ -29,7 +30,7 @@ def stored(tmp_path, vectors):
     (tmp_path / "segments").mkdir()
     store = VectorStore(tmp_path / "segments")
     for part in np.split(np.arange(5_000), [2_500, 4_900]):
-        records = [ImageRecord(f"/{i}", 1, 2, b"", 3, 4) for i in part]
+        records = [ImageRecord(f"/{i % 10}/{i}", 1, 2, b"", 3, 4) for i in part]
         catalog.commit_images(store.add(vectors[part]), records)
     with catalog.snapshot() as snapshot:
         store.build_bounds(snapshot)
@@ -37,20 +38,21 @@ def stored(tmp_path, vectors):
     catalog.close()
 
 
-def answers(catalog, store, queries):
+def answers(catalog, store, queries, within=None, k=9):
     """Return the answers and how many rows had bounds."""
     with catalog.snapshot() as snapshot:
-        gallery = store.gallery(snapshot)
-        found = [(ids.tolist(), d.tolist()) for ids, d in gallery.search(queries, 9)]
+        gallery = store.gallery(snapshot, within)
+        found = [(ids.tolist(), d.tolist()) for ids, d in gallery.search(queries, k)]
         return found, gallery.stats.bounded // len(queries)
 
 
-def oracle(vectors, queries):
-    ids = np.arange(1, len(vectors) + 1)
+def oracle(vectors, queries, admitted=slice(None), radius=np.inf, k=9):
+    ids = np.arange(1, len(vectors) + 1)[admitted]
     found = []
     for query in queries:
-        true = distances(query, vectors)
-        order = np.lexsort((ids, true))[:9]
+        true = distances(query, vectors[admitted])
+        order = np.lexsort((ids, true))
+        order = order[true[order] <= radius][:k]
         found.append((ids[order].tolist(), true[order].tolist()))
     return found
 
@@ -77,7 +79,7 @@ def test_bounds_are_derived_and_made_anew(tmp_path, stored, vectors, damage):
         basis.unlink()
     elif damage == "foreign basis":
         other = np.linalg.qr(np.random.default_rng(9).normal(size=(DIM, 30)))[0]
-        np.savez(basis, mean=np.zeros(DIM), directions=other, near=10)
+        np.savez(basis, mean=np.zeros(DIM), directions=other, near=8)
     assert answers(catalog, store, queries) == (oracle(vectors, queries), 0)
     with catalog.snapshot() as snapshot:
         store.build_bounds(snapshot)
@@ -86,9 +88,74 @@ def test_bounds_are_derived_and_made_anew(tmp_path, stored, vectors, damage):
 
 def test_rows_of_replaced_images_are_never_found(stored, vectors):
     catalog, store = stored
-    replaced = [ImageRecord(f"/{i}", 9, 9, b"", 3, 4) for i in range(20)]
+    replaced = [ImageRecord(f"/{i % 10}/{i}", 9, 9, b"", 3, 4) for i in range(20)]
     catalog.commit_images(store.add(vectors[:20] + np.float32(100)), replaced)
     (ids, found), *_ = answers(catalog, store, vectors[:1])[0]
     assert ids[0] == 4_001  # the duplicate of the first row
     assert found[0] == 0.0
     assert not set(ids) & set(range(1, 21))
+
+
+NUMBERS = np.arange(5_000)
+
+
+@pytest.mark.parametrize(
+    ("within", "admitted"),
+    [
+        (Within(under=("/3",)), NUMBERS % 10 == 3),
+        (Within(under=("/3/", "/./4")), np.isin(NUMBERS % 10, [3, 4])),
+        (Within(not_under=("/3",)), NUMBERS % 10 != 3),
+        (Within(under=("/",), not_under=("/1", "/2")), ~np.isin(NUMBERS % 10, [1, 2])),
+        (Within(under=("/3/33",)), NUMBERS == 33),
+        (Within(under=("/3/3",)), NUMBERS == 3),
+        (Within(under=("/33",)), NUMBERS < 0),
+    ],
+)
+def test_a_search_can_be_kept_to_folders(stored, vectors, within, admitted):
+    queries = vectors[[3, 2_600, 4_050]]
+    assert answers(*stored, queries, within)[0] == oracle(vectors, queries, admitted)
+    assert answers(*stored, queries, within, k=None)[0] == oracle(
+        vectors, queries, admitted, k=None
+    )
+
+
+def test_a_radius_is_inclusive(stored, vectors):
+    queries = vectors[[3, 4_950]]
+    for radius in (0.0, *distances(queries[0], vectors[[17, 2_000]]).tolist()):
+        for k in (2, None):
+            found, _ = answers(*stored, queries, Within(radius), k)
+            assert found == oracle(vectors, queries, radius=radius, k=k)
+
+
+@pytest.mark.parametrize("radius", [-1.0, float("nan")])
+def test_a_radius_that_makes_no_sense(radius):
+    with pytest.raises(ValueError, match="radius"):
+        Within(radius)
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_k_must_be_positive(stored, vectors, k):
+    with pytest.raises(StoreError):
+        answers(*stored, vectors[:1], k=k)
+
+
+def test_altered_bounds_are_damage(tmp_path, stored):
+    catalog, store = stored
+    with catalog.snapshot() as snapshot:
+        assert list(store.damages(snapshot)) == []
+        path = next((tmp_path / "segments").glob("*.bounds"))
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        (damage,) = store.damages(snapshot)
+    assert damage.path == str(path)
+
+
+def test_a_segment_that_is_cut_while_it_is_searched(tmp_path, stored, vectors):
+    catalog, store = stored
+    with catalog.snapshot() as snapshot:
+        gallery = store.gallery(snapshot)
+        for path in (tmp_path / "segments").glob("*.faiss"):
+            os.truncate(path, path.stat().st_size // 2)
+        with pytest.raises(CollectionDamaged):
+            gallery.search(vectors[4_000:4_100], 3)
