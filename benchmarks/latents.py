@@ -1,12 +1,11 @@
 """Make latents to search: an encoder that imgsim trains on the images, and random crops of them.
 
-Writes ``vectors.npy`` (n, d) float32 and ``queries.npy`` (q, d), where the queries are crops of
-images that give no vectors.
+Writes ``vectors.npy`` (n, d) float32, ``queries.npy`` (q, d), where the queries are crops of images
+that give no vectors, and ``encoder.imgsim``, the empty collection with the encoder.
 """
 
 import argparse
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,12 +34,11 @@ def main() -> None:
     files = [f.path for f in find(options.images) if isinstance(f, ImageFile)]
     paths = [path for path in files if is_image(path)]
     settings = TrainingSettings(options.image_size, options.latent_channels, options.epochs)
-    with tempfile.TemporaryDirectory() as scratch, Collection.open(scratch) as collection:
+    with Collection.open(options.out / "encoder.imgsim") as collection:
         report = collection.train(options.images, settings)
         encoder = Encoder(Path(report.directory))
     order = np.random.default_rng(0).permutation(len(paths)).tolist()
     gallery, held_out = order[QUERY_IMAGES:], order[:QUERY_IMAGES]
-    options.out.mkdir(parents=True, exist_ok=True)
     each = -(-options.count // len(gallery))
     vectors = encode_crops([paths[i] for i in gallery], encoder, each)[: options.count]
     np.save(options.out / "vectors.npy", vectors)

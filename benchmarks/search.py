@@ -2,7 +2,8 @@
 
 For each number of queries at once: milliseconds a query (median and 95th percentile over calls),
 how many times as long as imgsim the peer takes, and how many of the ranks of the first queries
-differ from those of the float64 brute-force scan.
+differ from those of a float64 brute-force scan. With --all-pairs, also the nearest others of each
+of the first vectors, beside ``IndexFlatL2`` doing the same.
 """
 
 import argparse
@@ -20,14 +21,17 @@ from numpy.typing import NDArray
 from usearch.index import MetricKind  # type: ignore[attr-defined] # it does not re-export it
 from usearch.index import search as usearch_exact
 
-from imgsim.bounds import Bounds, fit_basis, sample_size, write_bounds
-from imgsim.exact import scan
-from imgsim.search import Searcher, SearchStats, Source
+from imgsim import kernels
+from imgsim.basis import fit_basis, sample_size
+from imgsim.bounds import TILE, Bounds, write_bounds
+from imgsim.exact import distances
+from imgsim.search import Searcher, Source
+from imgsim.types import SearchStats
 from imgsim.vectors import MappedVectors, write_segment
 
 Vectors = NDArray[np.float32]
 Search = Callable[[Vectors], NDArray[np.int64]]
-CALLS = {1: 30, 10: 10, 100: 4, 1000: 1}
+CALLS = {1: 60, 10: 20, 100: 6, 1000: 3}
 FAST = ("imgsim", "faiss")  # the others take minutes for a thousand queries
 CHECKED = 20
 SEGMENT = 65_536
@@ -39,9 +43,8 @@ def main() -> None:
     parser.add_argument("--vectors", required=True, type=Path, help="a .npy of (n, d) float32")
     parser.add_argument("--queries", required=True, type=Path, help="a .npy of (q, d) float32")
     parser.add_argument("--count", type=int, help="use the first so many vectors")
-    parser.add_argument(
-        "--noise", action="store_true", help="white noise of the same shape instead"
-    )
+    parser.add_argument("--noise", action="store_true", help="white noise of that shape instead")
+    parser.add_argument("--all-pairs", type=int, default=0, help="of the first so many vectors")
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
@@ -52,48 +55,30 @@ def main() -> None:
         vectors = random.standard_normal(vectors.shape, np.float32)
         queries = random.standard_normal(queries.shape, np.float32)
     with tempfile.TemporaryDirectory(dir=options.vectors.parent) as scratch:
-        compare(vectors, queries, options, Path(scratch))
+        figures = compare(vectors, queries, options, Path(scratch))
+    if options.all_pairs:
+        with tempfile.TemporaryDirectory(dir=options.vectors.parent) as scratch:
+            few = np.ascontiguousarray(vectors[: options.all_pairs])
+            figures["all_pairs"] = all_pairs(few, options.k, Path(scratch))
+    write_json(options.json, figures)
 
 
-def compare(vectors: Vectors, queries: Vectors, options: argparse.Namespace, scratch: Path) -> None:
-    """Measure every peer and print the figures."""
-    k = options.k
+def compare(
+    vectors: Vectors, queries: Vectors, options: argparse.Namespace, scratch: Path
+) -> dict[str, object]:
+    """Measure every peer, print the figures and return them."""
+    k, (n, dim) = options.k, vectors.shape
     searcher, built = build(vectors, scratch)
-    peers: dict[str, Search] = {
-        "imgsim": lambda q: np.array([ids for ids, _ in searcher.nearest(q, k)]),
-        **others(vectors, k),
-    }
-    truth = np.array([ids for ids, _ in scan(queries[:CHECKED], blocks(vectors), k)])
+    peers: dict[str, Search] = {"imgsim": with_imgsim(searcher, k), **others(vectors, k)}
+    truth = [true_ranks(query, vectors, k) for query in queries[:CHECKED]]
     wrong = {
         name: sum(int((search(queries[i : i + 1]) != truth[i]).sum()) for i in range(CHECKED))
         for name, search in peers.items()
     }
+    built |= work(searcher, queries, k, dim)
     times = {name: timed(name, search, queries) for name, search in peers.items()}
-    report(vectors, options, built, times, wrong)
-
-
-def timed(name: str, search: Search, queries: Vectors) -> dict[int, list[float]]:
-    """Return the milliseconds a query of each call, for each number of queries at once."""
-    search(queries[:1])
-    times = {}
-    for at_once, calls in CALLS.items():
-        if at_once < 1_000 or name in FAST:
-            parts = (np.roll(queries, -call * at_once, 0)[:at_once] for call in range(calls))
-            times[at_once] = [1e3 * seconds_of(search, part) / at_once for part in parts]
-    return times
-
-
-def report(
-    vectors: Vectors,
-    options: argparse.Namespace,
-    built: dict[str, float],
-    times: dict[str, dict[int, list[float]]],
-    wrong: dict[str, int],
-) -> None:
-    """Print the tables and write the JSON."""
-    n, dim = vectors.shape
     what = "white noise" if options.noise else options.vectors.name
-    print(f"{what}: {n:,} x {dim:,}, k={options.k}, {os.cpu_count()} threads")
+    print(f"{what}: {n:,} x {dim:,}, k={k}, {os.cpu_count()} threads")
     print("".join(f"{name}: {value:.4g}. " for name, value in built.items()) + "\n")
     rows: list[tuple[object, ...]] = [
         ("peer", "queries at once", "ms a query", "p95", "times imgsim", "wrong ranks")
@@ -104,10 +89,38 @@ def report(
             p95 = float(np.percentile(values, 95))
             rows.append((name, at_once, median(values), p95, ratio, wrong[name]))
     print_table(rows)
-    write_json(
-        options.json,
-        {"vectors": what, "n": n, "dim": dim, "k": options.k, **built, "ms": times, "wrong": wrong},
+    return {"vectors": what, "n": n, "dim": dim, "k": k, **built, "ms": times, "wrong": wrong}
+
+
+def timed(name: str, search: Search, queries: Vectors) -> dict[int, list[float]]:
+    """Return the milliseconds a query of each call, for each number of queries at once."""
+    times = {}
+    for at_once, calls in CALLS.items():
+        if at_once < 1_000 or name in FAST:
+            repeats = range(calls if name in FAST else max(1, calls // 6))
+            parts = (np.roll(queries, -call * at_once, 0)[:at_once] for call in repeats)
+            times[at_once] = [1e3 * seconds_of(search, part) / at_once for part in parts]
+    return times
+
+
+def all_pairs(vectors: Vectors, k: int, scratch: Path) -> dict[str, float]:
+    """Time the k nearest others of every vector; one is the vector itself."""
+    searcher, _ = build(vectors, scratch)
+    index = faiss.IndexFlatL2(vectors.shape[1])
+    index.add(vectors)
+    ours, theirs = with_imgsim(searcher, k + 1), others(vectors, k + 1)["faiss"]
+    ours(vectors[:100])
+    figures = {}
+    for name, search in {"imgsim": ours, "faiss": theirs}.items():
+        blocks = range(0, len(vectors), 1_024)  # as an export does
+        figures[name] = sum(seconds_of(search, vectors[at : at + 1_024]) for at in blocks)
+    figures["faiss, all at once"] = seconds_of(theirs, vectors)
+    print(f"\nall pairs of {len(vectors):,}, k={k}: seconds")
+    print_table(
+        [("peer", "s", "times imgsim")]
+        + [(name, value, value / figures["imgsim"]) for name, value in figures.items()]
     )
+    return figures
 
 
 def build(vectors: Vectors, scratch: Path) -> tuple[Searcher, dict[str, float]]:
@@ -126,25 +139,48 @@ def build(vectors: Vectors, scratch: Path) -> tuple[Searcher, dict[str, float]]:
         if basis.near:
             began = time.perf_counter()
             target = path.with_suffix(".bounds")
-            write_bounds(target, len(part), basis, (rows for _, rows in mapped.blocks()))
+            blocks = (mapped.span(at, at + TILE) for at in range(0, len(part), TILE))
+            write_bounds(target, len(part), basis, blocks)
             projecting += time.perf_counter() - began
             size += target.stat().st_size
             bounds = Bounds(target, len(part), basis)
         sources.append(Source(np.arange(start, start + len(part)), mapped, bounds))
-    searcher = Searcher(sources, basis)
-    before = anonymous_memory()
-    query = np.ascontiguousarray(vectors[:1])
-    searcher.nearest(query, 10)
-    searcher.stats = SearchStats()
     built = {
         "near": basis.near,
         "far": basis.directions.shape[1],
         "fit_seconds": fitted,
         "bounds_us_a_vector": 1e6 * projecting / n,
         "bounds_share_of_bytes": size / vectors.nbytes,
-        "anonymous_mb_of_one_query": (anonymous_memory() - before) / 1e6,
     }
-    return searcher, built
+    return Searcher(sources, basis, dim, kernels), built
+
+
+def work(searcher: Searcher, queries: Vectors, k: int, dim: int) -> dict[str, float]:
+    """Return what single queries look at, and what they leave in memory."""
+    searcher.nearest(queries[:1], k)  # compiles the walks
+    process = psutil.Process()
+    before = process.memory_info()
+    searcher.stats = SearchStats()
+    for number in range(len(queries[:CHECKED])):
+        searcher.nearest(queries[number : number + 1], k)
+    after, stats = process.memory_info(), searcher.stats
+    near, far = searcher.basis.near + 8, searcher.basis.directions.shape[1] + 8
+    read = (
+        stats.bounded * near + stats.first_level * far + (stats.scanned + stats.distances) * 4 * dim
+    )
+    resident = after.shared - before.shared
+    return {
+        "left_by_first_level": stats.first_level / stats.queries,
+        "left_by_second_level": stats.second_level / stats.queries,
+        "distances": stats.distances / stats.queries,
+        "mb_read_a_query": read / stats.queries / 1e6,
+        "anonymous_mb_grown": (after.rss - before.rss - resident) / 1e6,
+    }
+
+
+def with_imgsim(searcher: Searcher, k: int) -> Search:
+    """Return imgsim's search."""
+    return lambda queries: np.array([ids for ids, _ in searcher.nearest(queries, k)])
 
 
 def others(vectors: Vectors, k: int) -> dict[str, Search]:
@@ -175,10 +211,11 @@ def others(vectors: Vectors, k: int) -> dict[str, Search]:
     }
 
 
-def blocks(vectors: Vectors) -> list[tuple[NDArray[np.int64], Vectors]]:
-    """Cut the vectors for the float64 scan."""
+def true_ranks(query: Vectors, vectors: Vectors, k: int) -> NDArray[np.int64]:
+    """Return the ``k`` nearest by a sort of all float64 distances."""
     starts = range(0, len(vectors), 1_024)
-    return [(np.arange(s, min(s + 1_024, len(vectors))), vectors[s : s + 1_024]) for s in starts]
+    true = np.concatenate([distances(query, vectors[at : at + 1_024]) for at in starts])
+    return np.lexsort((np.arange(len(true)), true))[:k]
 
 
 def seconds_of(search: Search, queries: Vectors) -> float:
@@ -186,12 +223,6 @@ def seconds_of(search: Search, queries: Vectors) -> float:
     began = time.perf_counter()
     search(queries)
     return time.perf_counter() - began
-
-
-def anonymous_memory() -> int:
-    """Return the bytes of this process that no file backs."""
-    memory = psutil.Process().memory_info()
-    return int(memory.rss - memory.shared)
 
 
 if __name__ == "__main__":
