@@ -1,4 +1,4 @@
-"""The catalog: SQLAlchemy tables of what exists, and every query on them."""
+"""The catalog: what exists, and every query on its tables."""
 
 import os
 import time
@@ -13,14 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
     URL,
-    BigInteger,
+    Column,
     ColumnElement,
     Connection,
     Engine,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    UniqueConstraint,
+    Table,
     and_,
     create_engine,
     delete,
@@ -35,78 +32,15 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import DatabaseError, OperationalError
-from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 from imgsim.errors import CollectionDamaged, CollectionError, CollectionNewer, EncoderMissing
+from imgsim.tables import ENCODERS, IMAGES, REFUSED, SEGMENTS
 from imgsim.types import Damage, EncoderRecord, ImageFile, ImageRecord, Refusal, Segment, Within
 
 SCHEMA = "0001"
 """The revision that this code reads and writes: the newest in migrations/versions."""
 
 _IN_LIMIT = 10_000  # SQLite takes at most 32,766 parameters in a statement
-
-_Column = InstrumentedAttribute[Any]
-
-
-class Base(DeclarativeBase):
-    """The tables of a collection."""
-
-
-class EncoderRow(Base):
-    """An encoder in ``encoders/<fingerprint>``; the active one made the live vectors."""
-
-    __tablename__ = "encoders"
-    __table_args__ = (
-        Index("one_active_encoder", "active", unique=True, sqlite_where=text("active")),
-    )
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    fingerprint: Mapped[str] = mapped_column(unique=True)
-    dim: Mapped[int]
-    active: Mapped[bool]
-    created_at: Mapped[int] = mapped_column(BigInteger)
-
-
-class SegmentRow(Base):
-    """A file ``segments/<name>.faiss``."""
-
-    __tablename__ = "segments"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-    encoder_id: Mapped[int] = mapped_column(ForeignKey("encoders.id"))
-    rows: Mapped[int]
-    dim: Mapped[int]
-    sha256: Mapped[str]
-    created_at: Mapped[int] = mapped_column(BigInteger)
-
-
-class ImageRow(Base):
-    """A stored image; its vector is row ``row`` of its segment. Ids are never reused."""
-
-    __tablename__ = "images"
-    __table_args__ = (UniqueConstraint("segment_id", "row"), {"sqlite_autoincrement": True})
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    path: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
-    size: Mapped[int] = mapped_column(BigInteger)
-    mtime_ns: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[bytes] = mapped_column(LargeBinary)
-    width: Mapped[int]
-    height: Mapped[int]
-    segment_id: Mapped[int] = mapped_column(ForeignKey("segments.id"))
-    row: Mapped[int]
-
-
-class RefusedRow(Base):
-    """A file whose content was refused; it is not tried again until it changes."""
-
-    __tablename__ = "refused"
-
-    path: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
-    size: Mapped[int] = mapped_column(BigInteger)
-    mtime_ns: Mapped[int] = mapped_column(BigInteger)
-    reason: Mapped[str]
 
 
 class Snapshot:
@@ -117,8 +51,8 @@ class Snapshot:
 
     def encoder(self) -> EncoderRecord:
         """Return the active encoder, or raise :class:`EncoderMissing`."""
-        columns = select(EncoderRow.id, EncoderRow.fingerprint, EncoderRow.dim)
-        row = self._connection.execute(columns.where(EncoderRow.active)).one_or_none()
+        columns = select(ENCODERS.c.id, ENCODERS.c.fingerprint, ENCODERS.c.dim)
+        row = self._connection.execute(columns.where(ENCODERS.c.active)).one_or_none()
         if row is None:
             raise EncoderMissing("the collection has no encoder yet; run `imgsim train` first")
         return EncoderRecord(*row)
@@ -126,28 +60,28 @@ class Snapshot:
     def segments(self) -> list[Segment]:
         """Return the segments of the active encoder in the order of their commits."""
         rows = self._connection.execute(
-            select(SegmentRow.name, SegmentRow.rows, SegmentRow.dim, SegmentRow.sha256)
-            .join(EncoderRow, SegmentRow.encoder_id == EncoderRow.id)
-            .where(EncoderRow.active)
-            .order_by(SegmentRow.id)
+            select(SEGMENTS.c.name, SEGMENTS.c.rows, SEGMENTS.c.dim, SEGMENTS.c.sha256)
+            .join(ENCODERS, SEGMENTS.c.encoder_id == ENCODERS.c.id)
+            .where(ENCODERS.c.active)
+            .order_by(SEGMENTS.c.id)
         )
         return [Segment(*row) for row in rows]
 
     def segment_names(self) -> list[str]:
         """Return the names of all segments, whichever encoder made them."""
-        return list(self._connection.execute(select(SegmentRow.name)).scalars())
+        return list(self._connection.execute(select(SEGMENTS.c.name)).scalars())
 
     def segment_ids(self, segment: Segment, within: Within | None = None) -> NDArray[np.int64]:
         """Return the image id of each row of a segment, -1 for a row that no image uses.
 
         The same goes for the rows of images whose path ``within`` does not admit.
         """
-        ours = select(SegmentRow.id).where(SegmentRow.name == segment.name).scalar_subquery()
-        admitted = [ImageRow.segment_id == ours, *_admitted(within or Within())]
+        ours = select(SEGMENTS.c.id).where(SEGMENTS.c.name == segment.name).scalar_subquery()
+        admitted = [IMAGES.c.segment_id == ours, *_admitted(within or Within())]
         first, last, count = self._connection.execute(
             select(
-                func.min(ImageRow.id - ImageRow.row),
-                func.max(ImageRow.id - ImageRow.row),
+                func.min(IMAGES.c.id - IMAGES.c.row),
+                func.max(IMAGES.c.id - IMAGES.c.row),
                 func.count(),
             ).where(*admitted)
         ).one()
@@ -155,38 +89,38 @@ class Snapshot:
             return np.arange(first, first + count)
         ids = np.full(segment.rows, -1, np.int64)
         if count:
-            found = self._connection.execute(select(ImageRow.row, ImageRow.id).where(*admitted))
+            found = self._connection.execute(select(IMAGES.c.row, IMAGES.c.id).where(*admitted))
             pairs = np.array(found.all(), np.int64)
             ids[pairs[:, 0]] = pairs[:, 1]
         return ids
 
     def stamps(self, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Return (size, mtime_ns) of those of ``paths`` that are stored images."""
-        rows = self._select_in(ImageRow.path, _encoded(paths), ImageRow.size, ImageRow.mtime_ns)
+        rows = self._select_in(IMAGES.c.path, _encoded(paths), IMAGES.c.size, IMAGES.c.mtime_ns)
         return {os.fsdecode(path): (size, mtime) for path, size, mtime in rows}
 
     def refusals(self, paths: Sequence[str]) -> dict[str, tuple[int, int, str]]:
         """Return (size, mtime_ns, reason) of those of ``paths`` that were refused."""
-        columns = RefusedRow.size, RefusedRow.mtime_ns, RefusedRow.reason
-        rows = self._select_in(RefusedRow.path, _encoded(paths), *columns)
+        columns = REFUSED.c.size, REFUSED.c.mtime_ns, REFUSED.c.reason
+        rows = self._select_in(REFUSED.c.path, _encoded(paths), *columns)
         return {os.fsdecode(path): (size, mtime, why) for path, size, mtime, why in rows}
 
     def paths(self, ids: Iterable[int]) -> dict[int, str]:
         """Return the paths of the images with these ids."""
-        rows = self._select_in(ImageRow.id, list(ids), ImageRow.path)
+        rows = self._select_in(IMAGES.c.id, list(ids), IMAGES.c.path)
         return {image_id: os.fsdecode(path) for image_id, path in rows}
 
     def count_images(self) -> int:
         """Return the number of stored images."""
-        return self._connection.execute(select(func.count(ImageRow.id))).scalar_one()
+        return self._connection.execute(select(func.count(IMAGES.c.id))).scalar_one()
 
     def count_refused(self) -> int:
         """Return the number of refused files."""
-        return self._connection.execute(select(func.count(RefusedRow.path))).scalar_one()
+        return self._connection.execute(select(func.count(REFUSED.c.path))).scalar_one()
 
     def longest_path(self) -> int:
         """Return the length in bytes of the longest path of an image, 0 if there is none."""
-        longest = select(func.max(func.length(ImageRow.path)))
+        longest = select(func.max(func.length(IMAGES.c.path)))
         return self._connection.execute(longest).scalar_one() or 0
 
     def damages(self, path: Path) -> list[Damage]:
@@ -194,17 +128,17 @@ class Snapshot:
         verdicts = self._connection.execute(text("PRAGMA integrity_check")).scalars()
         damages = [Damage(str(path), "a sound database", v) for v in verdicts if v != "ok"]
         rows = self._connection.execute(
-            select(SegmentRow.name, SegmentRow.rows, func.max(ImageRow.row))
-            .join(ImageRow, ImageRow.segment_id == SegmentRow.id)
-            .group_by(SegmentRow.id)
-            .having(func.max(ImageRow.row) >= SegmentRow.rows)
+            select(SEGMENTS.c.name, SEGMENTS.c.rows, func.max(IMAGES.c.row))
+            .join(IMAGES, IMAGES.c.segment_id == SEGMENTS.c.id)
+            .group_by(SEGMENTS.c.id)
+            .having(func.max(IMAGES.c.row) >= SEGMENTS.c.rows)
         )
         for name, count, last in rows:
             damages.append(Damage(str(path), f"{count} rows in {name}", f"an image in row {last}"))
         return damages
 
     def _select_in(
-        self, key: _Column, values: Sequence[object], *columns: _Column
+        self, key: Column[Any], values: Sequence[object], *columns: Column[Any]
     ) -> Iterator[Sequence[Any]]:
         for start in range(0, len(values), _IN_LIMIT):
             chosen = key.in_(values[start : start + _IN_LIMIT])
@@ -238,14 +172,14 @@ class Catalog:
     def activate_encoder(self, fingerprint: str, dim: int) -> None:
         """Commit an encoder as the one that makes the collection's vectors."""
         with self._transaction() as connection:
-            connection.execute(update(EncoderRow).values(active=False))
-            known = select(EncoderRow.id).where(EncoderRow.fingerprint == fingerprint)
+            connection.execute(update(ENCODERS).values(active=False))
+            known = select(ENCODERS.c.id).where(ENCODERS.c.fingerprint == fingerprint)
             if connection.execute(known).one_or_none() is None:
                 fields = {"fingerprint": fingerprint, "dim": dim, "created_at": _now()}
-                connection.execute(insert(EncoderRow).values(active=True, **fields))
+                connection.execute(insert(ENCODERS).values(active=True, **fields))
             else:
-                ours = EncoderRow.fingerprint == fingerprint
-                connection.execute(update(EncoderRow).where(ours).values(active=True))
+                ours = ENCODERS.c.fingerprint == fingerprint
+                connection.execute(update(ENCODERS).where(ours).values(active=True))
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -262,17 +196,17 @@ class Catalog:
         """
         with self._transaction() as connection:
             fields = {"encoder_id": Snapshot(connection).encoder().id, "created_at": _now()}
-            added = insert(SegmentRow).values(**asdict(segment), **fields)
-            segment_id = connection.execute(added.returning(SegmentRow.id)).scalar_one()
+            added = insert(SEGMENTS).values(**asdict(segment), **fields)
+            segment_id = connection.execute(added.returning(SEGMENTS.c.id)).scalar_one()
             rows = [
                 asdict(image)
                 | {"path": os.fsencode(image.path), "segment_id": segment_id, "row": row}
                 for row, image in enumerate(images)
             ]
             paths = _encoded([image.path for image in images])
-            for table in (ImageRow, RefusedRow):
+            for table in (IMAGES, REFUSED):
                 _delete_paths(connection, table, paths)
-            connection.execute(insert(ImageRow), rows)
+            connection.execute(insert(IMAGES), rows)
 
     def commit_refusals(self, refused: Sequence[tuple[ImageFile, Refusal]]) -> None:
         """Commit files whose content was refused."""
@@ -286,8 +220,8 @@ class Catalog:
             for file, refusal in refused
         ]
         with self._transaction() as connection:
-            _delete_paths(connection, RefusedRow, _encoded([file.path for file, _ in refused]))
-            connection.execute(insert(RefusedRow), rows)
+            _delete_paths(connection, REFUSED, _encoded([file.path for file, _ in refused]))
+            connection.execute(insert(REFUSED), rows)
 
 
 def _now() -> int:
@@ -309,15 +243,13 @@ def _admitted(within: Within) -> Iterator[ColumnElement[bool]]:
 
 def _is_under(directory: str) -> ColumnElement[bool]:
     path = os.fsencode(os.path.abspath(directory)).rstrip(b"/")
-    inside = and_(ImageRow.path > path + b"/", ImageRow.path < path + b"0")  # 0 comes after /
-    return or_(ImageRow.path == path, inside)
+    inside = and_(IMAGES.c.path > path + b"/", IMAGES.c.path < path + b"0")  # 0 comes after /
+    return or_(IMAGES.c.path == path, inside)
 
 
-def _delete_paths(
-    connection: Connection, table: type[ImageRow] | type[RefusedRow], paths: Sequence[bytes]
-) -> None:
+def _delete_paths(connection: Connection, table: Table, paths: Sequence[bytes]) -> None:
     for start in range(0, len(paths), _IN_LIMIT):
-        chosen = table.path.in_(paths[start : start + _IN_LIMIT])
+        chosen = table.c.path.in_(paths[start : start + _IN_LIMIT])
         connection.execute(delete(table).where(chosen))
 
 

@@ -7,11 +7,11 @@ command is given a database file: ``alembic -x database=FILE check``.
 from alembic import context
 from sqlalchemy import Connection, create_engine
 
-from imgsim.catalog import Base
+from imgsim.tables import METADATA
 
 
 def run(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=Base.metadata, transactional_ddl=True)
+    context.configure(connection=connection, target_metadata=METADATA, transactional_ddl=True)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, inspect
 
-from imgsim.catalog import SCHEMA, Base, Catalog, _engine, migrate
+from imgsim.catalog import SCHEMA, Catalog, _engine, migrate
 from imgsim.errors import CollectionDamaged, CollectionNewer, EncoderMissing
+from imgsim.tables import METADATA
 from imgsim.types import ImageFile, ImageRecord, Refusal, Segment
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
@@ -41,7 +42,7 @@ class TestSchema:
 
     def test_models_and_migrations_agree(self, tmp_path, catalog):
         with create_engine(f"sqlite:///{tmp_path}/catalog.db").connect() as connection:
-            assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+            assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
     def test_a_newer_schema_is_refused_and_left_alone(self, tmp_path, catalog):
         catalog.close()

@@ -1,0 +1,79 @@
+"""The tables of a collection's catalog."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Named,
+    Table,
+    TypedColumns,
+    UniqueConstraint,
+    text,
+)
+
+METADATA = MetaData()
+
+
+class _EncoderColumns(TypedColumns):
+    id = Column(Integer, primary_key=True)
+    fingerprint: Named[str] = Column(unique=True)
+    dim: Named[int]
+    active: Named[bool]
+    created_at: Named[int] = Column(BigInteger)
+
+
+class _SegmentColumns(TypedColumns):
+    id = Column(Integer, primary_key=True)
+    name: Named[str] = Column(unique=True)
+    encoder_id: Named[int] = Column(ForeignKey("encoders.id"))
+    rows: Named[int]
+    dim: Named[int]
+    sha256: Named[str]
+    created_at: Named[int] = Column(BigInteger)
+
+
+class _ImageColumns(TypedColumns):
+    id = Column(Integer, primary_key=True)
+    path: Named[bytes] = Column(LargeBinary, unique=True)
+    size: Named[int] = Column(BigInteger)
+    mtime_ns: Named[int] = Column(BigInteger)
+    sha256: Named[bytes]
+    width: Named[int]
+    height: Named[int]
+    segment_id: Named[int] = Column(ForeignKey("segments.id"))
+    row: Named[int]
+
+
+class _RefusedColumns(TypedColumns):
+    path: Named[bytes] = Column(LargeBinary, primary_key=True)
+    size: Named[int] = Column(BigInteger)
+    mtime_ns: Named[int] = Column(BigInteger)
+    reason: Named[str]
+
+
+ENCODERS = Table(
+    "encoders",
+    METADATA,
+    _EncoderColumns,
+    Index("one_active_encoder", "active", unique=True, sqlite_where=text("active")),
+)
+"""Encoders in ``encoders/<fingerprint>``; the active one made the live vectors."""
+
+SEGMENTS = Table("segments", METADATA, _SegmentColumns)
+"""Files ``segments/<name>.faiss``."""
+
+IMAGES = Table(
+    "images",
+    METADATA,
+    _ImageColumns,
+    UniqueConstraint("segment_id", "row"),
+    sqlite_autoincrement=True,
+)
+"""Stored images; the vector of each is row ``row`` of its segment. Ids are never reused."""
+
+REFUSED = Table("refused", METADATA, _RefusedColumns)
+"""Files whose content was refused; they are not tried again until they change."""
