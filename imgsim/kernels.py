@@ -12,6 +12,7 @@ from imgsim.basis import Basis
 from imgsim.bounds import LANES, TILE
 from imgsim.walks import RAISED, UNIT, Codes, Doubles, Found, Group, Integers, Segment, Singles
 
+_LOOKED_AT = 64  # scores between two decisions whether one of them matters
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
 _ROUNDING = {"contract", "reassoc", "nsz"}  # sums in any order; infinities keep their meaning
 
@@ -30,14 +31,21 @@ def project(basis: Basis, queries: Singles) -> tuple[Doubles, Doubles]:
 
 @_compiled
 def _project(queries: Singles, mean: Doubles, directions: Doubles) -> tuple[Doubles, Doubles]:
-    along = np.zeros((len(queries), directions.shape[1]))
-    squares = np.zeros(len(queries))
-    for j in range(len(mean)):
-        for a in range(len(queries)):
-            centred = np.float64(queries[a, j]) - mean[j]
-            squares[a] += centred * centred
+    count, dim = queries.shape
+    along = np.zeros((count, directions.shape[1]))
+    squares = np.zeros(count)
+    centred = np.zeros((count, dim + 3))
+    for a in range(count):
+        for j in range(dim):
+            centred[a, j] = np.float64(queries[a, j]) - mean[j]
+            squares[a] += centred[a, j] * centred[a, j]
+    for j in range(0, dim, 4):
+        v0, v1 = directions[j], directions[min(j + 1, dim - 1)]  # beyond the last: times 0
+        v2, v3 = directions[min(j + 2, dim - 1)], directions[min(j + 3, dim - 1)]
+        for a in range(count):
+            c0, c1, c2, c3 = centred[a, j], centred[a, j + 1], centred[a, j + 2], centred[a, j + 3]
             for i in range(directions.shape[1]):
-                along[a, i] += centred * directions[j, i]
+                along[a, i] += c0 * v0[i] + c1 * v1[i] + c2 * v2[i] + c3 * v3[i]
     return along, squares
 
 
@@ -45,23 +53,26 @@ def _project(queries: Singles, mean: Doubles, directions: Doubles) -> tuple[Doub
 def walk_bounds(segment: Segment, group: Group, found: Found, start: int, stop: int) -> int:
     """Walk over the bounds of the rows from ``start``, a multiple of TILE, to ``stop``.
 
-    Returns where to go on: ``stop``, or before if a query has no room for more candidates.
+    Returns where to go on: ``stop``, or before if a query has no room for more candidates. The
+    first tile goes in small steps, so that the first limits come soon.
     """
     levels, queries = segment.rows, len(group.norms)
     scores = np.empty((TILE // LANES, queries, LANES), np.float32)
     left = np.empty(TILE * queries, np.int64), np.empty(TILE * queries, np.int64)
-    for first in range(start, stop, TILE):
-        if not _has_room(found, TILE):
+    weights = np.empty_like(group.near)
+    first = start
+    while first < stop:
+        rows = min(stop - first, LANES if first % TILE or first < start + TILE else TILE)
+        if not _has_room(found, rows):
             return first
-        rows = min(TILE, stop - first)
+        if first == start or first % TILE == 0:
+            weights[:] = group.near * levels.near_scale[first // TILE]
         groups = slice(first // LANES, (first + rows + LANES - 1) // LANES)
-        weights = group.near * levels.near_scale[first // TILE]
         _start_scores(levels.near_rest[groups], levels.half[groups], group.near_rest, scores)
         _add_products(levels.near[groups], weights, scores)
-        ids = segment.ids[first : first + rows]
-        count = _first_level(levels.near_error[groups], ids, group, found.limits, scores, left)
-        found.tally[0] += count
+        count = _first_level(levels.near_error[groups], rows, group, found.limits, scores, left)
         _second_level(segment, group, found, first, scores, (left[0][:count], left[1][:count]))
+        first += rows
     return stop
 
 
@@ -151,13 +162,13 @@ def _score_four(c: Singles, w: Singles, scores: Singles) -> None:
 @_compiled
 def _first_level(
     near_errors: Singles,
-    ids: Integers,
+    rows: int,
     group: Group,
     limits: Doubles,
     scores: Singles,
     left: tuple[Integers, Integers],
 ) -> int:
-    """Write query and row numbers of what the first level leaves of a tile; return how many."""
+    """Write query and row numbers of what the first level leaves of some rows; return how many."""
     count = 0
     for a in range(len(limits)):
         if limits[a] < 0:
@@ -166,14 +177,14 @@ def _first_level(
             reach = limits[a] * RAISED + group.margins[a] + near_errors[number]
             exactly = (group.norms[a] ** 2 - reach**2) / 2 - group.errors[a]
             threshold = np.float32(exactly - 2 * UNIT * abs(exactly))  # surely not above
-            passed = 0
-            for lane in range(LANES):
-                passed += scores[number, a, lane] >= threshold
-            if passed:
-                for row in range(number * LANES, min((number + 1) * LANES, len(ids))):
-                    if scores[number, a, row % LANES] >= threshold and ids[row] >= 0:
-                        left[0][count], left[1][count] = a, row
-                        count += 1
+            for some in range(0, LANES, _LOOKED_AT):
+                passed = np.float32(0)  # a wider type would take several times as long
+                for lane in range(some, some + _LOOKED_AT):
+                    passed += np.float32(scores[number, a, lane] >= threshold)
+                if passed:
+                    for lane in range(some, min(some + _LOOKED_AT, rows - number * LANES)):
+                        left[0][count], left[1][count] = a, number * LANES + lane
+                        count += scores[number, a, lane] >= threshold
     return count
 
 
@@ -192,6 +203,9 @@ def _second_level(
     rho = (count + 8) * UNIT
     for a, place in zip(left[0], left[1]):  # noqa: B905 - numba knows no strict
         row, limit = first + place, found.limits[a] * RAISED
+        if segment.ids[row] < 0:
+            continue
+        found.tally[0] += 1
         score = np.float64(scores[place // LANES, a, place % LANES])
         near = levels.near_rest[row // LANES, row % LANES] - group.near_rest[a]
         along = group.norms[a] ** 2 - 2 * score - near**2

@@ -28,7 +28,7 @@ _LOADING = 500_000_000  # values whose walk in NumPy takes as long as loading th
 _GROUP = 64  # queries that walk together
 _AT_ONCE = 1_024  # queries whose candidates are in memory at the same time
 _ROOM = 4 * TILE  # candidates of a query before their distances are computed
-_PAIRS = 256  # distances that are computed at once
+_PAIR_BYTES = 1 << 19  # of differences that are computed at once; much more is slow to allocate
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,8 +238,9 @@ class _Search:
     def _distances(self, owners: NDArray[np.int64], numbers: NDArray[np.int64]) -> Iterator[Ranked]:
         """Yield the distances of some queries to the rows of these numbers, in pairs."""
         order = np.argsort(numbers)
-        for start in range(0, len(order), _PAIRS):
-            chosen = order[start : start + _PAIRS]
+        step = -(-_PAIR_BYTES // self._wanted.wide[0].nbytes)
+        for start in range(0, len(order), step):
+            chosen = order[start : start + step]
             mine, some = owners[chosen], numbers[chosen]
             cuts = np.searchsorted(some, self._firsts)
             ids, vectors = [], []

@@ -66,13 +66,14 @@ class MappedVectors:
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return a copy of some rows, in the order given."""
-        taken = np.empty((len(rows), 4 * self.dim), np.uint8)
+        taken = np.empty((len(rows), self.dim), "<f4")
         places = (_HEADER.size + 4 * self.dim * rows).tolist()
         with self._path.open("rb", buffering=0) as file:
+            descriptor = file.fileno()
             for row, place in zip(taken, places, strict=True):
-                if os.preadv(file.fileno(), [row.data], place) != len(row):
+                if os.preadv(descriptor, [row.data], place) != row.nbytes:
                     raise CollectionDamaged(self._path, f"{self._rows} rows", "the end of the file")
-        return taken.view("<f4").astype(np.float32, copy=False)
+        return taken.astype(np.float32, copy=False)
 
     def span(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return a copy of the rows from ``start`` to ``stop``, or to the last."""
