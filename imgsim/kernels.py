@@ -3,6 +3,7 @@
 Loading them takes a second.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,14 @@ _LOOKED_AT = 64  # scores between two decisions whether one of them matters
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
 _ROUNDING = {"contract", "reassoc", "nsz"}  # sums in any order; infinities keep their meaning
 
-_compiled: Any = njit(nogil=True, cache=True, fastmath=_ROUNDING)
 _inlined: Any = njit(fastmath=_ROUNDING, forceinline=True)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return njit(nogil=True, cache=True, fastmath=_ROUNDING)(function)
+    except RuntimeError:  # numba finds no directory that it can write to
+        return njit(nogil=True, fastmath=_ROUNDING)(function)
 
 
 def project(basis: Basis, queries: Singles) -> tuple[Doubles, Doubles]:

@@ -1,5 +1,6 @@
 """The certified search against a sort of all float64 distances, on kind and on hostile vectors."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -331,3 +332,10 @@ class TestFiles:
         blocks = (rows[start : start + TILE] for start in range(0, 9_000, TILE))
         write_bounds(tmp_path / "a.bounds", 9_000, basis, blocks)
         assert (tmp_path / "a.bounds").stat().st_size < 0.2 * rows.nbytes
+
+
+def test_the_walks_compile_where_nothing_can_be_cached():
+    """numba looks for a cache in archives only, and finds none."""
+    code = "import numpy, imgsim.kernels as k; k._project(*map(numpy.ones, [(1, 4), 4, (4, 4)]))"
+    environment = os.environ | {"NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
