@@ -3,6 +3,7 @@
 import hashlib
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ class Basis:
     directions: NDArray[np.float64]
     near: int
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Return the sha256 of the values."""
         digest = hashlib.sha256(self.mean.tobytes())

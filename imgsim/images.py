@@ -24,6 +24,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from io import BufferedReader
 
 import numpy as np
@@ -41,9 +42,20 @@ _SCALED_FORMATS = frozenset({"JPEG", "MPO"})
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 _WHITE = (255, 255, 255, 255)
 
-Image.init()
-_FORMATS = tuple(sorted(set(Image.ID) & set(Image.OPEN) - {"EPS"}))
-_SUFFIXES = frozenset(s for s, f in Image.registered_extensions().items() if f in _FORMATS)
+_COMMON = ("JPEG", "PNG")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the names of all formats that are read; loading them takes a tenth of a second."""
+    Image.init()
+    return tuple(sorted(set(Image.ID) & set(Image.OPEN) - {"EPS"}))
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    extensions = Image.registered_extensions()
+    return frozenset(suffix for suffix, name in extensions.items() if name in _formats())
 
 
 def find(roots: Iterable[str], exclude: str | None = None) -> Iterator[ImageFile | ImageError]:
@@ -81,7 +93,7 @@ def _walk(
                     entered.add(_identity(facts))
                     pending.extend(_children(path, named))
             elif stat.S_ISREG(facts.st_mode):
-                claimed = path == root or os.path.splitext(path)[1].lower() in _SUFFIXES
+                claimed = path == root or os.path.splitext(path)[1].lower() in _suffixes()
                 yield ImageFile(path, facts.st_size, facts.st_mtime_ns, claimed)
             elif path == root:
                 yield ImageUnavailable(path, "not a regular file")
@@ -162,7 +174,10 @@ def _open_file(path: str) -> BufferedReader:
 
 def _identify(path: str, file: BufferedReader) -> Image.Image:
     try:
-        return Image.open(file, formats=_FORMATS)
+        try:
+            return Image.open(file, formats=_COMMON)
+        except UnidentifiedImageError:
+            return Image.open(file, formats=_formats())
     except UnidentifiedImageError as error:
         raise NotAnImage(path, "not an image in a known format") from error
     except Exception as error:  # the decode boundary: hostile files raise anything
