@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("faiss-cpu", "numpy", "onnxruntime", "pillow", "sqlalchemy", "tensorflow")
+PACKAGES = ("faiss-cpu", "numba", "numpy", "onnxruntime", "pillow", "sqlalchemy", "tensorflow")
 
 
 def seconds(work: Callable[[], object], repeats: int) -> list[float]:
