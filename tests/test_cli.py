@@ -98,7 +98,7 @@ class TestIngest:
     ):
         many = pictures / "many"
         many.mkdir()
-        for number in range(4_000):
+        for number in range(12_000):
             os.link(crops[number % 36], many / f"{number}.jpg")
         command = [sys.executable, "-m", "imgsim", "-c", empty, "ingest", many]
         with subprocess.Popen(
@@ -116,9 +116,9 @@ class TestIngest:
             "interrupted: what is encoded was stored; run the same command again to go on"
         ]
         before = json.loads(imgsim("-c", empty, "info", "--json").stdout)["images"]
-        assert 0 < before < 4_000
+        assert 0 < before < 12_000
         report = json.loads(imgsim("-c", empty, "ingest", many, "--json").stdout)
-        assert (report["added"], report["unchanged"]) == (4_000 - before, before)
+        assert (report["added"], report["unchanged"]) == (12_000 - before, before)
 
 
 class TestQuery:
