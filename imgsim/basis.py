@@ -126,13 +126,16 @@ def read_basis(path: Path, dim: int) -> Basis:
             basis = Basis(arrays["mean"], arrays["directions"], int(arrays["near"]))
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a basis") from error
-    count = basis.directions.shape[-1]
-    departure = basis.directions.T @ basis.directions - np.eye(count)
-    widths = 0 <= basis.near <= count and basis.near % 4 == 0
-    if basis.mean.shape != (dim,) or not widths or _norm(departure) > 1e-12:
+    if not _is_sound(basis, dim):
         raise ValueError(f"{path}: not an orthonormal basis of dimension {dim}")
     return basis
 
 
-def _norm(matrix: NDArray[np.float64]) -> float:
-    return float(np.linalg.norm(matrix)) if matrix.size else 0.0
+def _is_sound(basis: Basis, dim: int) -> bool:
+    """Say whether the shapes fit, and the directions are as orthonormal as the bounds need."""
+    count = basis.directions.shape[-1]
+    if basis.mean.shape != (dim,) or basis.directions.shape != (dim, count):
+        return False
+    departure = np.linalg.norm(basis.directions.T @ basis.directions - np.eye(count))
+    widths = 0 <= basis.near <= count and basis.near % 4 == 0
+    return widths and bool(np.isfinite(basis.mean).all()) and bool(departure <= 1e-12)

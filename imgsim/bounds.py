@@ -42,8 +42,9 @@ Q that of b_q, in either level; stars mark values computed in float32.
 4. Distances that are compared with these are computed in float64, with a relative error below
    1e-11; a limit is raised by a relative 1e-10 before a bound is compared with it.
 
-A row is left out of an answer only if its lower bound exceeds the limit by all of that. Rows and
-queries whose squares float32 cannot hold (lengths above 1e15 or below 1e-12) get no bounds.
+A row is left out of an answer only if its lower bound exceeds the limit by all of that. Rows whose
+squares float32 cannot hold (lengths above 1e15, or all below 1e-12) have no bounds, and queries
+longer than 1e15 do without.
 """
 
 import hashlib

@@ -13,6 +13,10 @@ from imgsim.basis import Basis
 from imgsim.bounds import LANES, TILE
 from imgsim.walks import RAISED, UNIT, Codes, Doubles, Found, Group, Integers, Segment, Singles
 
+if (TILE, LANES, RAISED, UNIT) != (1_024, 128, 1 + 1e-10, 2.0**-24):
+    # They are compiled in, and numba keeps what it compiled until the text of this file changes.
+    raise ImportError("these constants have changed: change them here too")
+
 _LOOKED_AT = 64  # scores between two decisions whether one of them matters
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
 _ROUNDING = {"contract", "reassoc", "nsz"}  # sums in any order; infinities keep their meaning
@@ -58,9 +62,10 @@ def _project(queries: Singles, mean: Doubles, directions: Doubles) -> tuple[Doub
 
 @_compiled
 def walk_bounds(segment: Segment, group: Group, found: Found, start: int, stop: int) -> int:
-    """Walk over the bounds of the rows from ``start``, a multiple of TILE, to ``stop``.
+    """Walk over the bounds of the rows from ``start`` to ``stop``.
 
-    Returns where to go on: ``stop``, or before if a query has no room for more candidates. The
+    ``start`` is a multiple of TILE, or where a walk stopped. Returns where to go on: ``stop``, or
+    before if a query has no room for more candidates. The
     first tile goes in small steps, so that the first limits come soon.
     """
     levels, queries = segment.rows, len(group.norms)

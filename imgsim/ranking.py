@@ -12,7 +12,7 @@ from imgsim.exact import Nearest
 
 
 class Ranked(NamedTuple):
-    """Query numbers, image ids and distances (n,), in ascending (query, distance, id)."""
+    """Query numbers, image ids and distances (n,)."""
 
     queries: NDArray[np.int64]
     ids: NDArray[np.int64]
@@ -36,23 +36,36 @@ class Wanted:
         return self.queries.astype(np.float64)
 
     def best(self, *parts: Ranked) -> Ranked:
-        """Return the first ``k`` of each query in any of the parts, which need not be sorted."""
+        """Return the first ``k`` of each query in the parts, in ascending (query, distance, id).
+
+        With a ``k`` of None, return all in any order.
+        """
         queries, ids, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.lexsort((ids, distances, queries))
-        if self.k is not None:
-            owners = queries[order]
-            order = order[np.arange(len(order)) - np.searchsorted(owners, owners) < self.k]
+        joined = Ranked(queries, ids, distances)
+        if self.k is None:
+            return joined
+        order = _order(joined)
+        owners = queries[order]
+        order = order[np.arange(len(order)) - np.searchsorted(owners, owners) < self.k]
         return Ranked(queries[order], ids[order], distances[order])
 
     def tighten(self, limits: NDArray[np.float64], best: Ranked) -> None:
         """Lower the limits of the queries that have ``k`` distances already."""
-        if self.k is not None:
+        if self.k:
             numbers = np.arange(len(self.queries))
             last = np.searchsorted(best.queries, numbers) + self.k - 1
             full = numbers[np.searchsorted(best.queries, numbers, "right") > last]
             limits[full] = np.minimum(limits[full], best.distances[last[full]])
 
     def split(self, best: Ranked) -> list[Nearest]:
-        """Return the images of each query."""
-        cuts = np.searchsorted(best.queries, np.arange(len(self.queries) + 1)).tolist()
-        return [(best.ids[a:b], best.distances[a:b]) for a, b in pairwise(cuts)]
+        """Return the images of each query, in order."""
+        order = _order(best)
+        numbers = np.arange(len(self.queries) + 1)
+        cuts = np.searchsorted(best.queries[order], numbers).tolist()
+        parts = (order[start:stop] for start, stop in pairwise(cuts))
+        return [(best.ids[part], best.distances[part]) for part in parts]
+
+
+def _order(ranked: Ranked) -> NDArray[np.int64]:
+    """Return the places in ascending (query, distance, id)."""
+    return np.lexsort((ranked.ids, ranked.distances, ranked.queries))

@@ -25,7 +25,8 @@ from imgsim.vectors import MappedVectors
 from imgsim.walks import RAISED, Found, Group, Segment
 
 _LOADING = 500_000_000  # values whose walk in NumPy takes as long as loading the compiled walks
-_GROUP = 64  # queries that walk together
+_GROUP = 64  # queries that walk together, or fewer if each wants very many
+_HIGHS = 1 << 18  # upper bounds that a walk keeps for a group
 _AT_ONCE = 1_024  # queries whose candidates are in memory at the same time
 _ROOM = 4 * TILE  # candidates of a query before their distances are computed
 _PAIR_BYTES = 1 << 19  # of differences that are computed at once; much more is slow to allocate
@@ -81,7 +82,7 @@ class Searcher:
         total = int(self.firsts[-1])
         if not total:
             return [(NONE.ids, NONE.distances) for _ in queries]
-        k = None if k is None else min(k, total)
+        k = None if k is None or k >= total else k
         found = []
         for start in range(0, len(queries), _AT_ONCE):
             found += self._nearest(Wanted(queries[start : start + _AT_ONCE], k, radius))
@@ -89,10 +90,10 @@ class Searcher:
 
     def _nearest(self, wanted: Wanted) -> list[Nearest]:
         walk_with = self._walk_with or self._cheapest(len(wanted.queries))
-        cuts = range(0, len(wanted.queries), _GROUP)
+        step = max(1, min(_GROUP, _HIGHS // (wanted.k or 1)))
         searches = [
-            _Search(self, walk_with, replace(wanted, queries=wanted.queries[cut : cut + _GROUP]))
-            for cut in cuts
+            _Search(self, walk_with, replace(wanted, queries=wanted.queries[start : start + step]))
+            for start in range(0, len(wanted.queries), step)
         ]
         if len(searches) < self._threads:  # each query by all threads
             answers = [search.run(self._together) for search in searches]

@@ -91,7 +91,8 @@ def walk_bounds(segment: Segment, group: Group, found: Found, start: int, stop: 
         scores += group.near_rest[:, None].astype(np.float32) * levels.near_rest[groups, None]
         scores -= levels.half[groups, None]
         reach = found.limits * RAISED + group.margins + levels.near_error[groups, None]
-        threshold = (group.norms**2 - reach**2) / 2 - group.errors
+        with np.errstate(over="ignore"):  # where nothing is out of reach
+            threshold = (group.norms**2 - reach**2) / 2 - group.errors
         number, queries, lane = np.nonzero(scores >= threshold[:, :, None])
         row = first + number * LANES + lane
         here = (row < stop) & (found.limits[queries] >= 0)

@@ -208,6 +208,15 @@ MUTANTS = [
 ]
 
 
+KERNEL_MUTANTS = [
+    ("if low <= limit:", "if low < limit:"),
+    (" + group.margins[a] + near_errors[number]", " + group.margins[a]"),
+    ("off = group.margins[a] + levels.far_tail[row, 1]", "off = group.margins[a]"),
+    ("along + (rest - query_rest) ** 2", "along + (rest + query_rest) ** 2"),
+    ("        if segment.ids[row] < 0:\n            continue\n", ""),
+]
+
+
 def battery(folder, walk_with):
     """Searches in which every allowance of the bounds is needed."""
     random = np.random.default_rng(0)
@@ -244,14 +253,30 @@ def test_at_the_edge(tmp_path, walk_with):
     battery(tmp_path, walk_with)
 
 
-@pytest.mark.parametrize(("right", "wrong"), MUTANTS)
-def test_a_mutated_walk_is_noticed(tmp_path, right, wrong):
-    text = Path(walks.__file__).read_text()
+@pytest.mark.parametrize(
+    ("module", "right", "wrong"),
+    [(walks, *mutant) for mutant in MUTANTS] + [(kernels, *mutant) for mutant in KERNEL_MUTANTS],
+)
+def test_a_mutated_walk_is_noticed(tmp_path, module, right, wrong):
+    text = Path(module.__file__).read_text()
     assert text.count(right) == 1
     mutant = ModuleType("mutant")
     exec(text.replace(right, wrong), mutant.__dict__)
     with pytest.raises(AssertionError):
         battery(tmp_path, mutant)
+
+
+@BOTH
+@pytest.mark.parametrize(("k", "radius"), [(7_000, np.inf), (None, 1e200), (None, 5.4)])
+def test_very_many_are_asked_for(tmp_path, walk_with, monkeypatch, k, radius):
+    """Groups get smaller, and candidates are settled many times."""
+    monkeypatch.setattr("imgsim.search._HIGHS", 40_000)
+    random = np.random.default_rng(3)
+    rows = random.normal(size=(9_000, 16)).astype(np.float32)
+    ids = random.permutation(9_000)
+    basis = some_basis(random, 16, 8, 12)
+    searcher = Searcher([source(tmp_path, "a", ids, rows, basis)], basis, 16, walk_with)
+    assert_exact(searcher, rows[:12], ids, rows, k, radius)
 
 
 def test_white_noise_is_scanned():
@@ -282,10 +307,14 @@ class TestFiles:
         again = read_basis(tmp_path / "basis.npz", 12)
         assert again.fingerprint == basis.fingerprint
 
-    @pytest.mark.parametrize("damage", ["skewed", "dim", "junk", "empty"])
+    @pytest.mark.parametrize("damage", ["skewed", "dim", "directions", "nan", "junk", "empty"])
     def test_an_unsound_basis_is_refused(self, tmp_path, basis, damage):
         path = tmp_path / "basis.npz"
         directions = basis.directions * (1 + 1e-9 * (damage == "skewed"))
+        if damage == "nan":
+            directions[3, -1] = np.nan
+        elif damage == "directions":
+            directions = some_basis(np.random.default_rng(1), 20, 4, 6).directions
         write_basis(path, Basis(basis.mean, directions, 4))
         if damage in ("junk", "empty"):
             path.write_bytes(b"junk" * (damage == "junk"))
