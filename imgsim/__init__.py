@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     )
     from imgsim.types import (
         CollectionInfo,
+        CompactReport,
         Damage,
         EpochRecord,
         ImageNeighbours,
         IngestReport,
+        IngestSettings,
         Match,
         QueryResult,
         Refusal,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         TrainingProgress,
         TrainingReport,
         TrainingSettings,
+        UpkeepReport,
         Within,
     )
 
@@ -55,6 +58,7 @@ __all__ = [
     "CollectionLocked",
     "CollectionNewer",
     "CollectionNotFound",
+    "CompactReport",
     "Damage",
     "EncoderError",
     "EncoderMismatch",
@@ -65,6 +69,7 @@ __all__ = [
     "ImageUnavailable",
     "ImgsimError",
     "IngestReport",
+    "IngestSettings",
     "Match",
     "NotAnImage",
     "QueryResult",
@@ -75,6 +80,7 @@ __all__ = [
     "TrainingProgress",
     "TrainingReport",
     "TrainingSettings",
+    "UpkeepReport",
     "Within",
     "__version__",
 ]

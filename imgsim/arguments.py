@@ -1,15 +1,20 @@
-"""Arguments that commands share: their options, and the paths that files and stdin list."""
+"""What commands share: their options, and the paths that files and stdin list."""
 
 import math
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imgsim.terminal import say
 from imgsim.types import Within
+
+if TYPE_CHECKING:
+    from imgsim.collection import Collection
 
 ImagePaths = Annotated[
     list[str], typer.Argument(metavar="IMAGES", help="Image files, and folders of them.")
@@ -30,6 +35,27 @@ NotUnder = Annotated[
     list[str] | None,
     typer.Option(metavar="DIR", help="No neighbours in this folder; may be repeated."),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Report, and change nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options before the command."""
+
+    collection: Path
+    quiet: bool
+
+    def open(self, *, create: bool = False) -> "Collection":
+        """Open the collection that the command is about."""
+        from imgsim.collection import Collection  # noqa: PLC0415 - `--help` does not pay for it
+
+        return Collection.open(self.collection, create=create)
+
+    def note(self, message: str) -> None:
+        """Tell a person something that a script does not need."""
+        if not self.quiet:
+            say(message)
 
 
 def wanted(

@@ -2,147 +2,46 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from sqlite3 import Connection as SQLiteConnection
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import (
     URL,
-    Column,
-    ColumnElement,
     Connection,
     Engine,
+    LargeBinary,
     Table,
     and_,
+    bindparam,
+    cast,
     create_engine,
     delete,
     event,
     func,
     insert,
     inspect,
-    not_,
-    or_,
+    literal,
     select,
     text,
     update,
 )
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from imgsim.errors import CollectionDamaged, CollectionError, CollectionNewer, EncoderMissing
-from imgsim.tables import ENCODERS, IMAGES, REFUSED, SEGMENTS
-from imgsim.types import Damage, EncoderRecord, ImageFile, ImageRecord, Refusal, Segment, Within
+from imgsim.errors import CollectionDamaged, CollectionError, CollectionNewer
+from imgsim.snapshot import IN_LIMIT, Snapshot, encoded, is_under
+from imgsim.tables import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS
+from imgsim.types import (
+    ImageFile,
+    ImageRecord,
+    Refusal,
+    Segment,
+)
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The revision that this code reads and writes: the newest in migrations/versions."""
-
-_IN_LIMIT = 10_000  # SQLite takes at most 32,766 parameters in a statement
-
-
-class Snapshot:
-    """One instant of the catalog, whatever a writer commits meanwhile."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def encoder(self) -> EncoderRecord:
-        """Return the active encoder, or raise :class:`EncoderMissing`."""
-        columns = select(ENCODERS.c.id, ENCODERS.c.fingerprint, ENCODERS.c.dim)
-        row = self._connection.execute(columns.where(ENCODERS.c.active)).one_or_none()
-        if row is None:
-            raise EncoderMissing("the collection has no encoder yet; run `imgsim train` first")
-        return EncoderRecord(*row)
-
-    def segments(self) -> list[Segment]:
-        """Return the segments of the active encoder in the order of their commits."""
-        rows = self._connection.execute(
-            select(SEGMENTS.c.name, SEGMENTS.c.rows, SEGMENTS.c.dim, SEGMENTS.c.sha256)
-            .join(ENCODERS, SEGMENTS.c.encoder_id == ENCODERS.c.id)
-            .where(ENCODERS.c.active)
-            .order_by(SEGMENTS.c.id)
-        )
-        return [Segment(*row) for row in rows]
-
-    def segment_names(self) -> list[str]:
-        """Return the names of all segments, whichever encoder made them."""
-        return list(self._connection.execute(select(SEGMENTS.c.name)).scalars())
-
-    def segment_ids(self, segment: Segment, within: Within | None = None) -> NDArray[np.int64]:
-        """Return the image id of each row of a segment, -1 for a row that no image uses.
-
-        The same goes for the rows of images whose path ``within`` does not admit.
-        """
-        ours = select(SEGMENTS.c.id).where(SEGMENTS.c.name == segment.name).scalar_subquery()
-        admitted = [IMAGES.c.segment_id == ours, *_admitted(within or Within())]
-        first, last, count = self._connection.execute(
-            select(
-                func.min(IMAGES.c.id - IMAGES.c.row),
-                func.max(IMAGES.c.id - IMAGES.c.row),
-                func.count(),
-            ).where(*admitted)
-        ).one()
-        if count == segment.rows and first == last:  # as committed; spares a list of every row
-            return np.arange(first, first + count)
-        ids = np.full(segment.rows, -1, np.int64)
-        if count:
-            found = self._connection.execute(select(IMAGES.c.row, IMAGES.c.id).where(*admitted))
-            pairs = np.array(found.all(), np.int64)
-            ids[pairs[:, 0]] = pairs[:, 1]
-        return ids
-
-    def stamps(self, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Return (size, mtime_ns) of those of ``paths`` that are stored images."""
-        rows = self._select_in(IMAGES.c.path, _encoded(paths), IMAGES.c.size, IMAGES.c.mtime_ns)
-        return {os.fsdecode(path): (size, mtime) for path, size, mtime in rows}
-
-    def refusals(self, paths: Sequence[str]) -> dict[str, tuple[int, int, str]]:
-        """Return (size, mtime_ns, reason) of those of ``paths`` that were refused."""
-        columns = REFUSED.c.size, REFUSED.c.mtime_ns, REFUSED.c.reason
-        rows = self._select_in(REFUSED.c.path, _encoded(paths), *columns)
-        return {os.fsdecode(path): (size, mtime, why) for path, size, mtime, why in rows}
-
-    def paths(self, ids: Iterable[int]) -> dict[int, str]:
-        """Return the paths of the images with these ids."""
-        rows = self._select_in(IMAGES.c.id, list(ids), IMAGES.c.path)
-        return {image_id: os.fsdecode(path) for image_id, path in rows}
-
-    def count_images(self) -> int:
-        """Return the number of stored images."""
-        return self._connection.execute(select(func.count(IMAGES.c.id))).scalar_one()
-
-    def count_refused(self) -> int:
-        """Return the number of refused files."""
-        return self._connection.execute(select(func.count(REFUSED.c.path))).scalar_one()
-
-    def longest_path(self) -> int:
-        """Return the length in bytes of the longest path of an image, 0 if there is none."""
-        longest = select(func.max(func.length(IMAGES.c.path)))
-        return self._connection.execute(longest).scalar_one() or 0
-
-    def damages(self, path: Path) -> list[Damage]:
-        """Return what SQLite finds wrong with the catalog at ``path``, and rows out of range."""
-        verdicts = self._connection.execute(text("PRAGMA integrity_check")).scalars()
-        damages = [Damage(str(path), "a sound database", v) for v in verdicts if v != "ok"]
-        rows = self._connection.execute(
-            select(SEGMENTS.c.name, SEGMENTS.c.rows, func.max(IMAGES.c.row))
-            .join(IMAGES, IMAGES.c.segment_id == SEGMENTS.c.id)
-            .group_by(SEGMENTS.c.id)
-            .having(func.max(IMAGES.c.row) >= SEGMENTS.c.rows)
-        )
-        for name, count, last in rows:
-            damages.append(Damage(str(path), f"{count} rows in {name}", f"an image in row {last}"))
-        return damages
-
-    def _select_in(
-        self, key: Column[Any], values: Sequence[object], *columns: Column[Any]
-    ) -> Iterator[Sequence[Any]]:
-        for start in range(0, len(values), _IN_LIMIT):
-            chosen = key.in_(values[start : start + _IN_LIMIT])
-            yield from self._connection.execute(select(key, *columns).where(chosen))
 
 
 class Catalog:
@@ -195,21 +94,49 @@ class Catalog:
         An image whose path is already stored takes its place under a new id.
         """
         with self._transaction() as connection:
-            fields = {"encoder_id": Snapshot(connection).encoder().id, "created_at": _now()}
-            added = insert(SEGMENTS).values(**asdict(segment), **fields)
-            segment_id = connection.execute(added.returning(SEGMENTS.c.id)).scalar_one()
+            segment_id = _insert_segment(connection, segment)
             rows = [
                 asdict(image)
                 | {"path": os.fsencode(image.path), "segment_id": segment_id, "row": row}
                 for row, image in enumerate(images)
             ]
-            paths = _encoded([image.path for image in images])
+            paths = encoded([image.path for image in images])
             for table in (IMAGES, REFUSED):
                 _delete_paths(connection, table, paths)
             connection.execute(insert(IMAGES), rows)
 
-    def commit_refusals(self, refused: Sequence[tuple[ImageFile, Refusal]]) -> None:
-        """Commit files whose content was refused."""
+    def commit_merge(self, old: Sequence[str], new: Segment | None, ids: Sequence[int]) -> None:
+        """Commit that ``new`` takes the place of the segments named ``old``.
+
+        Its rows are the images ``ids``, which are all of theirs.
+        """
+        with self._transaction() as connection:
+            if new is not None:
+                segment_id = _insert_segment(connection, new)
+                place = {"segment_id": segment_id, "row": bindparam("new_row")}
+                moved = update(IMAGES).where(IMAGES.c.id == bindparam("image_id")).values(**place)
+                rows = [{"image_id": number, "new_row": row} for row, number in enumerate(ids)]
+                connection.execute(moved, rows)
+            connection.execute(delete(SEGMENTS).where(SEGMENTS.c.name.in_(old)))
+
+    def commit_stamps(self, images: Sequence[tuple[int, ImageRecord]]) -> None:
+        """Commit path, size and time of stored images, by id, whose content is what it was.
+
+        An image that is stored under one of the paths, and another, gives way.
+        """
+        with self._transaction() as connection:
+            for number, image in images:
+                path = os.fsencode(image.path)
+                other = and_(IMAGES.c.path == path, IMAGES.c.id != number)
+                connection.execute(delete(IMAGES).where(other))
+                connection.execute(delete(REFUSED).where(REFUSED.c.path == path))
+                fields = {"path": path, "size": image.size, "mtime_ns": image.mtime_ns}
+                connection.execute(update(IMAGES).where(IMAGES.c.id == number).values(**fields))
+
+    def commit_refusals(
+        self, refused: Sequence[tuple[ImageFile, Refusal]], mended: Sequence[str]
+    ) -> None:
+        """Commit files whose content was refused, and paths where that no longer is so."""
         rows = [
             {
                 "path": os.fsencode(file.path),
@@ -220,8 +147,47 @@ class Catalog:
             for file, refusal in refused
         ]
         with self._transaction() as connection:
-            _delete_paths(connection, REFUSED, _encoded([file.path for file, _ in refused]))
-            connection.execute(insert(REFUSED), rows)
+            _delete_paths(connection, REFUSED, encoded([*mended, *(f.path for f, _ in refused)]))
+            if rows:
+                connection.execute(insert(REFUSED), rows)
+
+    def commit_roots(self, folders: Sequence[str]) -> None:
+        """Commit folders that are ingested."""
+        with self._transaction() as connection:
+            known = set(Snapshot(connection).roots())
+            new = [{"path": os.fsencode(folder)} for folder in set(folders) - known]
+            if new:
+                connection.execute(insert(ROOTS), new)
+
+    def forget(self, images: Sequence[int], refused: Sequence[str], roots: Sequence[str]) -> None:
+        """Commit that images (by id), refusals and roots (by path) are no more."""
+        with self._transaction() as connection:
+            for start in range(0, len(images), IN_LIMIT):
+                chosen = IMAGES.c.id.in_(images[start : start + IN_LIMIT])
+                connection.execute(delete(IMAGES).where(chosen))
+            _delete_paths(connection, REFUSED, encoded(refused))
+            _delete_paths(connection, ROOTS, encoded(roots))
+
+    def relocate(self, old: str, new: str) -> None:
+        """Commit that everything at and below the path ``old``, and only that, is at ``new``."""
+        with self._transaction() as connection:
+            for table in (IMAGES, REFUSED, ROOTS):
+                path = table.c.path
+                rest = func.substr(path, len(os.fsencode(old)) + 1)
+                # First to a place where no path can be in the way of another.
+                for place, prefix, tail in (
+                    (is_under(path, old), b"//" + os.fsencode(new), rest),
+                    (func.substr(path, 1, 2) == b"//", b"", func.substr(path, 3)),
+                ):
+                    whole = cast(literal(prefix).concat(tail), LargeBinary)
+                    connection.execute(update(table).where(place).values(path=whole))
+
+
+def _insert_segment(connection: Connection, segment: Segment) -> int:
+    """Insert a segment of the active encoder and return its id."""
+    fields = {"encoder_id": Snapshot(connection).encoder().id, "created_at": _now()}
+    added = insert(SEGMENTS).values(**asdict(segment), **fields)
+    return connection.execute(added.returning(SEGMENTS.c.id)).scalar_one()
 
 
 def _now() -> int:
@@ -229,27 +195,9 @@ def _now() -> int:
     return int(time.time())
 
 
-def _encoded(paths: Sequence[str]) -> list[bytes]:
-    return [os.fsencode(path) for path in paths]
-
-
-def _admitted(within: Within) -> Iterator[ColumnElement[bool]]:
-    """Yield the conditions on the paths of images."""
-    if within.under:
-        yield or_(*map(_is_under, within.under))
-    for directory in within.not_under:
-        yield not_(_is_under(directory))
-
-
-def _is_under(directory: str) -> ColumnElement[bool]:
-    path = os.fsencode(os.path.abspath(directory)).rstrip(b"/")
-    inside = and_(IMAGES.c.path > path + b"/", IMAGES.c.path < path + b"0")  # 0 comes after /
-    return or_(IMAGES.c.path == path, inside)
-
-
 def _delete_paths(connection: Connection, table: Table, paths: Sequence[bytes]) -> None:
-    for start in range(0, len(paths), _IN_LIMIT):
-        chosen = table.c.path.in_(paths[start : start + _IN_LIMIT])
+    for start in range(0, len(paths), IN_LIMIT):
+        chosen = table.c.path.in_(paths[start : start + IN_LIMIT])
         connection.execute(delete(table).where(chosen))
 
 

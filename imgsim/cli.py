@@ -3,18 +3,21 @@
 import errno
 import json
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from imgsim import __version__
+from imgsim import __version__, maintenance
 from imgsim.arguments import (
+    DryRun,
     ImagePaths,
+    Json,
     K,
     NotUnder,
+    Options,
     Output,
     Radius,
     Under,
@@ -22,21 +25,22 @@ from imgsim.arguments import (
     listed,
     wanted,
 )
-from imgsim.errors import CollectionDamaged, ImageError, ImgsimError
+from imgsim.errors import ImageError, ImgsimError
 from imgsim.files import printable
 from imgsim.terminal import (
     QueryFormat,
     prepare_streams,
+    print_refused,
     print_results,
     progress_bar,
     say,
     say_stats,
     training_display,
 )
-from imgsim.types import IngestReport, TrainingSettings
+from imgsim.types import IngestReport, IngestSettings, TrainingSettings
 
 if TYPE_CHECKING:
-    from imgsim.collection import Collection
+    pass
 
 _DEFAULTS = TrainingSettings()
 _DRAWN = 20  # rows of a figure; a page has room for all
@@ -50,24 +54,6 @@ Exit codes: 0 success, 1 other error, 2 wrong arguments, 10 unusable collection,
 20 unreadable image, 21 no such image, 22 not an image, 30 unusable encoder, 31 no encoder yet,
 32 wrong encoder, 33 training diverged, 40 output or vectors cannot be written, 130 interrupted.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """The options before the command."""
-
-    collection: Path
-    quiet: bool
-
-    def open(self, *, create: bool = False) -> "Collection":
-        from imgsim.collection import Collection  # noqa: PLC0415 - `--help` does not pay for it
-
-        return Collection.open(self.collection, create=create)
-
-    def note(self, message: str) -> None:
-        """Tell a person something that a script does not need."""
-        if not self.quiet:
-            say(message)
 
 
 class _Boundary(TyperGroup):
@@ -138,7 +124,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    ctx.obj = _Options(collection, quiet)
+    ctx.obj = Options(collection, quiet)
     prepare_streams(mute_libraries=not debug)
 
 
@@ -171,7 +157,7 @@ def train(
 
     Ctrl-C ends the training early and keeps the best weights so far.
     """
-    options: _Options = ctx.obj
+    options: Options = ctx.obj
     try:
         settings = TrainingSettings(
             image_size, latent_channels, epochs, batch_size, learning_rate, validation_split, seed
@@ -206,14 +192,20 @@ def ingest(
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Paths in --from-file end in NUL characters.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Count what is new, and store nothing.")] = False,
+    dry_run: DryRun = False,
+    rehash: Annotated[
+        bool, typer.Option(help="Compare contents even where size and time are unchanged.")
+    ] = False,
+    retry_refused: Annotated[
+        bool, typer.Option(help="Try refused files again that have not changed.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option(help="Exit with 20 if any file was refused, not only if all were.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Store images that are new or changed."""
-    options: _Options = ctx.obj
+    options: Options = ctx.obj
     roots = [path for path in paths or () if path]
     if from_file is not None:
         roots += listed(from_file, null=null)
@@ -224,7 +216,8 @@ def ingest(
             options.open() as collection,
             progress_bar("ingest", quiet=options.quiet) as on_progress,
         ):
-            report = collection.ingest(roots, dry_run=dry_run, on_progress=on_progress)
+            settings = IngestSettings(rehash, retry_refused)
+            report = collection.ingest(roots, settings, dry_run=dry_run, on_progress=on_progress)
     except KeyboardInterrupt:
         say("interrupted: what is encoded was stored; run the same command again to go on")
         raise
@@ -233,7 +226,7 @@ def ingest(
         raise typer.Exit(ImageError.exit_code)
 
 
-def _print_ingest(report: IngestReport, options: _Options, *, dry_run: bool, as_json: bool) -> None:
+def _print_ingest(report: IngestReport, options: Options, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"seen": report.seen, **asdict(report), "dry_run": dry_run}))
     elif not options.quiet:
@@ -242,7 +235,7 @@ def _print_ingest(report: IngestReport, options: _Options, *, dry_run: bool, as_
     verb = "to add" if dry_run else "added"
     options.note(
         f"{report.seen:,} files: {report.added:,} {verb}, {report.changed:,} changed, "
-        f"{report.unchanged:,} unchanged, {len(report.refused):,} refused, "
+        f"{report.moved:,} moved, {report.unchanged:,} unchanged, {len(report.refused):,} refused, "
         f"{report.skipped:,} not images"
     )
 
@@ -274,7 +267,7 @@ def query(
     ] = False,
 ) -> None:
     """Print the nearest stored images."""
-    options: _Options = ctx.obj
+    options: Options = ctx.obj
     k, within = wanted(k, radius, under, not_under)
     failures: list[ImageError] = []
 
@@ -316,7 +309,7 @@ def export_neighbours(
 
     The file appears when it is complete; an interrupted export leaves what was there before.
     """
-    options: _Options = ctx.obj
+    options: Options = ctx.obj
     k, within = wanted(k, radius, under, not_under)
     with options.open() as collection, progress_bar("export", quiet=options.quiet) as on_progress:
         rows = collection.export_neighbours(output, k, within, on_progress)
@@ -326,7 +319,7 @@ def export_neighbours(
 @export_app.command("features")
 def export_features(ctx: typer.Context, output: Output) -> None:
     """Write ids, paths and latents, as .npz or .parquet, or indices and features as .pkl."""
-    options: _Options = ctx.obj
+    options: Options = ctx.obj
     with options.open() as collection:
         rows = collection.export_features(output)
     options.note(f"{rows:,} rows: {output}")
@@ -335,7 +328,7 @@ def export_features(ctx: typer.Context, output: Output) -> None:
 @export_app.command("index")
 def export_index(ctx: typer.Context, output: Output) -> None:
     """Write one FAISS IndexIDMap2 over an IndexFlatL2, with image ids, as .faiss."""
-    options: _Options = ctx.obj
+    options: Options = ctx.obj
     with options.open() as collection:
         rows = collection.export_index(output)
     options.note(f"{rows:,} vectors: {output}")
@@ -344,10 +337,15 @@ def export_index(ctx: typer.Context, output: Output) -> None:
 @app.command()
 def info(
     ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+    refused: Annotated[bool, typer.Option("--refused", help="List refused files instead.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print facts about the collection."""
-    with ctx.obj.open() as collection:
+    options: Options = ctx.obj
+    with options.open() as collection:
+        if refused:
+            print_refused(collection.refused(), as_json=as_json)
+            return
         facts = asdict(collection.info())
     if as_json:
         print(json.dumps(facts))
@@ -357,17 +355,11 @@ def info(
         print(f"{name.replace('_', ' '):<13} {printable(text)}")
 
 
-@app.command()
-def check(ctx: typer.Context) -> None:
-    """Verify every file of the collection.
-
-    Prints what is missing or altered, and exits with 14 if anything is.
-    """
-    options: _Options = ctx.obj
-    with options.open() as collection:
-        damages = collection.check()
-    for damage in damages:
-        print(f"{printable(damage.path)}: expected {damage.expected}, found {damage.found}")
-    if damages:
-        raise typer.Exit(CollectionDamaged.exit_code)
-    options.note("every file is as the catalog says")
+for command in (
+    maintenance.prune,
+    maintenance.remove,
+    maintenance.relocate,
+    maintenance.compact,
+    maintenance.check,
+):
+    app.command()(command)

@@ -2,18 +2,21 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from imgsim import export
-from imgsim.catalog import SCHEMA, Catalog, Snapshot
-from imgsim.encoder import MODEL_NAME, Encoder, read_feed
+from imgsim import export, upkeep
+from imgsim.catalog import SCHEMA, Catalog
+from imgsim.compaction import everything, what_pays
+from imgsim.encoder import read_feed
+from imgsim.encoders import encoder_damages, encoder_directory, load_encoder
 from imgsim.errors import (
     CollectionDamaged,
     CollectionError,
@@ -23,25 +26,29 @@ from imgsim.errors import (
     EncoderMissing,
     ImageError,
 )
-from imgsim.exact import Nearest
-from imgsim.files import new_directory, publish_directory, writer_lock
+from imgsim.files import new_directory, publish_directory, reading, sole_reader, writer_lock
 from imgsim.images import find
-from imgsim.ingest import Ingest, encode_files
+from imgsim.ingest import Ingest, in_threads
+from imgsim.latents import Latents, encoded
+from imgsim.neighbours import all_neighbours, matches, reported
+from imgsim.snapshot import Snapshot
 from imgsim.store import Gallery, VectorStore
 from imgsim.types import (
     CollectionInfo,
+    CompactReport,
     Damage,
-    EncoderRecord,
     ImageFile,
     ImageNeighbours,
     IngestReport,
-    Match,
+    IngestSettings,
     Progress,
     QueryResult,
+    Refusal,
     SearchStats,
     TrainingProgress,
     TrainingReport,
     TrainingSettings,
+    UpkeepReport,
     Within,
 )
 
@@ -49,9 +56,16 @@ PathLike = str | os.PathLike[str]
 Paths = PathLike | Iterable[PathLike]
 """A path, or several."""
 
-_SEARCHED_AT_ONCE = 1_024
 _CATALOG = "catalog.db"
-_OWN_NAMES = {"lock", "segments", "encoders", _CATALOG, f"{_CATALOG}-wal", f"{_CATALOG}-shm"}
+_OWN_NAMES = {
+    "lock",
+    "readers",
+    "segments",
+    "encoders",
+    _CATALOG,
+    f"{_CATALOG}-wal",
+    f"{_CATALOG}-shm",
+}
 
 
 class Collection:
@@ -133,7 +147,7 @@ class Collection:
                 figures.draw_reconstructions(
                     scratch / "reconstructions.png", trained.originals, trained.reconstructions
                 )
-                directory = self._encoder_directory(report.fingerprint)
+                directory = encoder_directory(self._path, report.fingerprint)
                 if not directory.exists():  # the same images and seed can give the same bytes
                     publish_directory(scratch, directory)
             self._catalog.activate_encoder(report.fingerprint, report.dim)
@@ -142,25 +156,66 @@ class Collection:
     def ingest(
         self,
         paths: Paths,
+        settings: IngestSettings | None = None,
         *,
         dry_run: bool = False,
         on_progress: Progress | None = None,
     ) -> IngestReport:
         """Store the images at and under ``paths`` that are new or changed.
 
-        A file is unchanged if its path, size and modification time are. A batch that is committed
-        stays, also when the run is interrupted or killed. ``dry_run`` only compares.
+        A file is unchanged if its path, size and modification time are, or else its content. One
+        whose content is stored keeps that image's id if the other file is gone: it was moved. A
+        batch that is committed stays, also when the run is interrupted or killed. ``dry_run`` only
+        compares.
         """
         roots = _listed(paths)
         if dry_run:
-            return self._new_ingest().preview(self._find(roots))
+            return self._new_ingest(settings).preview(self._find(roots))
         with writer_lock(self._path):
             total = sum(1 for _ in self._find(roots)) if on_progress else 0
-            run = self._new_ingest()
+            run = self._new_ingest(settings)
             self._sweep()
-            return run.run(
+            self._catalog.commit_roots([os.path.abspath(p) for p in roots if os.path.isdir(p)])
+            report = run.run(
                 self._find(roots), lambda done: on_progress(done, total) if on_progress else None
             )
+            self._tidy(what_pays)
+        return report
+
+    def compact(self) -> CompactReport:
+        """Merge small segments and drop vectors of images that were removed.
+
+        Ingest does so by itself when it pays.
+        """
+        with writer_lock(self._path):
+            return self._tidy(everything)
+
+    def prune(self, *, dry_run: bool = False) -> UpkeepReport:
+        """Forget the images whose files are gone; see :class:`UpkeepReport`.
+
+        A folder that was ingested and is missing, or empty, keeps its images.
+        """
+        with self._writing(dry_run=dry_run):
+            return upkeep.prune(self._catalog, dry_run=dry_run)
+
+    def remove(self, paths: Paths, *, dry_run: bool = False) -> UpkeepReport:
+        """Forget the images at and under ``paths``, whether files are there or not."""
+        with self._writing(dry_run=dry_run):
+            return upkeep.remove(self._catalog, _listed(paths), dry_run=dry_run)
+
+    def relocate(self, old: PathLike, new: PathLike, *, dry_run: bool = False) -> UpkeepReport:
+        """Note that what was at and under the path ``old`` is at ``new`` now.
+
+        Raises :class:`StoreError` if images are stored under both.
+        """
+        with self._writing(dry_run=dry_run):
+            paths = os.fspath(old), os.fspath(new)
+            return upkeep.relocate(self._catalog, *paths, dry_run=dry_run)
+
+    def refused(self) -> list[Refusal]:
+        """Return the files that were refused, by path, and why."""
+        with self._catalog.snapshot() as snapshot:
+            return [Refusal(*pair) for pair in snapshot.refused_under("/").items()]
 
     def query(
         self,
@@ -180,12 +235,14 @@ class Collection:
         """
         paths = _listed(images)
         with self._gallery(within) as (snapshot, gallery):
-            found = encode_files(paths, self._encoder(snapshot))
+            found = in_threads(
+                partial(encoded, encoder=load_encoder(self._path, snapshot.encoder())), paths
+            )
             queries, latents = [], []
             for path, result in zip(paths, found, strict=True):
                 if not isinstance(result, ImageError):
                     queries.append(path)
-                    latents.append(result[1])
+                    latents.append(result.vector)
                 elif on_error is None:
                     raise result
                 else:
@@ -195,8 +252,8 @@ class Collection:
             nearest = gallery.search(np.stack(latents), k)
             on_stats(gallery.stats)
             return [
-                QueryResult(query, matches)
-                for query, matches in zip(queries, _matches(snapshot, nearest), strict=True)
+                QueryResult(query, found_of_it)
+                for query, found_of_it in zip(queries, matches(snapshot, nearest), strict=True)
             ]
 
     def neighbours(
@@ -208,7 +265,7 @@ class Collection:
         """
         with self._gallery() as (snapshot, gallery):
             admitted = self._store.gallery(snapshot, within)
-            yield from _neighbours(snapshot, gallery, admitted, k)
+            yield from all_neighbours(snapshot, gallery, admitted, k)
 
     def export_neighbours(
         self,
@@ -220,9 +277,9 @@ class Collection:
         """Write :meth:`neighbours` as .csv, .jsonl, .parquet or .npz; return the row count."""
         with self._gallery() as (snapshot, gallery):
             admitted = self._store.gallery(snapshot, within)
-            lists = _neighbours(snapshot, gallery, admitted, k)
-            reported = _reported(lists, len(gallery), on_progress)
-            return export.write_neighbours(Path(path), reported, snapshot.longest_path())
+            lists = all_neighbours(snapshot, gallery, admitted, k)
+            lists = reported(lists, len(gallery), on_progress)
+            return export.write_neighbours(Path(path), lists, snapshot.longest_path())
 
     def export_features(self, path: PathLike) -> int:
         """Write ids, paths and latents to a .npz, .parquet or .pkl file; return the row count."""
@@ -238,7 +295,7 @@ class Collection:
             encoder, feed = None, None
             with suppress(EncoderError):
                 encoder = snapshot.encoder()
-                feed = read_feed(self._encoder_directory(encoder.fingerprint))
+                feed = read_feed(encoder_directory(self._path, encoder.fingerprint))
             segments = snapshot.segments()
             return CollectionInfo(
                 path=str(self._path),
@@ -254,30 +311,46 @@ class Collection:
 
     def check(self) -> list[Damage]:
         """Compare every file of the collection with the catalog; return what is damaged."""
-        with self._catalog.snapshot() as snapshot:
+        with reading(self._path), self._catalog.snapshot() as snapshot:
             damages = snapshot.damages(self._path / _CATALOG)
             with suppress(EncoderMissing):
-                damages += self._encoder_damages(snapshot.encoder())
+                damages += encoder_damages(self._path, snapshot.encoder())
                 damages += self._store.damages(snapshot)
         return damages
 
     def _find(self, roots: Paths) -> Iterator[ImageFile | ImageError]:
         return find(_listed(roots), exclude=str(self._path))
 
-    def _sweep(self) -> None:
-        """Remove what a writer that was killed left behind and no row names."""
+    def _tidy(self, choose: upkeep.Choice) -> CompactReport:
+        report = upkeep.compact(self._catalog, self._store, choose)
+        self._sweep()
         with self._catalog.snapshot() as snapshot:
-            self._store.sweep(snapshot)
+            self._store.build_bounds(snapshot)
+        return report
+
+    def _sweep(self) -> None:
+        """Remove the files that no row names, unless a reader may still need one."""
+        with self._catalog.snapshot() as snapshot, sole_reader(self._path) as alone:
+            if alone:
+                self._store.sweep(snapshot)
         for leftover in (self._path / "encoders").glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def _new_ingest(self) -> Ingest:
+    @contextmanager
+    def _writing(self, *, dry_run: bool) -> Iterator[None]:
+        with nullcontext() if dry_run else writer_lock(self._path):
+            yield
+
+    def _new_ingest(self, settings: IngestSettings | None) -> Ingest:
         with self._catalog.snapshot() as snapshot:
-            return Ingest(self._catalog, self._store, self._encoder(snapshot))
+            latents = Latents(
+                load_encoder(self._path, snapshot.encoder()), self._catalog, self._store
+            )
+        return Ingest(self._catalog, self._store, latents, settings or IngestSettings())
 
     @contextmanager
     def _gallery(self, within: Within | None = None) -> Iterator[tuple[Snapshot, Gallery]]:
-        with self._catalog.snapshot() as snapshot:
+        with reading(self._path), self._catalog.snapshot() as snapshot:
             yield snapshot, self._store.gallery(snapshot, within)
 
     def _export(self, write: Callable[[Path, export.Features], None], path: PathLike) -> int:
@@ -290,32 +363,6 @@ class Collection:
             n = len(gallery)
             write(Path(path), export.Features(blocks, n, gallery.dim, snapshot.longest_path()))
         return n
-
-    def _encoder_directory(self, fingerprint: str) -> Path:
-        return self._path / "encoders" / fingerprint
-
-    def _encoder(self, snapshot: Snapshot) -> Encoder:
-        record = snapshot.encoder()
-        directory = self._encoder_directory(record.fingerprint)
-        encoder = Encoder(directory)
-        if (encoder.fingerprint, encoder.feed.dim) != (record.fingerprint, record.dim):
-            raise EncoderMismatch(
-                f"{directory / MODEL_NAME}: is not the encoder that made the vectors: expected "
-                f"sha256 {record.fingerprint}, found {encoder.fingerprint}"
-            )
-        return encoder
-
-    def _encoder_damages(self, record: EncoderRecord) -> list[Damage]:
-        path = self._encoder_directory(record.fingerprint) / MODEL_NAME
-        expected = f"sha256 {record.fingerprint}, {record.dim} values"
-        try:
-            encoder = Encoder(path.parent)
-        except EncoderError as error:
-            return [Damage(str(path), expected, str(error))]
-        if (encoder.fingerprint, encoder.feed.dim) == (record.fingerprint, record.dim):
-            return []
-        found = f"sha256 {encoder.fingerprint}, {encoder.feed.dim} values"
-        return [Damage(str(path), expected, found)]
 
 
 def _listed(paths: Paths) -> list[str]:
@@ -339,50 +386,3 @@ def _create(directory: Path) -> None:
         raise CollectionError(directory, f"cannot be created: {error.strerror}") from error
     with writer_lock(directory):
         Catalog(directory / _CATALOG).close()
-
-
-def _neighbours(
-    snapshot: Snapshot, gallery: Gallery, admitted: Gallery, k: int | None
-) -> Iterator[ImageNeighbours]:
-    for ids, rows in gallery.blocks():
-        names = snapshot.paths(ids.tolist())
-        for start in range(0, len(ids), _SEARCHED_AT_ONCE):
-            part = slice(start, start + _SEARCHED_AT_ONCE)
-            found = admitted.search(rows[part], None if k is None else k + 1)
-            others = [
-                _without(image_id, nearest, k)
-                for image_id, nearest in zip(ids[part].tolist(), found, strict=True)
-            ]
-            matches = _matches(snapshot, others)
-            for image_id, mine in zip(ids[part].tolist(), matches, strict=True):
-                yield ImageNeighbours(image_id, names[image_id], mine)
-
-
-def _without(image_id: int, nearest: Nearest, k: int | None) -> Nearest:
-    """Return the first ``k`` of ``nearest`` that are not the image itself."""
-    ids, distances = nearest
-    others = ids != image_id
-    return ids[others][:k], distances[others][:k]
-
-
-def _matches(snapshot: Snapshot, found: Sequence[Nearest]) -> list[tuple[Match, ...]]:
-    """Return the matches of each result, with ranks and paths."""
-    paths = snapshot.paths(sorted({i for ids, _ in found for i in ids.tolist()}))
-    return [
-        tuple(
-            Match(rank, image_id, paths[image_id], distance)
-            for rank, (image_id, distance) in enumerate(
-                zip(ids.tolist(), distances.tolist(), strict=True), start=1
-            )
-        )
-        for ids, distances in found
-    ]
-
-
-def _reported(
-    lists: Iterator[ImageNeighbours], total: int, on_progress: Progress | None
-) -> Iterator[ImageNeighbours]:
-    for done, item in enumerate(lists, start=1):
-        yield item
-        if on_progress is not None:
-            on_progress(done, total)

@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -67,6 +67,17 @@ def publish_directory(temporary: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
+def is_gone(path: str) -> bool:
+    """Say whether there surely is nothing at ``path``; what cannot be looked at is not gone."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
@@ -86,13 +97,47 @@ def writer_lock(directory: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise CollectionLocked(directory, _holder(file.read())) from error
-        file.seek(0)
-        file.truncate()
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
-        file.flush()
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        with suppress(OSError):  # a full disk is no reason not to remove something
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), json.dumps(holder).encode(), 0)
         yield
-        file.truncate(0)
+        with suppress(OSError):
+            os.ftruncate(file.fileno(), 0)
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[None]:
+    """Keep the files that a snapshot of the collection names, from before it is taken.
+
+    Readers share a lock with one another, and wait for nobody but :func:`sole_reader`.
+    """
+    try:
+        descriptor = os.open(directory / "readers", os.O_RDONLY | os.O_CREAT, 0o666)
+    except OSError:  # where nothing can be written, nothing can be removed either
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def sole_reader(directory: Path) -> Iterator[bool]:
+    """Say whether nobody is :func:`reading`; if so, nobody begins until the block ends."""
+    descriptor = os.open(directory / "readers", os.O_RDONLY | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except BlockingIOError:
+        alone = False
+    try:
+        yield alone
+    finally:
+        os.close(descriptor)
 
 
 def _open_lock(directory: Path) -> IO[str]:

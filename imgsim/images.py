@@ -23,6 +23,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from io import BufferedReader
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
-from imgsim.types import ImageFile, ImageRecord
+from imgsim.types import ImageFile
 
 MAX_PIXELS = 178_956_970
 """Images that declare more pixels are refused: a small file could fill the memory."""
@@ -126,39 +127,60 @@ def is_image(path: str) -> bool:
 def decode(path: str, height: int, width: int) -> NDArray[np.uint8]:
     """Return the image at ``path`` as (height, width, 3) uint8, or raise :class:`ImageError`."""
     with _open_file(path) as file:
-        return _decode(path, file, (width, height)).pixels
+        return _decode(path, file, _identify(path, file), (width, height)).values
 
 
-def read(path: str, height: int, width: int) -> tuple[ImageRecord, NDArray[np.uint8]]:
-    """Return the facts of the image file at ``path`` and its pixels as :func:`decode` does.
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """An image as (height, width, 3) uint8, and the ``size`` (width, height) that it had before."""
 
-    Size, time and content hash are of the same open file as the pixels.
-    """
-    with _open_file(path) as file, open(os.dup(file.fileno()), "rb") as again:
+    values: NDArray[np.uint8]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImage:
+    """An open image file; size, time and content hash are of what :meth:`decode` reads."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: bytes
+    _file: BufferedReader
+    _image: Image.Image
+
+    def decode(self, height: int, width: int) -> Pixels:
+        """Return the pixels, once, or raise :class:`ImageError`."""
+        return _decode(self.path, self._file, self._image, (width, height))
+
+
+@contextmanager
+def opened(path: str) -> Iterator[OpenImage]:
+    """Open and hash the file at ``path``, or raise :class:`ImageError` if it is no image."""
+    with _open_file(path) as file:
         facts = os.fstat(file.fileno())
-        decoded = _decode(path, file, (width, height))  # some decoders close the file
-        try:
-            again.seek(0)
-            sha256 = hashlib.file_digest(again, "sha256").digest()
-        except OSError as error:
-            raise ImageUnavailable(path, error.strerror or type(error).__name__) from error
-    record = ImageRecord(
-        path, facts.st_size, facts.st_mtime_ns, sha256, decoded.width, decoded.height
-    )
-    return record, decoded.pixels
+        image = _identify(path, file)
+        sha256 = _sha256(path, file.fileno())
+        yield OpenImage(path, facts.st_size, facts.st_mtime_ns, sha256, file, image)
+
+
+def _sha256(path: str, descriptor: int) -> bytes:
+    """Return the hash of the content; the place where the file is read from stays."""
+    digest, at = hashlib.sha256(), 0
+    try:
+        while chunk := os.pread(descriptor, 1 << 20, at):
+            digest.update(chunk)
+            at += len(chunk)
+    except OSError as error:
+        raise ImageUnavailable(path, error.strerror or type(error).__name__) from error
+    return digest.digest()
 
 
 def thumbnail(path: str, side: int) -> Image.Image:
     """Return the image as RGB with its aspect ratio kept, fitting into ``side`` x ``side``."""
     with _open_file(path) as file:
-        return Image.fromarray(_decode(path, file, (side, side), keep_aspect=True).pixels)
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    pixels: NDArray[np.uint8]
-    width: int
-    height: int
+        image = _identify(path, file)
+        return Image.fromarray(_decode(path, file, image, (side, side), keep_aspect=True).values)
 
 
 def _open_file(path: str) -> BufferedReader:
@@ -185,9 +207,13 @@ def _identify(path: str, file: BufferedReader) -> Image.Image:
 
 
 def _decode(
-    path: str, file: BufferedReader, size: tuple[int, int], *, keep_aspect: bool = False
-) -> _Decoded:
-    image = _identify(path, file)
+    path: str,
+    file: BufferedReader,
+    image: Image.Image,
+    size: tuple[int, int],
+    *,
+    keep_aspect: bool = False,
+) -> Pixels:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(path, f"{width}x{height} pixels are over the limit of {MAX_PIXELS}")
@@ -206,7 +232,7 @@ def _decode(
                 raise
             file.seek(0)  # a lossless JPEG cannot be decoded at a smaller scale
             pixels = _render(_identify(path, file), size, orientation)
-        return _Decoded(pixels, width, height)
+        return Pixels(pixels, (width, height))
     except Exception as error:  # the decode boundary: hostile files raise anything
         raise _refusal(path, error) from error
 

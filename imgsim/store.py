@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from imgsim.basis import Basis, fit_basis, read_basis, sample_size, write_basis
 from imgsim.bounds import TILE, Bounds, altered_bounds, write_bounds
-from imgsim.catalog import Snapshot
 from imgsim.errors import CollectionDamaged, StoreError
 from imgsim.exact import Block, Nearest, checked_queries
 from imgsim.files import sha256_file
 from imgsim.search import Searcher, Source
+from imgsim.snapshot import Snapshot
 from imgsim.types import Damage, SearchStats, Segment, Within
-from imgsim.vectors import MappedVectors, write_segment
+from imgsim.vectors import MappedVectors, write_blocks, write_segment
 
 _BASIS = "basis.npz"
 _ENDS = ".faiss", ".bounds"
@@ -38,6 +38,32 @@ class VectorStore:
         digest = write_segment(self._path(name), vectors)
         return Segment(name, len(vectors), vectors.shape[1], digest)
 
+    def merge(self, parts: Sequence[tuple[Segment, NDArray[np.int64]]]) -> Segment | None:
+        """Durably write the rows that are images as one new segment; None if there is none.
+
+        Each part is a segment and the image id of each of its rows, -1 for none. Raises
+        :class:`CollectionDamaged` where a file's bytes are not those that were stored.
+        """
+        rows = sum(int((ids >= 0).sum()) for _, ids in parts)
+        if not rows:
+            return None
+        for segment, _ in parts:
+            path = self._path(segment.name)
+            if (found := sha256_file(path)) != segment.sha256:
+                raise CollectionDamaged(path, f"sha256 {segment.sha256}", f"sha256 {found}")
+        name, dim = secrets.token_hex(8), parts[0][0].dim
+        blocks = (
+            block
+            for segment, ids in parts
+            for _, block in Source(ids, self._mapped(segment), None).blocks()
+        )
+        return Segment(name, rows, dim, write_blocks(self._path(name), rows, dim, blocks))
+
+    def vector(self, segment: Segment, row: int) -> NDArray[np.float32]:
+        """Return one vector (dim,)."""
+        vectors = self._mapped(segment).take(np.array([row]))
+        return vectors.reshape(segment.dim)
+
     def gallery(self, snapshot: Snapshot, within: Within | None = None) -> "Gallery":
         """Map the vectors that exist in ``snapshot``, or those of them that ``within`` admits."""
         within = within or Within()
@@ -51,24 +77,36 @@ class VectorStore:
         return Gallery(sources, basis, dim, within.radius)
 
     def build_bounds(self, snapshot: Snapshot) -> None:
-        """Write the bounds that are missing; fit a basis first, once there are enough vectors."""
+        """Write the bounds that are missing; fit a basis first, once there are enough vectors.
+
+        Raises :class:`StoreError` if that fails; a search does without.
+        """
         segments = [s for s in snapshot.segments() if s.rows >= _FEWEST_BOUNDED]
         if not segments:
             return
         mapped = [self._mapped(segment) for segment in segments]
-        basis = self._basis(segments[0].dim)
-        if basis is None:
-            if sum(segment.rows for segment in segments) < _FEWEST_FITTED:
+        try:
+            basis = self._basis(segments[0].dim) or self._new_basis(mapped)
+            if basis is None or not basis.near:
                 return
-            basis = fit_basis(_sample(mapped, sample_size(segments[0].dim)))
-            write_basis(self._directory / _BASIS, basis)
-        if not basis.near:
-            return
-        for segment, vectors in zip(segments, mapped, strict=True):
-            if self._bounds(segment, basis) is None:
-                starts = range(0, segment.rows, TILE)
-                blocks = (vectors.span(start, start + TILE) for start in starts)
-                write_bounds(self._bounds_path(segment.name), segment.rows, basis, blocks)
+            for segment, vectors in zip(segments, mapped, strict=True):
+                if self._bounds(segment, basis) is None:
+                    starts = range(0, segment.rows, TILE)
+                    blocks = (vectors.span(start, start + TILE) for start in starts)
+                    write_bounds(self._bounds_path(segment.name), segment.rows, basis, blocks)
+        except OSError as error:
+            raise StoreError(
+                f"{self._directory}: all images are stored, but what makes queries fast cannot be "
+                f"written: {error.strerror}"
+            ) from error
+
+    def _new_basis(self, mapped: Sequence[MappedVectors]) -> Basis | None:
+        """Fit and write a basis; None if there are too few vectors yet."""
+        if sum(map(len, mapped)) < _FEWEST_FITTED:
+            return None
+        basis = fit_basis(_sample(mapped, sample_size(mapped[0].dim)))
+        write_basis(self._directory / _BASIS, basis)
+        return basis
 
     def _basis(self, dim: int) -> Basis | None:
         """Return the basis of the bounds; None before there is a sound one of this dimension."""

@@ -41,11 +41,15 @@ class _ImageColumns(TypedColumns):
     path: Named[bytes] = Column(LargeBinary, unique=True)
     size: Named[int] = Column(BigInteger)
     mtime_ns: Named[int] = Column(BigInteger)
-    sha256: Named[bytes]
+    sha256: Named[bytes] = Column(index=True)
     width: Named[int]
     height: Named[int]
     segment_id: Named[int] = Column(ForeignKey("segments.id"))
     row: Named[int]
+
+
+class _RootColumns(TypedColumns):
+    path: Named[bytes] = Column(LargeBinary, primary_key=True)
 
 
 class _RefusedColumns(TypedColumns):
@@ -74,6 +78,9 @@ IMAGES = Table(
     sqlite_autoincrement=True,
 )
 """Stored images; the vector of each is row ``row`` of its segment. Ids are never reused."""
+
+ROOTS = Table("roots", METADATA, _RootColumns)
+"""Folders that were ingested; where one is missing or empty, its images are not taken for gone."""
 
 REFUSED = Table("refused", METADATA, _RefusedColumns)
 """Files whose content was refused; they are not tried again until they change."""

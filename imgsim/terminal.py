@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from imgsim.files import printable
-from imgsim.types import Progress, QueryResult, SearchStats, TrainingProgress
+from imgsim.types import Progress, QueryResult, Refusal, SearchStats, TrainingProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -54,6 +54,15 @@ def prepare_streams(*, mute_libraries: bool) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
         os.close(nowhere)
+
+
+def print_refused(refused: Sequence[Refusal], *, as_json: bool) -> None:
+    """Print a line for each file, with the reason after a tab, or JSON Lines."""
+    for refusal in refused:
+        if as_json:
+            print(json.dumps(asdict(refusal)))
+        else:
+            print(f"{printable(refusal.path)}\t{printable(refusal.reason)}")
 
 
 def print_results(results: Sequence[QueryResult], form: QueryFormat, *, null: bool) -> None:

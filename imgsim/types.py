@@ -113,6 +113,18 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
+class StoredImage:
+    """An image that the catalog has: its vector is row ``row`` of ``segment``."""
+
+    id: int
+    path: str
+    width: int
+    height: int
+    segment: "Segment"
+    row: int
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A file that was not ingested, and why."""
 
@@ -141,10 +153,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest did; ``seen`` is the sum of the five other counts."""
+    """What an ingest did; ``seen`` is the sum of the six other counts.
+
+    ``moved`` images kept their id: their content is at a new path, and the old one is gone.
+    """
 
     added: int
     changed: int
+    moved: int
     unchanged: int
     skipped: int
     refused: tuple[Refusal, ...]
@@ -152,7 +168,44 @@ class IngestReport:
     @property
     def seen(self) -> int:
         """Return the number of files looked at."""
-        return self.added + self.changed + self.unchanged + self.skipped + len(self.refused)
+        counts = self.added, self.changed, self.moved, self.unchanged, self.skipped
+        return sum(counts) + len(self.refused)
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """What an ingest takes for granted of files that it has met before.
+
+    ``rehash`` reads every file, whatever its size and time say; ``retry_refused`` tries refused
+    files that have not changed.
+    """
+
+    rehash: bool = False
+    retry_refused: bool = False
+
+
+@dataclass(frozen=True)
+class UpkeepReport:
+    """What upkeep did: how many ``images`` and refused files it was about.
+
+    ``paths`` are: of files that are gone, for prune; of arguments under which nothing is stored,
+    for remove; of images whose file is not at the new place, for relocate. ``missing`` are folders
+    that are missing or empty, and whose images were kept.
+    """
+
+    images: int
+    refused: int
+    paths: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """Segments before and after, and how many vectors of no image were dropped."""
+
+    before: int
+    after: int
+    dropped: int
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,14 @@ def write_segment(path: Path, vectors: NDArray[np.float32]) -> str:
         raise StoreError(f"vectors must be (n, d) float32, not {vectors.shape} {vectors.dtype}")
     if not np.isfinite(vectors).all():
         raise StoreError("the encoder gave values that are not finite; nothing was stored")
+    return write_blocks(path, len(vectors), vectors.shape[1], [vectors])
+
+
+def write_blocks(path: Path, rows: int, dim: int, blocks: Iterable[NDArray[np.float32]]) -> str:
+    """Do what :func:`write_segment` does with ``rows`` x ``dim`` values that come in blocks."""
     try:
         with replacing(path) as temporary:
-            write_flat(temporary, len(vectors), vectors.shape[1], [vectors])
+            write_flat(temporary, rows, dim, blocks)
             return sha256_file(temporary)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error

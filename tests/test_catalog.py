@@ -55,12 +55,12 @@ class TestSchema:
             assert connection.execute("SELECT * FROM alembic_version").fetchall() == [("9999",)]
 
     def test_an_upgrade_that_fails_changes_nothing(self, tmp_path, catalog):
-        """Run the real first revision, then a second that fails half-way, in one transaction."""
+        """Run the real revisions, then one that fails half-way, in one transaction."""
         scripts = tmp_path / "migrations"
         shutil.copytree(MIGRATIONS, scripts)
-        (scripts / "versions" / "0002_fails.py").write_text(
+        (scripts / "versions" / "9999_fails.py").write_text(
             "from alembic import op\nimport sqlalchemy as sa\n"
-            "revision = '0002'\ndown_revision = '0001'\n"
+            f"revision = '9999'\ndown_revision = '{SCHEMA}'\n"
             "def upgrade():\n"
             "    op.create_table('half', sa.Column('id', sa.Integer))\n"
             "    raise RuntimeError('power cut')\n"
@@ -109,8 +109,8 @@ class TestImages:
 
     def test_a_refused_file_that_is_stored_later_is_refused_no_more(self, catalog):
         file = ImageFile("/1", 5, 6, claimed=True)
-        catalog.commit_refusals([(file, Refusal("/1", "why"))])
-        catalog.commit_refusals([(file, Refusal("/1", "because"))])
+        catalog.commit_refusals([(file, Refusal("/1", "why"))], [])
+        catalog.commit_refusals([(file, Refusal("/1", "because"))], [])
         with catalog.snapshot() as snapshot:
             assert snapshot.refusals(["/1"]) == {"/1": (5, 6, "because")}
             assert snapshot.count_refused() == 1

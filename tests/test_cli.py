@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -37,13 +38,14 @@ class TestIngest:
         assert done.stdout == b""
         assert lines(done.stderr) == [
             f"refused: {pictures}/bad.jpg: not an image in a known format",
-            "38 files: 36 added, 0 changed, 0 unchanged, 1 refused, 1 not images",
+            "38 files: 36 added, 0 changed, 0 moved, 0 unchanged, 1 refused, 1 not images",
         ]
         again = imgsim("-c", empty, "ingest", pictures, "--json")
         assert json.loads(again.stdout) == {
             "seen": 38,
             "added": 0,
             "changed": 0,
+            "moved": 0,
             "unchanged": 36,
             "skipped": 1,
             "refused": [
@@ -71,7 +73,7 @@ class TestIngest:
         assert "4 added" in done.stderr.decode()
         (tmp_path / "list").write_bytes(listed)
         done = imgsim("-c", empty, "ingest", "--from-file", tmp_path / "list", *null, crops[4])
-        assert "1 added, 0 changed, 4 unchanged" in done.stderr.decode()
+        assert "1 added, 0 changed, 0 moved, 4 unchanged" in done.stderr.decode()
 
     def test_nothing_named(self, empty, imgsim, tmp_path):
         assert imgsim("-c", empty, "ingest").returncode == 2
@@ -84,7 +86,7 @@ class TestIngest:
     def test_one_bad_name_does_not_stop_the_others(self, empty, crops, imgsim):
         done = imgsim("-c", empty, "ingest", crops[0], "/nowhere.jpg", crops[1])
         assert done.returncode == 0
-        assert "2 added, 0 changed, 0 unchanged, 1 refused" in done.stderr.decode()
+        assert "2 added, 0 changed, 0 moved, 0 unchanged, 1 refused" in done.stderr.decode()
 
     def test_nul_separated_names_read_as_lines(self, empty, crops, imgsim):
         """Forgetting -0 is one line of refusal, not a traceback."""
@@ -98,8 +100,10 @@ class TestIngest:
     ):
         many = pictures / "many"
         many.mkdir()
-        for number in range(12_000):
-            os.link(crops[number % 36], many / f"{number}.jpg")
+        contents = [Path(crop).read_bytes() for crop in crops]
+        for number in range(12_000):  # each another content
+            tail = number.to_bytes(2, "big")
+            (many / f"{number}.jpg").write_bytes(contents[number % 36] + tail)
         command = [sys.executable, "-m", "imgsim", "-c", empty, "ingest", many]
         with subprocess.Popen(
             command,
@@ -163,10 +167,10 @@ class TestQuery:
         os.unlink(pictures / "astronaut-0.jpg")
         assert imgsim("-c", stored, "ingest", pictures).returncode == 0
         done = imgsim("-c", stored, "query", "-", "-0k2", "--format", "paths", input=odd + b"\0")
-        assert done.stdout.split(b"\0")[1] == odd
+        assert done.stdout.split(b"\0")[0] == odd
         done = imgsim("-c", stored, "query", odd, "-k2", "--format", "jsonl")
         answer = json.loads(done.stdout)
-        assert os.fsencode(answer["query"]) == os.fsencode(answer["matches"][1]["path"]) == odd
+        assert os.fsencode(answer["query"]) == os.fsencode(answer["matches"][0]["path"]) == odd
         done = imgsim("-c", stored, "query", odd, "-k2")
         assert len(lines(done.stdout)) == 4
         assert "a\\udcff\\n.jpg" in done.stdout.decode()
@@ -219,6 +223,58 @@ class TestQuery:
     @pytest.mark.parametrize("k", ["0", "-1", "x"])
     def test_k_must_be_positive(self, stored, crops, imgsim, k):
         assert imgsim("-c", stored, "query", crops[0], "-k", k).returncode == 2
+
+
+class TestUpkeep:
+    def test_prune(self, stored, pictures, imgsim):
+        first, second = sorted(pictures.iterdir())[:2]
+        first.unlink()
+        dry = imgsim("-c", stored, "prune", "--dry-run")
+        assert dry.stdout.decode() == f"{first}\n"
+        assert lines(dry.stderr) == ["would be forgotten: 1 images, 0 refused files"]
+        done = imgsim("-c", stored, "prune", "--json")
+        assert json.loads(done.stdout) == {
+            "images": 1,
+            "refused": 0,
+            "paths": [str(first)],
+            "missing": [],
+            "dry_run": False,
+        }
+        gone = pictures.rename(pictures.with_name("unplugged"))
+        kept = imgsim("-c", stored, "prune")
+        assert lines(kept.stderr) == [
+            "forgotten: 0 images, 0 refused files",
+            f"kept: the images of {pictures}, which is missing or empty",
+        ]
+        gone.rename(pictures)
+        assert imgsim("-c", stored, "query", second).returncode == 0
+
+    def test_remove(self, stored, pictures, imgsim):
+        done = imgsim("-c", stored, "remove", sorted(pictures.iterdir())[0], "/nowhere")
+        assert done.returncode == 21
+        assert lines(done.stderr) == [
+            "forgotten: 1 images, 0 refused files",
+            "imgsim: error: /nowhere: nothing is stored at or under it",
+        ]
+
+    def test_relocate(self, stored, pictures, imgsim):
+        new = pictures.rename(pictures.with_name("new"))
+        (new / "astronaut-0.jpg").unlink()
+        done = imgsim("-c", stored, "relocate", pictures, new)
+        assert lines(done.stderr) == [
+            "relocated: 36 images, 0 refused files",
+            f"1 of them are not there, first {new}/astronaut-0.jpg",
+        ]
+        again = imgsim("-c", stored, "relocate", pictures, new)
+        assert again.returncode == 21
+
+    def test_refused_files_are_listed(self, stored, pictures, imgsim):
+        (pictures / "bad\n.jpg").write_text("x")
+        assert imgsim("-c", stored, "ingest", pictures).returncode == 0
+        done = imgsim("-c", stored, "info", "--refused")
+        assert lines(done.stdout) == [f"{pictures}/bad\\n.jpg\tnot an image in a known format"]
+        done = imgsim("-c", stored, "info", "--refused", "--json")
+        assert json.loads(done.stdout)["path"] == f"{pictures}/bad\n.jpg"
 
 
 class TestExport:

@@ -72,9 +72,9 @@ class TestGolden:
         assert (tmp_path / "now.jsonl").read_text() == (GOLDEN / "0001.jsonl").read_text()
 
     def test_it_takes_new_images(self, golden, crops):
-        golden.ingest(crops[:5])
+        assert golden.ingest(crops[:5]).seen == 5
         (result,) = golden.query([crops[2]], 1)
-        assert (result.matches[0].id, result.matches[0].distance) == (15, 0.0)
+        assert (result.matches[0].path, result.matches[0].distance) == (crops[2], 0.0)
 
 
 class TestQuery:
@@ -278,6 +278,7 @@ def test_public_names():
         "CollectionLocked",
         "CollectionNewer",
         "CollectionNotFound",
+        "CompactReport",
         "Damage",
         "EncoderError",
         "EncoderMismatch",
@@ -288,6 +289,7 @@ def test_public_names():
         "ImageUnavailable",
         "ImgsimError",
         "IngestReport",
+        "IngestSettings",
         "Match",
         "NotAnImage",
         "QueryResult",
@@ -298,6 +300,7 @@ def test_public_names():
         "TrainingProgress",
         "TrainingReport",
         "TrainingSettings",
+        "UpkeepReport",
         "Within",
         "__version__",
     ]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
-from imgsim.images import MAX_PIXELS, decode, find, is_image, read, thumbnail
+from imgsim.images import MAX_PIXELS, decode, find, is_image, opened, thumbnail
 from imgsim.types import ImageFile
 
 
@@ -110,8 +110,10 @@ class TestDecode:
         exif = Image.Exif()
         exif[0x0112] = orientation
         path = save(tmp_path / "a.png", stored, exif=exif)
-        record, pixels = read(path, 20, 40)
-        assert (record.width, record.height) == (40, 20)
+        with opened(path) as image:
+            decoded = image.decode(20, 40)
+        pixels = decoded.values
+        assert decoded.size == (40, 20)
         assert pixels[4, 4].tolist() == [255, 0, 0]
         assert pixels[15, 35].tolist() == [0, 0, 255]
         assert thumbnail(path, 20).size == (20, 10)
@@ -127,9 +129,10 @@ class TestDecode:
         path = save(tmp_path / f"a{suffix}", picture, exif=exif)
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
-        record, pixels = read(path, upright.height, upright.width)
-        assert (record.width, record.height) == upright.size
-        assert np.abs(pixels.astype(int) - np.asarray(upright).astype(int)).mean() < 2
+        with opened(path) as image:
+            decoded = image.decode(upright.height, upright.width)
+        assert decoded.size == upright.size
+        assert np.abs(decoded.values.astype(int) - np.asarray(upright).astype(int)).mean() < 2
 
     def test_damaged_exif_counts_as_upright(self, tmp_path):
         path = save(

@@ -14,8 +14,10 @@ from imgsim import (
     CollectionLocked,
     EncoderMismatch,
     IngestReport,
+    IngestSettings,
     Refusal,
     StoreError,
+    images,
     ingest,
 )
 from imgsim.catalog import Catalog
@@ -30,9 +32,14 @@ def counts(report):
 
 def vectors(collection):
     """Return {path: latent bytes} of all images."""
+    return {path: latent for path, (_, latent) in facts(collection).items()}
+
+
+def facts(collection):
+    """Return {path: (id, latent bytes)} of all images."""
     with collection._gallery() as (snapshot, gallery):
         return {
-            snapshot.paths([i])[i]: row.tobytes()
+            snapshot.paths([i])[i]: (i, row.tobytes())
             for ids, rows in gallery.blocks()
             for i, row in zip(ids.tolist(), rows, strict=True)
         }
@@ -74,10 +81,138 @@ def test_a_changed_file_is_encoded_again_under_a_new_id(filled, pictures):
     assert sorted(match.id for match in result.matches) == [*range(2, 38)]
 
 
-def test_a_touched_file_counts_as_changed(filled, pictures):
-    path = sorted(pictures.iterdir())[0]
-    os.utime(path, ns=(0, 0))
-    assert counts(filled.ingest([path])) == (0, 1, 0, 0, 0)
+class TestContent:
+    """What counts where size and time do not tell: the content."""
+
+    def test_a_touched_file_is_unchanged(self, filled, pictures):
+        path = sorted(pictures.iterdir())[0]
+        before = facts(filled)
+        os.utime(path, ns=(0, 0))
+        assert counts(filled.ingest([path])) == (0, 0, 1, 0, 0)
+        assert facts(filled) == before
+        with filled._catalog.snapshot() as snapshot:  # so that it is not read again
+            assert snapshot.stamps([str(path)]) == {str(path): (path.stat().st_size, 0)}
+
+    def test_a_moved_file_keeps_its_id_and_vector(self, filled, pictures):
+        before = facts(filled)
+        path = sorted(pictures.iterdir())[5]
+        moved = path.rename(pictures / "renamed.jpg")
+        report = filled.ingest([pictures])
+        assert (report.moved, counts(report)) == (1, (0, 0, 35, 0, 0))
+        assert facts(filled) == before | {str(moved): before.pop(str(path))}
+        assert filled.info().segments == 1
+
+    def test_a_moved_folder(self, filled, pictures, tmp_path):
+        before = sorted(facts(filled).values())
+        moved = pictures.rename(tmp_path / "elsewhere")
+        assert filled.ingest([moved]).moved == 36
+        assert sorted(facts(filled).values()) == before
+
+    def test_a_copy_is_not_decoded_again(self, filled, pictures, monkeypatch):
+        path = sorted(pictures.iterdir())[5]
+        copy = shutil.copy(path, pictures / "copy.jpg")
+        monkeypatch.setattr(images, "_decode", None)
+        assert counts(filled.ingest([pictures])) == (1, 0, 36, 0, 0)
+        stored = facts(filled)
+        assert stored[str(copy)][1] == stored[str(path)][1]
+        assert stored[str(copy)][0] == 37
+
+    def test_copies_in_one_run_are_decoded_once(self, collection, pictures, monkeypatch):
+        decoded = []
+        decode = images._decode
+
+        def count(path, *arguments, **options):
+            decoded.append(path)
+            return decode(path, *arguments, **options)
+
+        monkeypatch.setattr(images, "_decode", count)
+        for path in sorted(pictures.iterdir()):
+            shutil.copy(path, path.with_suffix(".copy.jpg"))
+        assert counts(collection.ingest([pictures])) == (72, 0, 0, 0, 0)
+        assert len(decoded) == 36
+        assert len(set(vectors(collection).values())) == 36
+
+    def test_broken_copies_are_each_refused_under_their_name(self, collection, pictures):
+        for name in ("a.jpg", "b.jpg", "c.jpg"):
+            cut = sorted(pictures.glob("*-*"))[0].read_bytes()[:800]
+            (pictures / name).write_bytes(cut)
+        report = collection.ingest([pictures])
+        assert [os.path.basename(r.path) for r in report.refused] == ["a.jpg", "b.jpg", "c.jpg"]
+
+    def test_names_that_were_swapped(self, filled, pictures):
+        first, second = sorted(pictures.iterdir())[:2]
+        before = vectors(filled)
+        first.rename(pictures / "tmp")
+        second.rename(first)
+        (pictures / "tmp").rename(second)
+        assert filled.ingest([pictures]).seen == 36
+        after = vectors(filled)
+        assert after[str(first)] == before[str(second)]
+        assert after[str(second)] == before[str(first)]
+        assert filled.info().images == len(after) == 36
+
+    def test_a_file_moved_over_another(self, filled, pictures):
+        first, second = sorted(pictures.iterdir())[:2]
+        before = facts(filled)
+        first.rename(second)
+        assert filled.ingest([pictures]).moved == 1
+        after = facts(filled)
+        assert after[str(second)] == before[str(first)]
+        assert str(first) not in after
+        assert filled.check() == []
+
+    def test_one_of_two_copies_is_moved(self, filled, pictures):
+        path = sorted(pictures.iterdir())[0]
+        shutil.copy(path, pictures / "copy.jpg")
+        filled.ingest([pictures])
+        (pictures / "copy.jpg").rename(pictures / "moved.jpg")
+        assert filled.ingest([pictures]).moved == 1
+        assert facts(filled)[str(pictures / "moved.jpg")][0] == 37
+        assert facts(filled)[str(path)][0] == 1
+
+    def test_two_new_names_for_one_that_is_gone(self, filled, pictures):
+        path = sorted(pictures.iterdir())[0]
+        shutil.copy(path, pictures / "x.jpg")
+        path.rename(pictures / "y.jpg")
+        report = filled.ingest([pictures])
+        assert (report.moved, report.added) == (1, 1)
+        assert filled.info().images == 37
+
+    def test_a_time_stamp_that_lies(self, filled, pictures):
+        """Same size and time, other content: only --rehash looks."""
+        path = sorted(pictures.iterdir())[0]
+        facts_before = path.stat()
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1  # the last bytes of the compressed pixels
+        path.write_bytes(content)
+        os.utime(path, ns=(facts_before.st_atime_ns, facts_before.st_mtime_ns))
+        assert counts(filled.ingest([pictures])) == (0, 0, 36, 0, 0)
+        rehash = IngestSettings(rehash=True)
+        assert counts(filled.ingest([pictures], rehash, dry_run=True)) == (0, 1, 35, 0, 0)
+        assert counts(filled.ingest([pictures], rehash)) == (0, 1, 35, 0, 0)
+        assert counts(filled.ingest([pictures], rehash)) == (0, 0, 36, 0, 0)
+
+    def test_refused_files_are_tried_again_when_asked(self, collection, pictures, monkeypatch):
+        bad = pictures / "bad.jpg"
+        with monkeypatch.context() as patched:
+            patched.setattr(images, "MAX_PIXELS", 1)
+            assert len(collection.ingest([pictures]).refused) == 36
+        assert len(collection.ingest([pictures]).refused) == 36
+        bad.write_text("x")
+        again = collection.ingest([pictures], IngestSettings(retry_refused=True))
+        assert counts(again) == (36, 0, 0, 1, 0)
+        assert [refusal.path for refusal in collection.refused()] == [str(bad)]
+        assert collection.info().refused == 1
+
+    def test_a_refusal_ends_when_the_old_content_returns(self, filled, pictures):
+        path = sorted(pictures.iterdir())[0]
+        good, stamp = path.read_bytes(), path.stat()
+        path.write_text("x")
+        assert len(filled.ingest([pictures]).refused) == 1
+        path.write_bytes(good)
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        assert counts(filled.ingest([pictures])) == (0, 0, 36, 0, 0)
+        assert filled.refused() == []
 
 
 def test_refused_files_have_a_reason_and_are_not_tried_again(collection, pictures):
@@ -131,9 +266,10 @@ def test_a_file_that_cannot_be_reached_is_tried_again(collection, tmp_path, crop
 def test_dry_run_counts_and_stores_nothing(collection, pictures):
     names = sorted(pictures.iterdir())
     collection.ingest(names[:30])
-    os.utime(names[0], ns=(0, 0))
+    shutil.copy(names[0], names[1])
+    names[2].rename(pictures / "renamed.jpg")
     report = collection.ingest([pictures], dry_run=True)
-    assert counts(report) == (6, 1, 29, 0, 0)
+    assert (report.moved, counts(report)) == (1, (6, 1, 28, 0, 0))
     assert collection.info().images == 30
 
 
@@ -153,14 +289,14 @@ def test_the_collection_is_not_ingested_into_itself(collection, empty):
 
 
 def test_many_batches(collection, pictures, monkeypatch):
-    monkeypatch.setattr(ingest, "_BATCH_IMAGES", 5)
+    monkeypatch.setattr(ingest, "_BATCH_IMAGES", 6)
     monkeypatch.setattr(ingest, "_COMPARED_AT_ONCE", 7)
     seen = []
     report = collection.ingest(
         [pictures], on_progress=lambda done, total: seen.append((done, total))
     )
     assert counts(report) == (36, 0, 0, 0, 0)
-    assert collection.info().segments == 8
+    assert collection.info().segments == 6
     assert seen[-1] == (36, 36)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
@@ -238,6 +374,6 @@ def test_latents_that_are_not_finite_are_never_stored(tmp_path, pictures):
 
 
 def test_the_report_adds_up():
-    report = IngestReport(1, 2, 3, 4, (Refusal("a", "b"),) * 5)
+    report = IngestReport(1, 2, 0, 3, 4, (Refusal("a", "b"),) * 5)
     assert report.seen == 15
     assert replace(report, skipped=0).seen == 11

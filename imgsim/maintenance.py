@@ -1,0 +1,111 @@
+"""The commands that keep a collection in order: prune, remove, relocate, compact, check."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from imgsim.arguments import DryRun, Json, Options
+from imgsim.errors import CollectionDamaged, ImageUnavailable
+from imgsim.files import printable
+from imgsim.terminal import say
+from imgsim.types import UpkeepReport
+
+
+def prune(ctx: typer.Context, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Forget images whose files are gone.
+
+    A folder that was ingested and is missing or empty, as a drive that is not plugged in, keeps its
+    images; `imgsim remove` forgets them.
+    """
+    options: Options = ctx.obj
+    with options.open() as collection:
+        report = collection.prune(dry_run=dry_run)
+    if dry_run and not as_json:
+        for path in report.paths:
+            print(printable(path))
+    _print_report("forgotten", report, options, dry_run=dry_run, as_json=as_json)
+    for folder in report.missing:
+        say(f"kept: the images of {printable(folder)}, which is missing or empty")
+
+
+def remove(
+    ctx: typer.Context,
+    paths: Annotated[list[str], typer.Argument(metavar="PATHS", help="Files, and folders.")],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Forget the images at and under PATHS; the files stay as they are.
+
+    Exits with 21 if nothing is stored at or under one of them.
+    """
+    options: Options = ctx.obj
+    with options.open() as collection:
+        report = collection.remove(paths, dry_run=dry_run)
+    _print_report("forgotten", report, options, dry_run=dry_run, as_json=as_json)
+    for path in report.paths:
+        say(f"imgsim: error: {printable(path)}: nothing is stored at or under it")
+    if report.paths:
+        raise typer.Exit(ImageUnavailable.exit_code)
+
+
+def relocate(
+    ctx: typer.Context,
+    old: Annotated[str, typer.Argument(help="Where the folder, or file, was.")],
+    new: Annotated[str, typer.Argument(help="Where it is now.")],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Note that a folder was moved from OLD to NEW; vectors and ids stay.
+
+    Exits with 21 if nothing is stored at or under OLD.
+    """
+    options: Options = ctx.obj
+    with options.open() as collection:
+        report = collection.relocate(old, new, dry_run=dry_run)
+    _print_report("relocated", report, options, dry_run=dry_run, as_json=as_json)
+    if report.paths:
+        say(f"{len(report.paths):,} of them are not there, first {printable(report.paths[0])}")
+    if not report.images + report.refused:
+        say(f"imgsim: error: {printable(old)}: nothing is stored at or under it")
+        raise typer.Exit(ImageUnavailable.exit_code)
+
+
+def compact(ctx: typer.Context, as_json: Json = False) -> None:
+    """Merge small segments, and drop vectors of images that were removed.
+
+    `imgsim ingest` does so by itself when it pays. Queries go on meanwhile.
+    """
+    options: Options = ctx.obj
+    with options.open() as collection:
+        report = collection.compact()
+    if as_json:
+        print(json.dumps(asdict(report)))
+    options.note(
+        f"{report.before:,} segments became {report.after:,}; {report.dropped:,} vectors dropped"
+    )
+
+
+def check(ctx: typer.Context) -> None:
+    """Verify every file of the collection.
+
+    Prints what is missing or altered, and exits with 14 if anything is.
+    """
+    options: Options = ctx.obj
+    with options.open() as collection:
+        damages = collection.check()
+    for damage in damages:
+        print(f"{printable(damage.path)}: expected {damage.expected}, found {damage.found}")
+    if damages:
+        raise typer.Exit(CollectionDamaged.exit_code)
+    options.note("every file is as the catalog says")
+
+
+def _print_report(
+    done: str, report: UpkeepReport, options: Options, *, dry_run: bool, as_json: bool
+) -> None:
+    if as_json:
+        print(json.dumps(asdict(report) | {"dry_run": dry_run}))
+    would = "would be " if dry_run else ""
+    options.note(f"{would}{done}: {report.images:,} images, {report.refused:,} refused files")

@@ -1,0 +1,91 @@
+"""A program: ingest and compact with a fault before each of its effects on the disk in turn.
+
+For every effect it copies the collection, forks, and lets the child be killed there, or lets the
+disk be full there. It prints a line of JSON for each: the copy, the effect, and how the child
+ended.
+"""
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from imgsim import Collection, ImgsimError, ingest
+
+KILLED, REFUSED = 9, 3
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_NEED_SPACE = {"open", "fsync", "os.rename"}
+
+
+class Faults:
+    """Counts effects on the disk, and at the ``at``-th does what ``mode`` says."""
+
+    def __init__(self, mode: str, at: int) -> None:
+        self.mode, self.left = mode, at
+        self.effect = ""
+
+    def arm(self) -> None:
+        fsync = os.fsync
+
+        def faulty_fsync(descriptor):
+            self.meet("fsync")
+            fsync(descriptor)
+
+        os.fsync = faulty_fsync
+        event.listen(Engine, "commit", lambda _: self.meet("commit"))
+        sys.addaudithook(self.audit)
+
+    def audit(self, name: str, arguments: tuple[Any, ...]) -> None:
+        if name in {"os.rename", "os.remove", "os.truncate"}:
+            self.meet(f"{name} {os.path.basename(str(arguments[0]))}")
+        if name == "open" and arguments[2] & _WRITES and "/segments/" in str(arguments[0]):
+            self.meet(f"open {os.path.splitext(str(arguments[0]))[1]}")
+
+    def meet(self, effect: str) -> None:
+        self.left -= 1
+        if self.left == -1:
+            Path(os.environ["EFFECT"]).write_text(effect)
+            if self.mode == "kill":
+                os._exit(KILLED)
+        if self.left < 0 and self.mode == "full" and effect.split(maxsplit=1)[0] in _NEED_SPACE:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def work(path: Path, pictures: str) -> int:
+    """Do what a user does, and return an exit code."""
+    try:
+        with Collection.open(path, create=False) as collection:
+            collection.ingest([pictures])
+            collection.compact()
+    except ImgsimError as error:
+        sys.stderr.write(f"imgsim: error: {error}\n")
+        return REFUSED
+    return 0
+
+
+def main() -> None:
+    template, pictures, scratch, mode = sys.argv[1:]
+    ingest._BATCH_IMAGES = 12
+    for number in itertools.count():
+        path = Path(shutil.copytree(template, f"{scratch}/{mode}-{number}"))
+        os.environ["EFFECT"] = f"{scratch}/{mode}-{number}.effect"
+        child = os.fork()
+        if not child:
+            Faults(mode, number).arm()
+            os._exit(work(path, pictures))
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        effect = Path(os.environ["EFFECT"])
+        if not effect.exists():
+            return
+        sys.stdout.write(json.dumps([str(path), effect.read_text(), ended]) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
