@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from imgsim import export, upkeep
+from imgsim import export, repair, upkeep
 from imgsim.catalog import SCHEMA, Catalog
 from imgsim.compaction import everything, what_pays
 from imgsim.encoder import read_feed
@@ -28,8 +28,9 @@ from imgsim.errors import (
 )
 from imgsim.files import new_directory, publish_directory, reading, sole_reader, writer_lock
 from imgsim.images import find
-from imgsim.ingest import Ingest, in_threads
-from imgsim.latents import Latents, encoded
+from imgsim.ingest import Ingest
+from imgsim.latents import Latents, encoded, in_threads
+from imgsim.layout import CATALOG, new_collection
 from imgsim.neighbours import all_neighbours, matches, reported
 from imgsim.snapshot import Snapshot
 from imgsim.store import Gallery, VectorStore
@@ -44,6 +45,7 @@ from imgsim.types import (
     Progress,
     QueryResult,
     Refusal,
+    RepairReport,
     SearchStats,
     TrainingProgress,
     TrainingReport,
@@ -55,17 +57,6 @@ from imgsim.types import (
 PathLike = str | os.PathLike[str]
 Paths = PathLike | Iterable[PathLike]
 """A path, or several."""
-
-_CATALOG = "catalog.db"
-_OWN_NAMES = {
-    "lock",
-    "readers",
-    "segments",
-    "encoders",
-    _CATALOG,
-    f"{_CATALOG}-wal",
-    f"{_CATALOG}-shm",
-}
 
 
 class Collection:
@@ -89,18 +80,18 @@ class Collection:
         """
         directory = Path(os.path.abspath(path))
         try:
-            size = (directory / _CATALOG).stat().st_size
+            size = (directory / CATALOG).stat().st_size
             if not size and any((directory / "segments").glob("*.faiss")):
-                raise CollectionDamaged(directory / _CATALOG, "an SQLite database", "an empty file")
+                raise CollectionDamaged(directory / CATALOG, "an SQLite database", "an empty file")
         except (FileNotFoundError, NotADirectoryError) as error:
             if not create:
                 raise CollectionNotFound(
                     directory, "there is no collection here; `imgsim train` makes one"
                 ) from error
-            _create(directory)
+            new_collection(directory)
         except OSError as error:
             raise CollectionError(directory, f"cannot be opened: {error.strerror}") from error
-        return cls(directory, Catalog(directory / _CATALOG))
+        return cls(directory, Catalog(directory / CATALOG))
 
     def close(self) -> None:
         """Close the catalog."""
@@ -309,14 +300,32 @@ class Collection:
                 image_size=(feed.height, feed.width) if feed else None,
             )
 
-    def check(self) -> list[Damage]:
-        """Compare every file of the collection with the catalog; return what is damaged."""
+    def check(self, *, deep: bool = False) -> list[Damage]:
+        """Compare every file of the collection with the catalog; return what is damaged.
+
+        With ``deep``, the image files are read as well: those whose size and time are what they
+        were should have the content that they had.
+        """
         with reading(self._path), self._catalog.snapshot() as snapshot:
-            damages = snapshot.damages(self._path / _CATALOG)
+            damages = snapshot.damages(self._path / CATALOG)
             with suppress(EncoderMissing):
                 damages += encoder_damages(self._path, snapshot.encoder())
                 damages += self._store.damages(snapshot)
+            if deep:
+                damages += repair.altered_images(snapshot)
         return damages
+
+    def repair(self) -> RepairReport:
+        """Make anew what can be: bounds from vectors, vectors from image files.
+
+        An image whose vector is lost, and whose file is not what was stored, is forgotten.
+        """
+        with writer_lock(self._path):
+            with self._catalog.snapshot() as snapshot:
+                encoder = load_encoder(self._path, snapshot.encoder())
+            report = repair.repair(self._catalog, self._store, encoder)
+            self._tidy(what_pays)
+        return report
 
     def _find(self, roots: Paths) -> Iterator[ImageFile | ImageError]:
         return find(_listed(roots), exclude=str(self._path))
@@ -369,20 +378,3 @@ def _listed(paths: Paths) -> list[str]:
     if isinstance(paths, str | os.PathLike):
         return [os.fspath(paths)]
     return [os.fspath(path) for path in paths]
-
-
-def _create(directory: Path) -> None:
-    """Make an empty collection in a new or empty directory."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(set(os.listdir(directory)) - _OWN_NAMES)
-        if strangers:
-            raise CollectionError(
-                directory, f"is not a collection and not empty: it holds {strangers[0]!r}"
-            )
-        (directory / "segments").mkdir(exist_ok=True)
-        (directory / "encoders").mkdir(exist_ok=True)
-    except OSError as error:
-        raise CollectionError(directory, f"cannot be created: {error.strerror}") from error
-    with writer_lock(directory):
-        Catalog(directory / _CATALOG).close()

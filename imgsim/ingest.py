@@ -1,10 +1,8 @@
 """The ingest pipeline: scan, compare, decode, encode, store."""
 
-import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice, tee
 from typing import TypeVar
@@ -14,7 +12,7 @@ import numpy as np
 from imgsim.catalog import Catalog
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
 from imgsim.files import is_gone
-from imgsim.latents import Latent, Latents
+from imgsim.latents import Latent, Latents, in_threads
 from imgsim.store import VectorStore
 from imgsim.types import (
     ImageFile,
@@ -32,36 +30,6 @@ _BATCH_SECONDS = 30.0
 
 _Found = Iterable[ImageFile | ImageError]
 _Result = TypeVar("_Result")
-
-
-def in_threads(
-    work: Callable[[str], _Result], paths: Iterable[str]
-) -> Iterator[_Result | ImageError]:
-    """Call ``work`` on image files, on all cores; yield its results in order, or its ImageErrors.
-
-    A worker takes one file from its bytes to its latent, so decoding and encoding share the cores
-    and neither waits for the other. A bounded number of files is under way at any time.
-    """
-    workers = os.cpu_count() or 1
-    pending: deque[Future[_Result | ImageError]] = deque()
-    remaining = iter(paths)
-
-    def attempt(path: str) -> _Result | ImageError:
-        try:
-            return work(path)
-        except ImageError as error:
-            return error
-
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            while True:
-                for path in islice(remaining, 8 * workers - len(pending)):
-                    pending.append(pool.submit(attempt, path))
-                if not pending:
-                    return
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass

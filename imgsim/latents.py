@@ -1,18 +1,25 @@
 """Latents of image files: each content is decoded and encoded once."""
 
-from collections.abc import Callable
-from concurrent.futures import Future
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.catalog import Catalog
 from imgsim.encoder import Encoder
+from imgsim.errors import ImageError
 from imgsim.images import OpenImage, opened
 from imgsim.store import VectorStore
 from imgsim.types import ImageRecord, StoredImage
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,3 +98,33 @@ def _encoded(image: OpenImage, encoder: Encoder) -> Latent:
 
 def _record(image: OpenImage, size: tuple[int, int]) -> ImageRecord:
     return ImageRecord(image.path, image.size, image.mtime_ns, image.sha256, *size)
+
+
+def in_threads(
+    work: Callable[[str], _Result], paths: Iterable[str]
+) -> Iterator[_Result | ImageError]:
+    """Call ``work`` on image files, on all cores; yield its results in order, or its ImageErrors.
+
+    A worker takes one file from its bytes to its latent, so decoding and encoding share the cores
+    and neither waits for the other. A bounded number of files is under way at any time.
+    """
+    workers = os.cpu_count() or 1
+    pending: deque[Future[_Result | ImageError]] = deque()
+    remaining = iter(paths)
+
+    def attempt(path: str) -> _Result | ImageError:
+        try:
+            return work(path)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while True:
+                for path in islice(remaining, 8 * workers - len(pending)):
+                    pending.append(pool.submit(attempt, path))
+                if not pending:
+                    return
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

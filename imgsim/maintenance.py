@@ -1,6 +1,7 @@
 """The commands that keep a collection in order: prune, remove, relocate, compact, check."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from imgsim.arguments import DryRun, Json, Options
 from imgsim.errors import CollectionDamaged, ImageUnavailable
 from imgsim.files import printable
 from imgsim.terminal import say
-from imgsim.types import UpkeepReport
+from imgsim.types import Damage, UpkeepReport
 
 
 def prune(ctx: typer.Context, dry_run: DryRun = False, as_json: Json = False) -> None:
@@ -87,19 +88,45 @@ def compact(ctx: typer.Context, as_json: Json = False) -> None:
     )
 
 
-def check(ctx: typer.Context) -> None:
+def check(
+    ctx: typer.Context,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read the image files too: is their content the same?")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Encode again what is damaged, or forget it.")
+    ] = False,
+) -> None:
     """Verify every file of the collection.
 
-    Prints what is missing or altered, and exits with 14 if anything is.
+    Prints what is missing or altered, and exits with 14 if anything is, or is left after --repair.
+    Image files that were altered without a trace in size and time are stored anew by `imgsim ingest
+    --rehash`.
     """
     options: Options = ctx.obj
     with options.open() as collection:
-        damages = collection.check()
-    for damage in damages:
-        print(f"{printable(damage.path)}: expected {damage.expected}, found {damage.found}")
+        damages = collection.check(deep=deep)
+        _print_damages(damages)
+        if damages and repair:
+            report = collection.repair()
+            for path in report.forgotten:
+                say(f"forgotten: {printable(path)}")
+            options.note(
+                f"encoded again: {report.encoded:,} images; forgotten: {len(report.forgotten):,}; "
+                f"bounds removed: {report.bounds:,}"
+            )
+            damages = collection.check(deep=deep)
+            if damages:
+                say("what is still damaged:")
+                _print_damages(damages)
     if damages:
         raise typer.Exit(CollectionDamaged.exit_code)
     options.note("every file is as the catalog says")
+
+
+def _print_damages(damages: Sequence[Damage]) -> None:
+    for damage in damages:
+        print(f"{printable(damage.path)}: expected {damage.expected}, found {damage.found}")
 
 
 def _print_report(

@@ -11,7 +11,7 @@ from sqlalchemy import Column, ColumnElement, Connection, and_, func, not_, or_,
 
 from imgsim.errors import EncoderMissing
 from imgsim.tables import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS
-from imgsim.types import Damage, EncoderRecord, Segment, StoredImage, Within
+from imgsim.types import Damage, EncoderRecord, ImageRecord, Segment, StoredImage, Within
 
 IN_LIMIT = 10_000
 """How many values a statement names; SQLite takes at most 32,766 parameters."""
@@ -58,7 +58,8 @@ class Snapshot:
         The same goes for the rows of images whose path ``within`` does not admit.
         """
         ours = select(SEGMENTS.c.id).where(SEGMENTS.c.name == segment.name).scalar_subquery()
-        admitted = [IMAGES.c.segment_id == ours, *_admitted(within or Within())]
+        whose = IMAGES.c.segment_id == ours, IMAGES.c.row < segment.rows
+        admitted = [*whose, *_admitted(within or Within())]
         ids = np.full(segment.rows, -1, np.int64)
         offset, row = IMAGES.c.id - IMAGES.c.row, IMAGES.c.row
         ends = func.min(row), func.max(row), func.count(), func.min(offset), func.max(offset)
@@ -75,6 +76,15 @@ class Snapshot:
             pairs = np.array(found.all(), np.int64)
             ids[pairs[:, 0]] = pairs[:, 1]
         return ids
+
+    def dangling(self) -> dict[int, str]:
+        """Return id and path of the images whose row is not in their segment."""
+        rows = self._connection.execute(
+            select(IMAGES.c.id, IMAGES.c.path)
+            .join(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id)
+            .where(IMAGES.c.row >= SEGMENTS.c.rows)
+        )
+        return {number: os.fsdecode(path) for number, path in rows}
 
     def stamps(self, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Return (size, mtime_ns) of those of ``paths`` that are stored images."""
@@ -107,6 +117,15 @@ class Snapshot:
         """Return the paths of the images with these ids."""
         rows = self._select_in(IMAGES.c.id, list(ids), IMAGES.c.path)
         return {image_id: os.fsdecode(path) for image_id, path in rows}
+
+    def records(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
+        """Return the facts of the images with these ids."""
+        image = IMAGES.c
+        columns = image.path, image.size, image.mtime_ns, image.sha256, image.width, image.height
+        return {
+            number: ImageRecord(os.fsdecode(path), *facts)
+            for number, path, *facts in self._select_in(image.id, ids, *columns)
+        }
 
     def images_under(self, place: str) -> dict[str, int]:
         """Return path and id of the images at and below the path ``place``."""

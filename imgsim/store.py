@@ -48,9 +48,8 @@ class VectorStore:
         if not rows:
             return None
         for segment, _ in parts:
-            path = self._path(segment.name)
-            if (found := sha256_file(path)) != segment.sha256:
-                raise CollectionDamaged(path, f"sha256 {segment.sha256}", f"sha256 {found}")
+            if (damage := self.segment_damage(segment)) is not None:
+                raise CollectionDamaged(Path(damage.path), damage.expected, damage.found)
         name, dim = secrets.token_hex(8), parts[0][0].dim
         blocks = (
             block
@@ -128,33 +127,40 @@ class VectorStore:
         """Remove the files that belong to no segment; only the one writer may."""
         names = {f"{name}{end}" for name in snapshot.segment_names() for end in _ENDS} | {_BASIS}
         for path in self._directory.iterdir():
-            if path.name not in names:
+            if path.name not in names and not path.is_dir():
                 path.unlink(missing_ok=True)
 
     def damages(self, snapshot: Snapshot) -> Iterator[Damage]:
-        """Yield what is wrong with each segment file: missing, wrong shape, or altered bytes."""
+        """Yield what is wrong with each segment file, and with its bounds."""
         for segment in snapshot.segments():
-            path = self._path(segment.name)
-            try:
-                self._mapped(segment)
-            except CollectionDamaged as error:
-                yield Damage(str(path), error.expected, error.found)
-                continue
-            try:
-                digest = f"sha256 {sha256_file(path)}"
-            except OSError as error:
-                digest = str(error.strerror)
-            if digest != f"sha256 {segment.sha256}":
-                yield Damage(str(path), f"sha256 {segment.sha256}", digest)
-            yield from self._bounds_damages(segment)
+            for damage in (self.segment_damage(segment), self.bounds_damage(segment)):
+                if damage is not None:
+                    yield damage
 
-    def _bounds_damages(self, segment: Segment) -> Iterator[Damage]:
-        """Yield if bounds that a search would use are not what was written."""
+    def segment_damage(self, segment: Segment) -> Damage | None:
+        """Return what is wrong with a file of vectors: missing, wrong shape, or altered bytes."""
+        path = self._path(segment.name)
+        try:
+            self._mapped(segment)
+            found = f"sha256 {sha256_file(path)}"
+        except CollectionDamaged as error:
+            return Damage(str(path), error.expected, error.found)
+        except OSError as error:
+            found = str(error.strerror)
+        expected = f"sha256 {segment.sha256}"
+        return None if found == expected else Damage(str(path), expected, found)
+
+    def bounds_damage(self, segment: Segment) -> Damage | None:
+        """Return how bounds that a search would use are not what was written."""
         path = self._bounds_path(segment.name)
-        if self._bounds(segment, self._basis(segment.dim)) is not None:
-            altered = altered_bounds(path)
-            if altered is not None:
-                yield Damage(str(path), f"sha256 {altered[0]}", f"sha256 {altered[1]}")
+        if self._bounds(segment, self._basis(segment.dim)) is None:
+            return None
+        altered = altered_bounds(path)
+        return altered and Damage(str(path), f"sha256 {altered[0]}", f"sha256 {altered[1]}")
+
+    def remove_bounds(self, segment: Segment) -> None:
+        """Remove the bounds of a segment; :meth:`build_bounds` makes them anew."""
+        self._bounds_path(segment.name).unlink(missing_ok=True)
 
     def _mapped(self, segment: Segment) -> MappedVectors:
         return MappedVectors(self._path(segment.name), segment.rows, segment.dim)

@@ -200,6 +200,19 @@ class UpkeepReport:
 
 
 @dataclass(frozen=True)
+class RepairReport:
+    """What a repair did.
+
+    ``encoded`` images had their vectors made anew from the files, ``forgotten`` are the paths of
+    those where that could not be; ``bounds`` of so many segments are made anew.
+    """
+
+    encoded: int
+    forgotten: tuple[str, ...]
+    bounds: int
+
+
+@dataclass(frozen=True)
 class CompactReport:
     """Segments before and after, and how many vectors of no image were dropped."""
 

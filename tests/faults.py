@@ -20,7 +20,11 @@ from imgsim import Collection, ImgsimError, ingest
 
 KILLED, REFUSED = 9, 3
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-_NEED_SPACE = {"open", "fsync", "os.rename"}
+
+
+def needs_space(effect: str) -> bool:
+    """Say whether an effect can fail because the disk is full."""
+    return effect.split(maxsplit=1)[0] in {"open", "fsync", "os.rename"}
 
 
 class Faults:
@@ -53,7 +57,7 @@ class Faults:
             Path(os.environ["EFFECT"]).write_text(effect)
             if self.mode == "kill":
                 os._exit(KILLED)
-        if self.left < 0 and self.mode == "full" and effect.split(maxsplit=1)[0] in _NEED_SPACE:
+        if self.left < 0 and self.mode == "full" and needs_space(effect):
             raise OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -226,6 +226,20 @@ class TestQuery:
 
 
 class TestUpkeep:
+    def test_repair(self, stored, imgsim):
+        (segment,) = (stored / "segments").glob("*.faiss")
+        segment.unlink()
+        assert imgsim("-c", stored, "check").returncode == 14
+        done = imgsim("-c", stored, "check", "--repair", "--deep")
+        assert done.returncode == 0
+        assert lines(done.stdout) == [
+            f"{segment}: expected an IndexFlatL2 of 36 x 16, found no file"
+        ]
+        assert lines(done.stderr) == [
+            "encoded again: 36 images; forgotten: 0; bounds removed: 0",
+            "every file is as the catalog says",
+        ]
+
     def test_prune(self, stored, pictures, imgsim):
         first, second = sorted(pictures.iterdir())[:2]
         first.unlink()

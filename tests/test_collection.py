@@ -294,6 +294,7 @@ def test_public_names():
         "NotAnImage",
         "QueryResult",
         "Refusal",
+        "RepairReport",
         "SearchStats",
         "StoreError",
         "TrainingDiverged",

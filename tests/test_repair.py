@@ -1,0 +1,81 @@
+"""What check finds, and repair mends: here files are damaged on purpose."""
+
+import os
+import shutil
+import sqlite3
+
+import pytest
+
+from imgsim import ingest
+from tests.test_ingest import facts
+
+
+@pytest.fixture
+def batches(collection, pictures, monkeypatch):
+    """Thirty-six images in three segments."""
+    monkeypatch.setattr(ingest, "_BATCH_IMAGES", 12)
+    collection.ingest([pictures])
+    return collection
+
+
+def segments(path):
+    return sorted((path / "segments").glob("*.faiss"))
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "altered", "folder"])
+def test_a_lost_segment_is_encoded_again(batches, empty, damage):
+    before = facts(batches)
+    path = segments(empty)[1]
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    elif damage != "gone":
+        content[-9] ^= 1
+        path.write_bytes(content[:-4] if damage == "cut" else content)
+    assert [found.path for found in batches.check()] == [str(path)]
+    report = batches.repair()
+    assert (report.encoded, report.forgotten) == (12, ())
+    assert batches.check() == []
+    assert facts(batches) == before
+    assert [n.id for n in batches.neighbours(1)] == [*range(1, 37)]
+
+
+def test_what_cannot_be_encoded_again_is_forgotten(batches, empty, pictures):
+    before = facts(batches)
+    first, second, *_ = sorted(pictures.iterdir())
+    first.unlink()
+    shutil.copyfile(sorted(pictures.iterdir())[-1], second)
+    for path in segments(empty):
+        path.unlink()
+    report = batches.repair()
+    assert (report.encoded, set(report.forgotten)) == (34, {str(first), str(second)})
+    assert batches.check() == []
+    del before[str(first)], before[str(second)]
+    assert facts(batches) == before
+    assert batches.info().images == 34
+
+
+def test_an_image_in_no_row_is_forgotten(batches, empty, pictures):
+    """A catalog that points beyond a segment still answers."""
+    path = str(sorted(pictures.iterdir())[0])
+    with sqlite3.connect(empty / "catalog.db") as connection:
+        connection.execute("UPDATE images SET row = 99 WHERE id = 1")
+    connection.close()
+    assert len(facts(batches)) == 35
+    assert len(batches.check()) == 1
+    assert batches.repair().forgotten == (path,)
+    assert batches.check() == []
+    assert batches.ingest([pictures]).added == 1
+
+
+def test_deep_finds_content_that_changed_without_a_trace(batches, pictures):
+    first, second, third, fourth, *_ = sorted(pictures.iterdir())
+    for path, content in ((first, first.read_bytes()[:-2] + b"xx"), (second, b"x" * 99)):
+        stamp = path.stat()
+        path.write_bytes(content)
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    os.utime(third, ns=(0, 0))
+    fourth.unlink()
+    assert batches.check() == []
+    assert [damage.path for damage in batches.check(deep=True)] == [str(first), str(second)]
