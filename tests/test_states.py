@@ -1,0 +1,133 @@
+"""Whatever happens to the files between runs, a collection holds what a dictionary would."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from imgsim import Collection
+from tests.conftest import make_collection
+from tests.pictures import write_crops
+from tests.test_ingest import facts
+
+NAMES = st.sampled_from(["a.jpg", "b.jpg", "c.jpg", "sub/a.jpg", "sub/d.jpg"])
+CONTENTS = st.integers(0, 3)
+
+
+class Files(RuleBasedStateMachine):
+    """Files come, change, move and go; ``stored`` maps paths to contents as the catalog should."""
+
+    @initialize()
+    def begin(self):
+        self.scratch = Path(tempfile.mkdtemp())
+        self.contents = [Path(p).read_bytes() for p in write_crops(self.scratch)[:4]]
+        self.folder = self.scratch / "files"
+        (self.folder / "sub").mkdir(parents=True)
+        (self.folder / "note.txt").touch()  # so that the folder is never empty
+        self.collection = Collection.open(make_collection(self.scratch / "c"))
+        self.collection.ingest([self.folder])
+        self.times = itertools.count(1)
+        self.stored, self.known, self.vectors = {}, {}, {}
+
+    def teardown(self):
+        if hasattr(self, "scratch"):
+            self.collection.close()
+            shutil.rmtree(self.scratch)
+
+    def files(self):
+        """Return the content's number of each file."""
+        found = (path for path in self.folder.rglob("*.jpg"))
+        return {str(path): self.contents.index(path.read_bytes()) for path in found}
+
+    def stamp(self, path):
+        os.utime(path, ns=(0, next(self.times)))
+
+    @rule(name=NAMES, content=CONTENTS)
+    def write(self, name, content):
+        (self.folder / name).write_bytes(self.contents[content])
+        self.stamp(self.folder / name)
+
+    @rule(name=NAMES)
+    def touch(self, name):
+        if (self.folder / name).exists():
+            self.stamp(self.folder / name)
+
+    @rule(old=NAMES, new=NAMES)
+    def rename(self, old, new):
+        if (self.folder / old).exists():
+            (self.folder / old).rename(self.folder / new)
+
+    @rule(old=NAMES, new=NAMES)
+    def copy(self, old, new):
+        if old != new and (self.folder / old).exists():
+            shutil.copyfile(self.folder / old, self.folder / new)
+            self.stamp(self.folder / new)
+
+    @rule(name=NAMES)
+    def delete(self, name):
+        (self.folder / name).unlink(missing_ok=True)
+
+    @rule()
+    def ingest(self):
+        files = self.files()
+        placed = {path: c for path, c in files.items() if self.stored.get(path) != c}
+        gone = {path: c for path, c in self.stored.items() if path not in files}
+        ids = {path: number for path, (number, _) in facts(self.collection).items()}
+        for content in placed.values():  # each takes one image along whose file is gone
+            same = [path for path, c in gone.items() if c == content]
+            if same:
+                path = min(same, key=ids.__getitem__)
+                del gone[path], self.stored[path]
+        report = self.collection.ingest([self.folder])
+        assert report.seen == len(files) + 1
+        assert report.added + report.changed + report.moved == len(placed)
+        self.stored |= files
+
+    @rule()
+    def prune(self):
+        files = self.files()
+        gone = self.stored.keys() - files.keys()
+        assert self.collection.prune().images == len(gone)
+        self.stored = {path: c for path, c in self.stored.items() if path in files}
+
+    @rule()
+    def compact(self):
+        self.collection.compact()
+        assert self.collection.check() == []
+
+    @rule()
+    def open_again(self):
+        self.collection.close()
+        self.collection = Collection.open(self.scratch / "c", create=False)
+
+    @precondition(lambda self: self.stored)
+    @rule(data=st.data())
+    def query(self, data):
+        path = data.draw(st.sampled_from(sorted(self.stored)))
+        query = self.scratch / "query.jpg"
+        query.write_bytes(self.contents[self.stored[path]])
+        (result,) = self.collection.query([query], len(self.stored))
+        same = {p for p, content in self.stored.items() if content == self.stored[path]}
+        assert {match.path for match in result.matches if match.distance == 0} == same
+        assert len(result.matches) == len(self.stored)
+
+    @invariant()
+    def the_catalog_is_as_the_dictionary(self):
+        if not hasattr(self, "stored"):
+            return
+        found = facts(self.collection)
+        assert found.keys() == self.stored.keys()
+        assert self.collection.info().images == len(found)
+        for path, (number, vector) in found.items():
+            content = self.stored[path]
+            assert self.known.setdefault(number, content) == content  # an id stands for a content
+            assert self.vectors.setdefault(content, vector) == vector
+
+
+TestFiles = Files.TestCase
+TestFiles.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
