@@ -1,0 +1,41 @@
+"""Readers beside a writer: nobody waits, nobody fails, everybody sees whole batches."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from imgsim import Collection
+
+WRITER = """
+import sys
+from imgsim import Collection, ingest
+ingest._BATCH_IMAGES = 12
+with Collection.open(sys.argv[1], create=False) as collection:
+    for _ in range(12):
+        collection.ingest([sys.argv[2]])
+        collection.compact()
+        collection.remove([sys.argv[2]])
+        collection.compact()
+"""
+
+
+def test_ten_readers_beside_a_writer(empty, pictures):
+    command = [sys.executable, "-c", WRITER, empty, pictures]
+    with subprocess.Popen(command) as writer:
+
+        def read(_):
+            seen = set()
+            while writer.poll() is None:
+                with Collection.open(empty, create=False) as collection:
+                    found = list(collection.neighbours(3))
+                    seen.add(len(found))
+                    ids = {image.id for image in found}
+                    assert all(match.id in ids for image in found for match in image.matches)
+            return seen
+
+        with ThreadPoolExecutor(10) as pool:
+            seen = set().union(*pool.map(read, range(10)))
+    assert writer.returncode == 0
+    assert seen <= {0, 12, 24, 36}
+    assert len(seen) > 2
+    assert not list((empty / "segments").glob("*.tmp"))
