@@ -157,10 +157,10 @@ class OpenImage:
 @contextmanager
 def opened(path: str) -> Iterator[OpenImage]:
     """Open and hash the file at ``path``, or raise :class:`ImageError` if it is no image."""
-    with _open_file(path) as file:
-        facts = os.fstat(file.fileno())
-        image = _identify(path, file)
-        sha256 = _sha256(path, file.fileno())
+    with _open_file(path) as file, open(os.dup(file.fileno()), "rb") as again:
+        facts = os.fstat(again.fileno())
+        image = _identify(path, file)  # some decoders close the file
+        sha256 = _sha256(path, again.fileno())
         yield OpenImage(path, facts.st_size, facts.st_mtime_ns, sha256, file, image)
 
 

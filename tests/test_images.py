@@ -1,6 +1,8 @@
+import hashlib
 import os
 import shutil
 import stat
+import struct
 import warnings
 from tempfile import TemporaryDirectory
 
@@ -164,6 +166,15 @@ class TestDecode:
         monkeypatch.setattr(Image.Image, "resize", spy)
         decode(path, 256, 256)
         assert loaded[0] == (500, 375)
+
+
+    def test_a_decoder_that_closes_the_file(self, tmp_path):
+        path = tmp_path / "a.ftu"
+        header = struct.pack("<4siiiiiiii", b"FTEX", 0, 2, 2, 1, 1, 1, 32, 12)
+        path.write_bytes(header + bytes((10, 200, 30)) * 4)
+        with opened(str(path)) as image:
+            assert image.sha256 == hashlib.sha256(path.read_bytes()).digest()
+            assert image.decode(1, 1).values.tolist() == [[[10, 200, 30]]]
 
 
 class TestRefusals:
