@@ -1,15 +1,14 @@
 """The catalog: what exists, and every query on its tables."""
 
 import os
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from sqlite3 import Connection as SQLiteConnection
 
 from sqlalchemy import (
-    URL,
     Connection,
     Engine,
     LargeBinary,
@@ -29,6 +28,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.pool import QueuePool
 
 from imgsim.errors import CollectionDamaged, CollectionError, CollectionNewer
 from imgsim.snapshot import IN_LIMIT, Snapshot, encoded, is_under
@@ -202,20 +202,30 @@ def _delete_paths(connection: Connection, table: Table, paths: Sequence[bytes]) 
 
 
 def _engine(path: Path) -> Engine:
-    url = URL.create("sqlite", database=os.fspath(path))
-    engine = create_engine(url, connect_args={"timeout": 30})
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: SQLiteConnection, _record: object) -> None:
-        connection.isolation_level = None  # transactions begin where SQLAlchemy says, not sqlite3
-        for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL"):
-            connection.execute(f"PRAGMA {setting}")
+    engine = create_engine("sqlite://", creator=lambda: _connect(path), poolclass=QueuePool)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
     return engine
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the database, whose transactions begin where SQLAlchemy says.
+
+    In a directory that cannot be written to, SQLite cannot make the files by which connections
+    know of one another, so it has to be told that there is no other if there are no such files.
+    """
+    how = ""
+    if not os.access(path.parent, os.W_OK):
+        how = "?mode=ro" if path.with_name(f"{path.name}-wal").exists() else "?immutable=1"
+    connection = sqlite3.connect(
+        path.as_uri() + how, timeout=30, isolation_level=None, check_same_thread=False, uri=True
+    )
+    for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {setting}")
+    return connection
 
 
 def _upgrade(engine: Engine, path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -29,6 +29,7 @@ from imgsim.errors import ImageError, ImgsimError
 from imgsim.files import printable
 from imgsim.terminal import (
     QueryFormat,
+    interruptible,
     prepare_streams,
     print_refused,
     print_results,
@@ -38,9 +39,6 @@ from imgsim.terminal import (
     training_display,
 )
 from imgsim.types import IngestReport, IngestSettings, TrainingSettings
-
-if TYPE_CHECKING:
-    pass
 
 _DEFAULTS = TrainingSettings()
 _DRAWN = 20  # rows of a figure; a page has room for all
@@ -215,6 +213,7 @@ def ingest(
         with (
             options.open() as collection,
             progress_bar("ingest", quiet=options.quiet) as on_progress,
+            interruptible("storing what is encoded; Ctrl-C again leaves at once"),
         ):
             settings = IngestSettings(rehash, retry_refused)
             report = collection.ingest(roots, settings, dry_run=dry_run, on_progress=on_progress)

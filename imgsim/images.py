@@ -23,10 +23,11 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from io import BufferedReader
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,9 @@ from imgsim.types import ImageFile
 
 MAX_PIXELS = 178_956_970
 """Images that declare more pixels are refused: a small file could fill the memory."""
+
+_LARGE_PIXELS = 1 << 24
+_LARGE = Lock()
 
 _ORIENTATION = 0x0112
 _SCALED_FORMATS = frozenset({"JPEG", "MPO"})
@@ -217,24 +221,44 @@ def _decode(
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(path, f"{width}x{height} pixels are over the limit of {MAX_PIXELS}")
-    try:
-        orientation = _orientation(image)
-        if orientation in _SIDEWAYS:
-            width, height = height, width
-        if keep_aspect:
-            scale = min(size[0] / width, size[1] / height)
-            size = max(1, round(width * scale)), max(1, round(height * scale))
+    with _alone(image):
         try:
-            image.draft(None, size)
-            pixels = _render(image, size, orientation)
-        except OSError:
-            if image.format not in _SCALED_FORMATS:
-                raise
-            file.seek(0)  # a lossless JPEG cannot be decoded at a smaller scale
-            pixels = _render(_identify(path, file), size, orientation)
-        return Pixels(pixels, (width, height))
-    except Exception as error:  # the decode boundary: hostile files raise anything
-        raise _refusal(path, error) from error
+            orientation = _orientation(image)
+            if orientation in _SIDEWAYS:
+                width, height = height, width
+            if keep_aspect:
+                scale = min(size[0] / width, size[1] / height)
+                size = max(1, round(width * scale)), max(1, round(height * scale))
+            pixels = _scaled(path, file, image, size, orientation)
+        except Exception as error:  # the decode boundary: hostile files raise anything
+            # A traceback would keep what the decoder had in memory.
+            raise _refusal(path, error) from error.with_traceback(None)
+    return Pixels(pixels, (width, height))
+
+
+@contextmanager
+def _alone(image: Image.Image) -> Iterator[None]:
+    """Release the pixels at the end; large images are in memory one at a time.
+
+    JPEGs do not count, which are decoded at a smaller scale.
+    """
+    large = image.width * image.height > _LARGE_PIXELS and image.format not in _SCALED_FORMATS
+    with _LARGE if large else nullcontext(), closing(image):
+        yield
+
+
+def _scaled(
+    path: str, file: BufferedReader, image: Image.Image, size: tuple[int, int], orientation: int
+) -> NDArray[np.uint8]:
+    """Return upright pixels, of a JPEG from a smaller scale if it can be decoded at one."""
+    try:
+        image.draft(None, size)
+        return _render(image, size, orientation)
+    except OSError:
+        if image.format not in _SCALED_FORMATS:
+            raise
+        file.seek(0)  # a lossless JPEG cannot be decoded at a smaller scale
+        return _render(_identify(path, file), size, orientation)
 
 
 def _refusal(path: str, error: Exception) -> ImageError:

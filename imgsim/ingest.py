@@ -164,7 +164,7 @@ class Ingest:
             self._batch.refused.append((file, refusal))
 
     def _commit(self) -> None:
-        batch, self._batch = self._batch, _Batch()
+        batch = self._batch  # until all of it is committed: an interrupt may come in between
         if batch.stamps:
             self._catalog.commit_stamps(batch.stamps)
         if batch.images:
@@ -173,6 +173,7 @@ class Ingest:
         if batch.refused or batch.mended:
             self._catalog.commit_refusals(batch.refused, batch.mended)
         self._counts += batch.counts
+        self._batch = _Batch()
         self._latents.forget()
 
     def _done(self) -> int:

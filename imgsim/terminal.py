@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -109,6 +110,33 @@ _PRINTERS: dict[QueryFormat, Callable[[Sequence[QueryResult], str], None]] = {
     QueryFormat.csv: _print_csv,
     QueryFormat.paths: _print_paths,
 }
+
+
+@contextmanager
+def interruptible(told: str) -> Iterator[None]:
+    """Let Ctrl-C say something and raise KeyboardInterrupt, and a second Ctrl-C end the process.
+
+    It does not wait for threads. A process that ignores SIGINT, as in the background, goes on to.
+    """
+    terminal = sys.stderr.isatty()
+
+    def write(text: str) -> None:
+        os.write(sys.stderr.fileno(), text.encode())  # a print may be under way
+
+    def leave(*_: object) -> None:
+        write("\x1b[?25h\n" if terminal else "")  # the cursor that a bar has hidden
+        os._exit(130)
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, leave)
+        write(f"\n{told}\n" if terminal else f"{told}\n")
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupt)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

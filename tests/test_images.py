@@ -167,7 +167,6 @@ class TestDecode:
         decode(path, 256, 256)
         assert loaded[0] == (500, 375)
 
-
     def test_a_decoder_that_closes_the_file(self, tmp_path):
         path = tmp_path / "a.ftu"
         header = struct.pack("<4siiiiiiii", b"FTEX", 0, 2, 2, 1, 1, 1, 32, 12)
