@@ -59,7 +59,7 @@ def fill(collection: Path, latents: Path, count: int) -> None:
         moved = (1e-3 * (numbers // len(vectors))[:, None]).astype(np.float32)
         paths = (f"/pictures/{number // 1_000}/{number}.jpg" for number in numbers.tolist())
         records = [ImageRecord(path, 1, 1, b"0" * 32, 64, 64) for path in paths]
-        catalog.commit_images(store.add(vectors[numbers % len(vectors)] + moved), records)
+        catalog.commit_batch(store.add(vectors[numbers % len(vectors)] + moved), records)
     with catalog.snapshot() as snapshot:
         store.build_bounds(snapshot)
     catalog.close()

@@ -150,7 +150,7 @@ def fill(path: Path, count: int) -> None:
             ImageRecord(f"/made-up/{n // 1_000}/{n}.jpg", 1, 1, n.to_bytes(32, "big"), 64, 64)
             for n in numbers
         ]
-        catalog.commit_images(store.add(vectors * shape), records)
+        catalog.commit_batch(store.add(vectors * shape), records)
     with catalog.snapshot() as snapshot:
         store.build_bounds(snapshot)
     catalog.close()

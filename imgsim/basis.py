@@ -122,7 +122,7 @@ def write_basis(path: Path, basis: Basis) -> None:
 def read_basis(path: Path, dim: int) -> Basis:
     """Return the basis in a file, or raise ValueError or OSError if it is not one of ``dim``."""
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             basis = Basis(arrays["mean"], arrays["directions"], int(arrays["near"]))
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a basis") from error

@@ -1,7 +1,9 @@
 """The catalog: what exists, and every query on its tables."""
 
 import os
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Engine,
     LargeBinary,
@@ -88,22 +91,27 @@ class Catalog:
         except DatabaseError as error:
             raise CollectionError(self._path, f"SQLite says: {error.orig}") from error
 
-    def commit_images(self, segment: Segment, images: Sequence[ImageRecord]) -> None:
-        """Commit a segment of the active encoder and the image of each of its rows, in row order.
+    def commit_batch(
+        self,
+        segment: Segment | None,
+        images: Sequence[ImageRecord],
+        stamps: Sequence[tuple[int, ImageRecord]] = (),
+        refused: Sequence[tuple[ImageFile, Refusal]] = (),
+    ) -> None:
+        """Commit what an ingest did; with a segment that is committed already, nothing.
 
-        An image whose path is already stored takes its place under a new id.
+        ``images`` are the rows of ``segment``, in order; one whose path is stored takes its place
+        under a new id. ``stamps`` are ids of stored images whose content is what it was, with the
+        path, size and time that each has now; an image that is stored under the path, and another,
+        gives way. ``refused`` files are no images, whatever was stored under their paths.
         """
         with self._transaction() as connection:
-            segment_id = _insert_segment(connection, segment)
-            rows = [
-                asdict(image)
-                | {"path": os.fsencode(image.path), "segment_id": segment_id, "row": row}
-                for row, image in enumerate(images)
-            ]
-            paths = encoded([image.path for image in images])
-            for table in (IMAGES, REFUSED):
-                _delete_paths(connection, table, paths)
-            connection.execute(insert(IMAGES), rows)
+            if segment is not None and segment.name in Snapshot(connection).segment_names():
+                return
+            _update_stamps(connection, stamps)
+            if segment is not None:
+                _insert_images(connection, segment, images)
+            _insert_refusals(connection, refused)
 
     def commit_merge(self, old: Sequence[str], new: Segment | None, ids: Sequence[int]) -> None:
         """Commit that ``new`` takes the place of the segments named ``old``.
@@ -118,38 +126,6 @@ class Catalog:
                 rows = [{"image_id": number, "new_row": row} for row, number in enumerate(ids)]
                 connection.execute(moved, rows)
             connection.execute(delete(SEGMENTS).where(SEGMENTS.c.name.in_(old)))
-
-    def commit_stamps(self, images: Sequence[tuple[int, ImageRecord]]) -> None:
-        """Commit path, size and time of stored images, by id, whose content is what it was.
-
-        An image that is stored under one of the paths, and another, gives way.
-        """
-        with self._transaction() as connection:
-            for number, image in images:
-                path = os.fsencode(image.path)
-                other = and_(IMAGES.c.path == path, IMAGES.c.id != number)
-                connection.execute(delete(IMAGES).where(other))
-                connection.execute(delete(REFUSED).where(REFUSED.c.path == path))
-                fields = {"path": path, "size": image.size, "mtime_ns": image.mtime_ns}
-                connection.execute(update(IMAGES).where(IMAGES.c.id == number).values(**fields))
-
-    def commit_refusals(
-        self, refused: Sequence[tuple[ImageFile, Refusal]], mended: Sequence[str]
-    ) -> None:
-        """Commit files whose content was refused, and paths where that no longer is so."""
-        rows = [
-            {
-                "path": os.fsencode(file.path),
-                "size": file.size,
-                "mtime_ns": file.mtime_ns,
-                "reason": refusal.reason,
-            }
-            for file, refusal in refused
-        ]
-        with self._transaction() as connection:
-            _delete_paths(connection, REFUSED, encoded([*mended, *(f.path for f, _ in refused)]))
-            if rows:
-                connection.execute(insert(REFUSED), rows)
 
     def commit_roots(self, folders: Sequence[str]) -> None:
         """Commit folders that are ingested."""
@@ -173,14 +149,60 @@ class Catalog:
         with self._transaction() as connection:
             for table in (IMAGES, REFUSED, ROOTS):
                 path = table.c.path
-                rest = func.substr(path, len(os.fsencode(old)) + 1)
-                # First to a place where no path can be in the way of another.
-                for place, prefix, tail in (
-                    (is_under(path, old), b"//" + os.fsencode(new), rest),
-                    (func.substr(path, 1, 2) == b"//", b"", func.substr(path, 3)),
-                ):
-                    whole = cast(literal(prefix).concat(tail), LargeBinary)
-                    connection.execute(update(table).where(place).values(path=whole))
+                inside = is_under(path, old)
+                tail = func.substr(path, len(os.fsencode(old)) + 1)
+                # First to a place where no path can be, nor be in the way of another.
+                away = _joined(b"\0" + os.fsencode(new), tail)
+                connection.execute(update(table).where(inside).values(path=away))
+                moved = func.substr(path, 1, 1) == b"\0"
+                target = _joined(b"", func.substr(path, 2))
+                if table is not IMAGES:  # the same folder, or refused file, at both
+                    both = path.in_(select(target).where(moved))
+                    connection.execute(delete(table).where(both))
+                connection.execute(update(table).where(moved).values(path=target))
+
+
+def _joined(prefix: bytes, tail: ColumnElement[bytes]) -> ColumnElement[bytes]:
+    return cast(literal(prefix).concat(tail), LargeBinary)
+
+
+def _update_stamps(connection: Connection, stamps: Sequence[tuple[int, ImageRecord]]) -> None:
+    for number, image in stamps:
+        path = os.fsencode(image.path)
+        other = and_(IMAGES.c.path == path, IMAGES.c.id != number)
+        connection.execute(delete(IMAGES).where(other))
+        connection.execute(delete(REFUSED).where(REFUSED.c.path == path))
+        fields = {"path": path, "size": image.size, "mtime_ns": image.mtime_ns}
+        connection.execute(update(IMAGES).where(IMAGES.c.id == number).values(**fields))
+
+
+def _insert_images(connection: Connection, segment: Segment, images: Sequence[ImageRecord]) -> None:
+    segment_id = _insert_segment(connection, segment)
+    rows = [
+        asdict(image) | {"path": os.fsencode(image.path), "segment_id": segment_id, "row": row}
+        for row, image in enumerate(images)
+    ]
+    paths = encoded([image.path for image in images])
+    for table in (IMAGES, REFUSED):
+        _delete_paths(connection, table, paths)
+    connection.execute(insert(IMAGES), rows)
+
+
+def _insert_refusals(connection: Connection, refused: Sequence[tuple[ImageFile, Refusal]]) -> None:
+    paths = encoded([file.path for file, _ in refused])
+    rows = [
+        {
+            "path": os.fsencode(file.path),
+            "size": file.size,
+            "mtime_ns": file.mtime_ns,
+            "reason": refusal.reason,
+        }
+        for file, refusal in refused
+    ]
+    for table in (IMAGES, REFUSED):
+        _delete_paths(connection, table, paths)
+    if rows:
+        connection.execute(insert(REFUSED), rows)
 
 
 def _insert_segment(connection: Connection, segment: Segment) -> int:
@@ -212,20 +234,39 @@ def _engine(path: Path) -> Engine:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Open the database, whose transactions begin where SQLAlchemy says.
-
-    In a directory that cannot be written to, SQLite cannot make the files by which connections
-    know of one another, so it has to be told that there is no other if there are no such files.
-    """
-    how = ""
-    if not os.access(path.parent, os.W_OK):
-        how = "?mode=ro" if path.with_name(f"{path.name}-wal").exists() else "?immutable=1"
-    connection = sqlite3.connect(
-        path.as_uri() + how, timeout=30, isolation_level=None, check_same_thread=False, uri=True
-    )
+    """Open the database, whose transactions begin where SQLAlchemy says."""
+    writable = os.access(path.parent, os.W_OK)
+    connection = _opened(path, "rwc") if writable else _reading(path)
     for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {setting}")
     return connection
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    """Open a database in a directory that cannot be written to.
+
+    There SQLite cannot make the files by which connections know of one another. If there are none,
+    nobody writes to the database, and nobody can on a file system that is read-only; elsewhere
+    somebody may begin to, so what is opened is a copy.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if not log.exists():
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            return _opened(path, "ro", "&immutable=1")
+        with tempfile.TemporaryDirectory() as folder:
+            before = path.stat()
+            copy = Path(shutil.copyfile(path, Path(folder) / path.name))
+            after = path.stat()
+            if not log.exists() and before.st_mtime_ns == after.st_mtime_ns:
+                connection = _opened(copy, "ro", "&immutable=1")
+                connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+                return connection
+    return _opened(path, "ro")
+
+
+def _opened(path: Path, mode: str, more: str = "") -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?mode={mode}{more}"
+    return sqlite3.connect(uri, 30, isolation_level=None, check_same_thread=False, uri=True)
 
 
 def _upgrade(engine: Engine, path: Path) -> None:

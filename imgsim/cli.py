@@ -198,7 +198,7 @@ def ingest(
         bool, typer.Option(help="Try refused files again that have not changed.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option(help="Exit with 20 if any file was refused, not only if all were.")
+        bool, typer.Option(help="Exit with 20 if any file was not read, not only if none was.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -221,7 +221,8 @@ def ingest(
         say("interrupted: what is encoded was stored; run the same command again to go on")
         raise
     _print_ingest(report, options, dry_run=dry_run, as_json=as_json)
-    if report.refused and (strict or len(report.refused) == report.seen):
+    bad = len(report.refused) + len(report.unreachable)
+    if bad and (strict or bad == report.seen):
         raise typer.Exit(ImageError.exit_code)
 
 
@@ -231,12 +232,21 @@ def _print_ingest(report: IngestReport, options: Options, *, dry_run: bool, as_j
     elif not options.quiet:
         for refusal in report.refused:
             say(f"refused: {printable(refusal.path)}: {printable(refusal.reason)}")
+        for refusal in report.unreachable:
+            say(f"unreachable: {printable(refusal.path)}: {printable(refusal.reason)}")
+    for warning in report.warnings:
+        say(f"imgsim: warning: all images are stored, but {printable(warning)}")
     verb = "to add" if dry_run else "added"
     options.note(
         f"{report.seen:,} files: {report.added:,} {verb}, {report.changed:,} changed, "
         f"{report.moved:,} moved, {report.unchanged:,} unchanged, {len(report.refused):,} refused, "
-        f"{report.skipped:,} not images"
+        f"{len(report.unreachable):,} unreachable, {report.skipped:,} not images"
     )
+    if report.unmet:
+        options.note(
+            f"{report.unmet:,} other images are stored there; `imgsim prune` forgets those that "
+            "are gone"
+        )
 
 
 @app.command()

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,7 +15,7 @@ import numpy as np
 from imgsim import export, repair, upkeep
 from imgsim.catalog import SCHEMA, Catalog
 from imgsim.compaction import everything, what_pays
-from imgsim.encoder import read_feed
+from imgsim.encoder import Encoder, read_feed
 from imgsim.encoders import encoder_damages, encoder_directory, load_encoder
 from imgsim.errors import (
     CollectionDamaged,
@@ -25,8 +25,16 @@ from imgsim.errors import (
     EncoderMismatch,
     EncoderMissing,
     ImageError,
+    ImgsimError,
 )
-from imgsim.files import new_directory, publish_directory, reading, sole_reader, writer_lock
+from imgsim.files import (
+    absolute,
+    new_directory,
+    publish_directory,
+    reading,
+    sole_reader,
+    writer_lock,
+)
 from imgsim.images import find
 from imgsim.ingest import Ingest
 from imgsim.latents import Latents, encoded, in_threads
@@ -159,26 +167,34 @@ class Collection:
         batch that is committed stays, also when the run is interrupted or killed. ``dry_run`` only
         compares.
         """
-        roots = _listed(paths)
+        roots = [absolute(path) for path in _listed(paths) if path]
         if dry_run:
             return self._new_ingest(settings).preview(self._find(roots))
         with writer_lock(self._path):
             total = sum(1 for _ in self._find(roots)) if on_progress else 0
-            run = self._new_ingest(settings)
             self._sweep()
-            self._catalog.commit_roots([os.path.abspath(p) for p in roots if os.path.isdir(p)])
-            report = run.run(
-                self._find(roots), lambda done: on_progress(done, total) if on_progress else None
+            self._catalog.commit_roots([path for path in roots if os.path.isdir(path)])
+            run = self._new_ingest(
+                settings, lambda done: on_progress(done, total) if on_progress else None
             )
-            self._tidy(what_pays)
-        return report
+            report = run.run(self._find(roots))
+            with self._catalog.snapshot() as snapshot:
+                unmet = snapshot.count_under(roots) - report.stored
+            warnings = []
+            try:
+                self._tidy(what_pays)
+            except ImgsimError as error:
+                warnings.append(str(error))
+        return replace(report, unmet=unmet, warnings=tuple(warnings))
 
-    def compact(self) -> CompactReport:
+    def compact(self, *, dry_run: bool = False) -> CompactReport:
         """Merge small segments and drop vectors of images that were removed.
 
         Ingest does so by itself when it pays.
         """
-        with writer_lock(self._path):
+        with self._writing(dry_run=dry_run):
+            if dry_run:
+                return upkeep.compact(self._catalog, self._store, everything, dry_run=True)
             return self._tidy(everything)
 
     def prune(self, *, dry_run: bool = False) -> UpkeepReport:
@@ -318,13 +334,13 @@ class Collection:
     def repair(self) -> RepairReport:
         """Make anew what can be: bounds from vectors, vectors from image files.
 
-        An image whose vector is lost, and whose file is not what was stored, is forgotten.
+        An image whose vector is lost, and whose file is gone or is another image by now, is
+        forgotten. What cannot be reached stays as it is, damaged; see :class:`RepairReport`.
         """
         with writer_lock(self._path):
-            with self._catalog.snapshot() as snapshot:
-                encoder = load_encoder(self._path, snapshot.encoder())
-            report = repair.repair(self._catalog, self._store, encoder)
-            self._tidy(what_pays)
+            report = repair.repair(self._catalog, self._store, cache(self._encoder))
+            if not report.kept:
+                self._tidy(what_pays)
         return report
 
     def _find(self, roots: Paths) -> Iterator[ImageFile | ImageError]:
@@ -350,12 +366,16 @@ class Collection:
         with nullcontext() if dry_run else writer_lock(self._path):
             yield
 
-    def _new_ingest(self, settings: IngestSettings | None) -> Ingest:
+    def _encoder(self) -> Encoder:
         with self._catalog.snapshot() as snapshot:
-            latents = Latents(
-                load_encoder(self._path, snapshot.encoder()), self._catalog, self._store
-            )
-        return Ingest(self._catalog, self._store, latents, settings or IngestSettings())
+            return load_encoder(self._path, snapshot.encoder())
+
+    def _new_ingest(
+        self, settings: IngestSettings | None, on_progress: Callable[[int], None] = lambda _: None
+    ) -> Ingest:
+        latents = Latents(self._encoder(), self._catalog, self._store)
+        settings = settings or IngestSettings()
+        return Ingest(self._catalog, self._store, latents, settings, on_progress)
 
     @contextmanager
     def _gallery(self, within: Within | None = None) -> Iterator[tuple[Snapshot, Gallery]]:

@@ -67,15 +67,12 @@ def publish_directory(temporary: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
-def is_gone(path: str) -> bool:
-    """Say whether there surely is nothing at ``path``; what cannot be looked at is not gone."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
+def absolute(path: str) -> str:
+    """Return an absolute path, with links in it kept; raise ValueError for an empty one."""
+    if not path:
+        raise ValueError("a path is empty")
+    found = os.path.abspath(path)
+    return found[1:] if found.startswith("//") else found  # POSIX keeps two slashes
 
 
 def sha256_file(path: Path) -> str:
@@ -95,8 +92,7 @@ def writer_lock(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
-            raise CollectionLocked(directory, _holder(file.read())) from error
+            raise CollectionLocked(directory, _holder(os.pread(file.fileno(), 4_096, 0))) from error
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         with suppress(OSError):  # a full disk is no reason not to remove something
@@ -140,22 +136,20 @@ def sole_reader(directory: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _open_lock(directory: Path) -> IO[str]:
+def _open_lock(directory: Path) -> IO[bytes]:
     try:
-        return (directory / "lock").open("a+", encoding="utf-8")
+        return (directory / "lock").open("a+b")
     except OSError as error:
         raise CollectionError(directory, f"cannot be written to: {error.strerror}") from error
 
 
-def _holder(content: str) -> str:
+def _holder(content: bytes) -> str:
     try:
         holder = json.loads(content)
-    except ValueError:
-        return "another process is writing to it; try again when it has finished"
-    return (
-        f"process {holder['pid']} on {holder['host']} has been writing to it since "
-        f"{holder['since']}; try again when it has finished"
-    )
+        who = "process {pid} on {host} has been writing to it since {since}".format(**holder)
+    except (ValueError, KeyError, TypeError):  # it is about to write who it is
+        who = "another process is writing to it"
+    return f"{who}; try again when it has finished"
 
 
 def printable(text: str) -> str:

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
+from imgsim.files import absolute
 from imgsim.types import ImageFile
 
 MAX_PIXELS = 178_956_970
@@ -72,17 +73,12 @@ def find(roots: Iterable[str], exclude: str | None = None) -> Iterator[ImageFile
     What cannot be looked at is yielded as an :class:`ImageUnavailable`. Paths are absolute; links
     in them are kept.
     """
-    named = {_absolute(root): None for root in roots if root}
+    named = {absolute(root): None for root in roots if root}
     entered = set()
     if exclude is not None and os.path.isdir(exclude):
         entered.add(_identity(os.stat(exclude)))
     for root in named:
         yield from _walk(root, named, entered)
-
-
-def _absolute(path: str) -> str:
-    absolute = os.path.abspath(path)
-    return absolute[1:] if absolute.startswith("//") else absolute  # POSIX keeps two slashes
 
 
 def _walk(
@@ -99,7 +95,7 @@ def _walk(
                     pending.extend(_children(path, named))
             elif stat.S_ISREG(facts.st_mode):
                 claimed = path == root or os.path.splitext(path)[1].lower() in _suffixes()
-                yield ImageFile(path, facts.st_size, facts.st_mtime_ns, claimed)
+                yield ImageFile(path, facts.st_size, _mtime(facts), claimed)
             elif path == root:
                 yield ImageUnavailable(path, "not a regular file")
         except OSError as error:
@@ -112,6 +108,11 @@ def _children(directory: str, named: dict[str, None]) -> list[str]:
     """Return the visible entries that are not roots themselves, the last first."""
     visible = sorted((n for n in os.listdir(directory) if not n.startswith(".")), reverse=True)
     return [path for name in visible if (path := os.path.join(directory, name)) not in named]
+
+
+def _mtime(facts: os.stat_result) -> int:
+    """Return the time of modification in nanoseconds, as far as 64 bits hold it."""
+    return max(-(2**63), min(facts.st_mtime_ns, 2**63 - 1))
 
 
 def _identity(facts: os.stat_result) -> tuple[int, int]:
@@ -152,10 +153,15 @@ class OpenImage:
     sha256: bytes
     _file: BufferedReader
     _image: Image.Image
+    _descriptor: int
+    _stamp: tuple[int, int, int]
 
     def decode(self, height: int, width: int) -> Pixels:
         """Return the pixels, once, or raise :class:`ImageError`."""
-        return _decode(self.path, self._file, self._image, (width, height))
+        pixels = _decode(self.path, self._file, self._image, (width, height))
+        if _stamp(os.fstat(self._descriptor)) != self._stamp:
+            raise ImageUnavailable(self.path, "was changed while it was read")
+        return pixels
 
 
 @contextmanager
@@ -164,8 +170,15 @@ def opened(path: str) -> Iterator[OpenImage]:
     with _open_file(path) as file, open(os.dup(file.fileno()), "rb") as again:
         facts = os.fstat(again.fileno())
         image = _identify(path, file)  # some decoders close the file
+        _refuse_huge(path, image)
         sha256 = _sha256(path, again.fileno())
-        yield OpenImage(path, facts.st_size, facts.st_mtime_ns, sha256, file, image)
+        whose = path, facts.st_size, _mtime(facts), sha256
+        yield OpenImage(*whose, file, image, again.fileno(), _stamp(facts))
+
+
+def _stamp(facts: os.stat_result) -> tuple[int, int, int]:
+    """Return what changes when a file is written to."""
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def _sha256(path: str, descriptor: int) -> bytes:
@@ -189,13 +202,15 @@ def thumbnail(path: str, side: int) -> Image.Image:
 
 def _open_file(path: str) -> BufferedReader:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
-            raise ImageUnavailable(path, "not a regular file")
-        return open(path, "rb")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would block
     except OSError as error:
         raise ImageUnavailable(path, error.strerror or type(error).__name__) from error
     except ValueError as error:  # a NUL character in the path
         raise ImageUnavailable(path, str(error)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ImageUnavailable(path, "not a regular file")
+    return open(descriptor, "rb")
 
 
 def _identify(path: str, file: BufferedReader) -> Image.Image:
@@ -219,8 +234,7 @@ def _decode(
     keep_aspect: bool = False,
 ) -> Pixels:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(path, f"{width}x{height} pixels are over the limit of {MAX_PIXELS}")
+    _refuse_huge(path, image)
     with _alone(image):
         try:
             orientation = _orientation(image)
@@ -231,9 +245,15 @@ def _decode(
                 size = max(1, round(width * scale)), max(1, round(height * scale))
             pixels = _scaled(path, file, image, size, orientation)
         except Exception as error:  # the decode boundary: hostile files raise anything
-            # A traceback would keep what the decoder had in memory.
-            raise _refusal(path, error) from error.with_traceback(None)
+            error.with_traceback(None)  # it would keep what the decoder had in memory
+            raise _refusal(path, error) from error
     return Pixels(pixels, (width, height))
+
+
+def _refuse_huge(path: str, image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        raise ImageError(path, f"{size} pixels are over the limit of {MAX_PIXELS}")
 
 
 @contextmanager

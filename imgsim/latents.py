@@ -4,7 +4,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from threading import Lock
 from typing import TypeVar
@@ -14,21 +16,29 @@ from numpy.typing import NDArray
 
 from imgsim.catalog import Catalog
 from imgsim.encoder import Encoder
-from imgsim.errors import ImageError
+from imgsim.errors import CollectionDamaged, ImageError
 from imgsim.images import OpenImage, opened
 from imgsim.store import VectorStore
 from imgsim.types import ImageRecord, StoredImage
 
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """An image file's latent (dim,) float32, and the images that have its content already."""
+    """An image file and its latent (dim,) float32."""
 
     record: ImageRecord
     vector: NDArray[np.float32]
-    stored: tuple[StoredImage, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """An image file whose content is that of ``stored`` images, at least one."""
+
+    record: ImageRecord
+    stored: tuple[StoredImage, ...]
 
 
 def encoded(path: str, encoder: Encoder) -> Latent:
@@ -48,52 +58,64 @@ class Latents:
         self._encoder = encoder
         self._catalog = catalog
         self._store = store
-        self._new: dict[bytes, Future[Latent | None]] = {}
+        self._new: dict[bytes, Future[Latent | Known | None]] = {}
         self._lock = Lock()
+        self._is_sound = cache(lambda segment: store.segment_damage(segment) is None)
 
-    def of(self, path: str) -> Latent:
-        """Return the latent of the image at ``path``, or raise :class:`ImageError`."""
+    def of(self, path: str) -> Latent | Known:
+        """Encode the image at ``path`` unless its content is known.
+
+        Raises :class:`ImageError`.
+        """
         with opened(path) as image:
-            return self._once(image, lambda: self._kept(image) or _encoded(image, self._encoder))
+            return self._once(image)
 
-    def stored(self, path: str) -> tuple[StoredImage, ...]:
-        """Return the stored images that have the content of the image at ``path``."""
-        with opened(path) as image, self._catalog.snapshot() as snapshot:
-            return snapshot.with_content(image.sha256)
+    def known(self, path: str) -> Known:
+        """Return which stored images, if any, have the content of the image at ``path``."""
+        with opened(path) as image:
+            return self._known(image)
+
+    def copied(self, known: Known) -> Latent:
+        """Return the latent that is stored for a content; encode again if its file is damaged."""
+        first = known.stored[0]
+        if self._is_sound(first.segment):
+            with suppress(CollectionDamaged):
+                return Latent(known.record, self._store.vector(first.segment, first.row))
+        return encoded(known.record.path, self._encoder)
 
     def forget(self) -> None:
         """Forget what was computed; the catalog has it now."""
         with self._lock:
             self._new = {key: future for key, future in self._new.items() if not future.done()}
 
-    def _once(self, image: OpenImage, find: Callable[[], Latent]) -> Latent:
-        """Return what ``find`` does, or what it gave for the same content in another thread."""
-        mine: Future[Latent | None] = Future()
+    def _once(self, image: OpenImage) -> Latent | Known:
+        """Do what :meth:`of` does, or take what another thread got for the same content."""
+        mine: Future[Latent | Known | None] = Future()
         with self._lock:
             future = self._new.setdefault(image.sha256, mine)
         if future is not mine and (same := future.result()) is not None:
-            size = same.record.width, same.record.height
-            return Latent(_record(image, size), same.vector, same.stored)
-        found = None
+            return replace(same, record=_record(image, (same.record.width, same.record.height)))
+        found: Latent | Known | None = None
         try:
-            found = find()
+            known = self._known(image)
+            found = known if known.stored else _encoded(image, self._encoder)
         finally:
             mine.set_result(found)
         return found
 
-    def _kept(self, image: OpenImage) -> Latent | None:
-        """Return the latent that is stored for this content, if any is."""
+    def _known(self, image: OpenImage) -> Known:
         with self._catalog.snapshot() as snapshot:
             stored = snapshot.with_content(image.sha256)
-        if not stored:
-            return None
-        vector = self._store.vector(stored[0].segment, stored[0].row)
-        return Latent(_record(image, (stored[0].width, stored[0].height)), vector, stored)
+        size = (stored[0].width, stored[0].height) if stored else (0, 0)
+        return Known(_record(image, size), stored)
 
 
 def _encoded(image: OpenImage, encoder: Encoder) -> Latent:
     pixels = image.decode(encoder.feed.height, encoder.feed.width)
-    return Latent(_record(image, pixels.size), encoder.encode(pixels.values[np.newaxis])[0])
+    vector = encoder.encode(pixels.values[np.newaxis])[0]
+    if not np.isfinite(vector).all():
+        raise ImageError(image.path, "the encoder gives values for it that are not finite")
+    return Latent(_record(image, pixels.size), vector)
 
 
 def _record(image: OpenImage, size: tuple[int, int]) -> ImageRecord:
@@ -101,7 +123,7 @@ def _record(image: OpenImage, size: tuple[int, int]) -> ImageRecord:
 
 
 def in_threads(
-    work: Callable[[str], _Result], paths: Iterable[str]
+    work: Callable[[_Item], _Result], items: Iterable[_Item]
 ) -> Iterator[_Result | ImageError]:
     """Call ``work`` on image files, on all cores; yield its results in order, or its ImageErrors.
 
@@ -110,19 +132,19 @@ def in_threads(
     """
     workers = os.cpu_count() or 1
     pending: deque[Future[_Result | ImageError]] = deque()
-    remaining = iter(paths)
+    remaining = iter(items)
 
-    def attempt(path: str) -> _Result | ImageError:
+    def attempt(item: _Item) -> _Result | ImageError:
         try:
-            return work(path)
+            return work(item)
         except ImageError as error:
             return error
 
     with ThreadPoolExecutor(workers) as pool:
         try:
             while True:
-                for path in islice(remaining, 8 * workers - len(pending)):
-                    pending.append(pool.submit(attempt, path))
+                for item in islice(remaining, 8 * workers - len(pending)):
+                    pending.append(pool.submit(attempt, item))
                 if not pending:
                     return
                 yield pending.popleft().result()

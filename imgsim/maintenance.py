@@ -42,6 +42,8 @@ def remove(
     Exits with 21 if nothing is stored at or under one of them.
     """
     options: Options = ctx.obj
+    if "" in paths:
+        raise typer.BadParameter("a path is empty")
     with options.open() as collection:
         report = collection.remove(paths, dry_run=dry_run)
     _print_report("forgotten", report, options, dry_run=dry_run, as_json=as_json)
@@ -64,7 +66,10 @@ def relocate(
     """
     options: Options = ctx.obj
     with options.open() as collection:
-        report = collection.relocate(old, new, dry_run=dry_run)
+        try:
+            report = collection.relocate(old, new, dry_run=dry_run)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
     _print_report("relocated", report, options, dry_run=dry_run, as_json=as_json)
     if report.paths:
         say(f"{len(report.paths):,} of them are not there, first {printable(report.paths[0])}")
@@ -73,19 +78,19 @@ def relocate(
         raise typer.Exit(ImageUnavailable.exit_code)
 
 
-def compact(ctx: typer.Context, as_json: Json = False) -> None:
+def compact(ctx: typer.Context, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Merge small segments, and drop vectors of images that were removed.
 
     `imgsim ingest` does so by itself when it pays. Queries go on meanwhile.
     """
     options: Options = ctx.obj
     with options.open() as collection:
-        report = collection.compact()
+        report = collection.compact(dry_run=dry_run)
     if as_json:
-        print(json.dumps(asdict(report)))
-    options.note(
-        f"{report.before:,} segments became {report.after:,}; {report.dropped:,} vectors dropped"
-    )
+        print(json.dumps(asdict(report) | {"dry_run": dry_run}))
+    became, dropped = ("would become", "to drop") if dry_run else ("became", "dropped")
+    segments = f"{report.before:,} segments {became} {report.after:,}"
+    options.note(f"{segments}; {report.dropped:,} vectors {dropped}")
 
 
 def check(
@@ -107,13 +112,15 @@ def check(
     with options.open() as collection:
         damages = collection.check(deep=deep)
         _print_damages(damages)
-        if damages and repair:
+        if repair:
             report = collection.repair()
             for path in report.forgotten:
                 say(f"forgotten: {printable(path)}")
+            for path in report.kept:
+                say(f"kept damaged, for the file cannot be reached: {printable(path)}")
             options.note(
                 f"encoded again: {report.encoded:,} images; forgotten: {len(report.forgotten):,}; "
-                f"bounds removed: {report.bounds:,}"
+                f"kept damaged: {len(report.kept):,}; bounds made anew: {report.bounds:,}"
             )
             damages = collection.check(deep=deep)
             if damages:

@@ -1,6 +1,6 @@
 """Find and mend what checksums say is damaged."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from imgsim.encoder import Encoder
 from imgsim.errors import ImageError, ImageUnavailable
 from imgsim.images import opened
 from imgsim.latents import Latent, encoded, in_threads
+from imgsim.presence import Roots, is_gone
 from imgsim.snapshot import Snapshot
 from imgsim.store import VectorStore
 from imgsim.types import Damage, ImageRecord, RepairReport, Segment
@@ -32,47 +33,63 @@ def altered_images(snapshot: Snapshot) -> Iterator[Damage]:
                 yield Damage(record.path, expected, f"sha256 {found[2].hex()}")
 
 
-def repair(catalog: Catalog, store: VectorStore, encoder: Encoder) -> RepairReport:
-    """Encode the images of damaged segments again, and remove damaged bounds."""
+def repair(
+    catalog: Catalog, store: VectorStore, load_encoder: Callable[[], Encoder]
+) -> RepairReport:
+    """Remove damaged bounds, and encode the images of damaged segments again.
+
+    An image that is in no segment is forgotten, and one whose file is gone for good or has other
+    content by now. Where a file cannot be reached, everything stays as it is.
+    """
     with catalog.snapshot() as snapshot:
         segments, dangling = snapshot.segments(), snapshot.dangling()
-    kept, bounds = 0, 0
-    lost = dict(dangling)
+        roots = Roots(snapshot.roots())
     catalog.forget(list(dangling), (), ())
+    bounds = store.remove_damaged_bounds(segments)
+    encoded_again, forgotten, kept = 0, list(dangling.values()), list[str]()
     for segment in segments:
         if store.segment_damage(segment) is not None:
-            again = _encode_again(catalog, store, segment, encoder)
-            kept += len(again[0])
-            lost |= again[1]
-        elif store.bounds_damage(segment) is not None:
-            store.remove_bounds(segment)
-            bounds += 1
-    return RepairReport(kept, tuple(lost.values()), bounds)
+            done = _encode_again(catalog, store, segment, load_encoder(), roots)
+            encoded_again += done[0]
+            forgotten += done[1]
+            kept += done[2]
+    return RepairReport(encoded_again, tuple(forgotten), tuple(kept), bounds)
 
 
 def _encode_again(
-    catalog: Catalog, store: VectorStore, segment: Segment, encoder: Encoder
-) -> tuple[list[int], dict[int, str]]:
-    """Replace a segment by new ones; return the images kept, and the paths of those forgotten."""
+    catalog: Catalog, store: VectorStore, segment: Segment, encoder: Encoder, roots: Roots
+) -> tuple[int, list[str], list[str]]:
+    """Move the images of a segment to new ones.
+
+    Return how many were moved, and the paths of those forgotten, and of those that are still in the
+    old segment, which goes if there are none.
+    """
     with catalog.snapshot() as snapshot:
         ids = snapshot.segment_ids(segment)
-        records = snapshot.records(ids[ids >= 0].tolist())
-    kept: list[int] = []
+        records = sorted(snapshot.records(ids[ids >= 0].tolist()).items())
+    count, lost, kept = 0, dict[int, str](), list[str]()
     for start in range(0, len(records), _AT_ONCE):
-        some = dict(sorted(records.items())[start : start + _AT_ONCE])
-        latents = _latents(some, encoder)
-        if latents:
-            new = store.add(np.stack([latent.vector for latent in latents.values()]))
-            catalog.commit_merge([], new, list(latents))
-            kept += latents
-    lost = {number: records[number].path for number in records.keys() - set(kept)}
+        found: dict[int, Latent] = {}
+        some = dict(records[start : start + _AT_ONCE])
+        for number, result in zip(some, _latents(some, encoder), strict=True):
+            if isinstance(result, Latent):
+                found[number] = result
+            elif _is_lost(result, roots):
+                lost[number] = result.path
+            else:
+                kept.append(result.path)
+        if found:
+            new = store.add(np.stack([latent.vector for latent in found.values()]))
+            catalog.commit_merge([], new, list(found))
+            count += len(found)
     catalog.forget(list(lost), (), ())
-    catalog.commit_merge([segment.name], None, [])
-    return kept, lost
+    if not kept:
+        catalog.commit_merge([segment.name], None, [])
+    return count, list(lost.values()), kept
 
 
-def _latents(records: dict[int, ImageRecord], encoder: Encoder) -> dict[int, Latent]:
-    """Return the latents of the images whose files still have their content."""
+def _latents(records: dict[int, ImageRecord], encoder: Encoder) -> Iterator[Latent | ImageError]:
+    """Yield the latents of images whose files still have their content."""
     by_path = {record.path: record for record in records.values()}
 
     def again(path: str) -> Latent:
@@ -80,12 +97,14 @@ def _latents(records: dict[int, ImageRecord], encoder: Encoder) -> dict[int, Lat
             raise ImageError(path, "has other content by now")
         return encoded(path, encoder)
 
-    results = in_threads(again, by_path)
-    return {
-        number: latent
-        for number, latent in zip(records, results, strict=True)
-        if not isinstance(latent, ImageError)
-    }
+    return in_threads(again, by_path)
+
+
+def _is_lost(error: ImageError, roots: Roots) -> bool:
+    """Say whether the image is no more, rather than out of reach for now."""
+    if isinstance(error, ImageUnavailable):
+        return is_gone(error.path) and not roots.are_away(error.path)
+    return True
 
 
 def _facts(path: str) -> tuple[int, int, bytes]:

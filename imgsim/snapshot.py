@@ -7,14 +7,30 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Column, ColumnElement, Connection, and_, func, not_, or_, select, text
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    and_,
+    cast,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    text,
+)
 
 from imgsim.errors import EncoderMissing
+from imgsim.files import absolute
 from imgsim.tables import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS
 from imgsim.types import Damage, EncoderRecord, ImageRecord, Segment, StoredImage, Within
 
 IN_LIMIT = 10_000
 """How many values a statement names; SQLite takes at most 32,766 parameters."""
+
+_OR_LIMIT = 200  # SQLite takes expressions of a depth of 1,000
 
 
 class Snapshot:
@@ -78,11 +94,12 @@ class Snapshot:
         return ids
 
     def dangling(self) -> dict[int, str]:
-        """Return id and path of the images whose row is not in their segment."""
+        """Return id and path of the images whose row is in no segment."""
+        nowhere = or_(SEGMENTS.c.id.is_(None), IMAGES.c.row >= SEGMENTS.c.rows)
         rows = self._connection.execute(
             select(IMAGES.c.id, IMAGES.c.path)
-            .join(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id)
-            .where(IMAGES.c.row >= SEGMENTS.c.rows)
+            .outerjoin(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id)
+            .where(nowhere)
         )
         return {number: os.fsdecode(path) for number, path in rows}
 
@@ -127,10 +144,33 @@ class Snapshot:
             for number, path, *facts in self._select_in(image.id, ids, *columns)
         }
 
-    def images_under(self, place: str) -> dict[str, int]:
-        """Return path and id of the images at and below the path ``place``."""
+    def images_under(self, place: str) -> Iterator[tuple[str, int]]:
+        """Yield path and id of the images at and below the path ``place``, by path."""
         columns = select(IMAGES.c.path, IMAGES.c.id).where(is_under(IMAGES.c.path, place))
-        return {os.fsdecode(path): number for path, number in self._connection.execute(columns)}
+        for path, number in self._connection.execute(columns.order_by(IMAGES.c.path)):
+            yield os.fsdecode(path), number
+
+    def count_under(self, places: Iterable[str]) -> int:
+        """Return the number of images at and below at least one of some paths."""
+        apart: list[str] = []
+        for place in sorted(f"{absolute(place)}/" for place in places):
+            if not (apart and place.startswith(apart[-1])):
+                apart.append(place)
+        total = 0
+        for start in range(0, len(apart), _OR_LIMIT):
+            inside = (is_under(IMAGES.c.path, place) for place in apart[start : start + _OR_LIMIT])
+            count = select(func.count(IMAGES.c.id)).where(or_(*inside))
+            total += self._connection.execute(count).scalar_one()
+        return total
+
+    def conflicts(self, old: str, new: str) -> list[str]:
+        """Return the paths of images that others would get if ``old`` were moved to ``new``."""
+        path, other = IMAGES.c.path, IMAGES.alias().c.path
+        tail = func.substr(path, len(os.fsencode(old)) + 1)
+        target = cast(literal(os.fsencode(new)).concat(tail), LargeBinary)
+        both = select(other).join(IMAGES, other == target).where(is_under(path, old))
+        rows = self._connection.execute(both.where(not_(is_under(other, old))).order_by(other))
+        return [os.fsdecode(found) for found in rows.scalars()]
 
     def refused_under(self, place: str) -> dict[str, str]:
         """Return path and reason of the refused files at and below the path ``place``."""
@@ -157,17 +197,13 @@ class Snapshot:
         return self._connection.execute(longest).scalar_one() or 0
 
     def damages(self, path: Path) -> list[Damage]:
-        """Return what SQLite finds wrong with the catalog at ``path``, and rows out of range."""
+        """Return what is wrong with the catalog at ``path``."""
         verdicts = self._connection.execute(text("PRAGMA integrity_check")).scalars()
         damages = [Damage(str(path), "a sound database", v) for v in verdicts if v != "ok"]
-        rows = self._connection.execute(
-            select(SEGMENTS.c.name, SEGMENTS.c.rows, func.max(IMAGES.c.row))
-            .join(IMAGES, IMAGES.c.segment_id == SEGMENTS.c.id)
-            .group_by(SEGMENTS.c.id)
-            .having(func.max(IMAGES.c.row) >= SEGMENTS.c.rows)
-        )
-        for name, count, last in rows:
-            damages.append(Damage(str(path), f"{count} rows in {name}", f"an image in row {last}"))
+        dangling = len(self.dangling())
+        if dangling:
+            found = f"{dangling:,} images that are not"
+            damages.append(Damage(str(path), "every image in a row of a segment", found))
         return damages
 
     def _select_in(
@@ -193,6 +229,6 @@ def _admitted(within: Within) -> Iterator[ColumnElement[bool]]:
 
 def is_under(column: Column[bytes], place: str) -> ColumnElement[bool]:
     """Return the condition that a path is that of ``place``, or below it."""
-    path = os.fsencode(os.path.abspath(place)).rstrip(b"/")
+    path = os.fsencode(absolute(place)).rstrip(b"/")
     inside = and_(column > path + b"/", column < path + b"0")  # 0 comes after /
     return or_(column == path, inside)

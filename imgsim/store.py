@@ -131,11 +131,12 @@ class VectorStore:
                 path.unlink(missing_ok=True)
 
     def damages(self, snapshot: Snapshot) -> Iterator[Damage]:
-        """Yield what is wrong with each segment file, and with its bounds."""
-        for segment in snapshot.segments():
-            for damage in (self.segment_damage(segment), self.bounds_damage(segment)):
-                if damage is not None:
-                    yield damage
+        """Yield what is wrong with each segment file, and with the bounds that there are."""
+        segments = snapshot.segments()
+        for segment in segments:
+            if (damage := self.segment_damage(segment)) is not None:
+                yield damage
+        yield from self._bounds_damages(segments)
 
     def segment_damage(self, segment: Segment) -> Damage | None:
         """Return what is wrong with a file of vectors: missing, wrong shape, or altered bytes."""
@@ -150,17 +151,30 @@ class VectorStore:
         expected = f"sha256 {segment.sha256}"
         return None if found == expected else Damage(str(path), expected, found)
 
-    def bounds_damage(self, segment: Segment) -> Damage | None:
-        """Return how bounds that a search would use are not what was written."""
-        path = self._bounds_path(segment.name)
-        if self._bounds(segment, self._basis(segment.dim)) is None:
-            return None
-        altered = altered_bounds(path)
-        return altered and Damage(str(path), f"sha256 {altered[0]}", f"sha256 {altered[1]}")
+    def remove_damaged_bounds(self, segments: Sequence[Segment]) -> int:
+        """Remove damaged bounds, which :meth:`build_bounds` makes anew; return how many."""
+        damages = list(self._bounds_damages(segments))
+        for damage in damages:
+            Path(damage.path).unlink()
+        return len(damages)
 
-    def remove_bounds(self, segment: Segment) -> None:
-        """Remove the bounds of a segment; :meth:`build_bounds` makes them anew."""
-        self._bounds_path(segment.name).unlink(missing_ok=True)
+    def _bounds_damages(self, segments: Sequence[Segment]) -> Iterator[Damage]:
+        """Yield how the basis, or bounds that there are, are not what was written."""
+        if not segments:
+            return
+        dim, path = segments[0].dim, self._directory / _BASIS
+        basis = self._basis(dim)
+        if basis is None and path.exists():
+            yield Damage(str(path), f"an orthonormal basis of dimension {dim}", "something else")
+        for segment in segments:
+            path = self._bounds_path(segment.name)
+            if not path.exists():
+                continue
+            if self._bounds(segment, basis) is None:
+                expected = f"the bounds of {segment.rows} rows under the basis"
+                yield Damage(str(path), expected, "something else")
+            elif (altered := altered_bounds(path)) is not None:
+                yield Damage(str(path), f"sha256 {altered[0]}", f"sha256 {altered[1]}")
 
     def _mapped(self, segment: Segment) -> MappedVectors:
         return MappedVectors(self._path(segment.name), segment.rows, segment.dim)

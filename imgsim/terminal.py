@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from enum import StrEnum
@@ -50,7 +50,9 @@ def prepare_streams(*, mute_libraries: bool) -> None:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    if mute_libraries:
+    if sys.stderr is None:  # it is closed, and then print would take stdout
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    elif mute_libraries:
         sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
@@ -121,7 +123,8 @@ def interruptible(told: str) -> Iterator[None]:
     terminal = sys.stderr.isatty()
 
     def write(text: str) -> None:
-        os.write(sys.stderr.fileno(), text.encode())  # a print may be under way
+        with suppress(OSError):  # nobody may listen any more
+            os.write(sys.stderr.fileno(), text.encode())  # a print may be under way
 
     def leave(*_: object) -> None:
         write("\x1b[?25h\n" if terminal else "")  # the cursor that a bar has hidden

@@ -43,7 +43,7 @@ class Within:
 
     Those at a distance of at most ``radius``, and where ``under`` or ``not_under`` name folders,
     those whose path is in or below one of the former and none of the latter. A radius that is
-    negative or no number raises ValueError.
+    negative or no number, or a folder without a name, raises ValueError.
     """
 
     radius: float = math.inf
@@ -54,6 +54,8 @@ class Within:
         """Refuse a radius that makes no sense."""
         if not self.radius >= 0:
             raise ValueError("the radius must be a number that is not negative")
+        if "" in (*self.under, *self.not_under):
+            raise ValueError("a path is empty")
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest did; ``seen`` is the sum of the six other counts.
+    """What an ingest did; ``seen`` is the sum of the seven counts of files.
 
-    ``moved`` images kept their id: their content is at a new path, and the old one is gone.
+    ``moved`` images kept their id: their content is at a new path, and the old one is gone. What is
+    ``skipped`` is no image and does not claim to be one. ``refused`` files are no readable images,
+    which the catalog keeps in mind; ``unreachable`` ones could not be read this time. Besides, of
+    the images stored at and under the paths, ``unmet`` ones were not among the files: all the
+    others are those added, changed, moved and unchanged. ``warnings`` say what went wrong after all
+    images were stored.
     """
 
     added: int
@@ -163,13 +170,20 @@ class IngestReport:
     moved: int
     unchanged: int
     skipped: int
-    refused: tuple[Refusal, ...]
+    refused: tuple[Refusal, ...] = ()
+    unreachable: tuple[Refusal, ...] = ()
+    unmet: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def stored(self) -> int:
+        """Return how many of the files are stored images now."""
+        return self.added + self.changed + self.moved + self.unchanged
 
     @property
     def seen(self) -> int:
         """Return the number of files looked at."""
-        counts = self.added, self.changed, self.moved, self.unchanged, self.skipped
-        return sum(counts) + len(self.refused)
+        return self.stored + self.skipped + len(self.refused) + len(self.unreachable)
 
 
 @dataclass(frozen=True)
@@ -203,12 +217,14 @@ class UpkeepReport:
 class RepairReport:
     """What a repair did.
 
-    ``encoded`` images had their vectors made anew from the files, ``forgotten`` are the paths of
-    those where that could not be; ``bounds`` of so many segments are made anew.
+    ``encoded`` images had their vectors made anew from the files. ``forgotten`` are the paths of
+    those whose file is gone, or is another image by now; ``kept`` those whose file cannot be read
+    at the moment. ``bounds`` are so many files that were made anew.
     """
 
     encoded: int
     forgotten: tuple[str, ...]
+    kept: tuple[str, ...]
     bounds: int
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from imgsim.catalog import Catalog
 from imgsim.errors import StoreError
-from imgsim.files import is_gone
+from imgsim.files import absolute
+from imgsim.presence import Roots, is_gone
 from imgsim.snapshot import Snapshot
 from imgsim.store import VectorStore
 from imgsim.types import CompactReport, UpkeepReport
@@ -22,59 +23,65 @@ def prune(catalog: Catalog, *, dry_run: bool) -> UpkeepReport:
     That is what a drive that is not plugged in looks like: its folder is missing, or empty.
     """
     with catalog.snapshot() as snapshot:
-        images, refused = snapshot.images_under("/"), snapshot.refused_under("/")
-        roots = snapshot.roots()
-    gone = [path for path in (*images, *refused) if is_gone(path)]
-    owners = _roots(gone, roots)
-    missing = {root for root in set(owners.values()) if _is_missing(root)}
-    gone = [path for path in gone if owners[path] not in missing]
-    report = UpkeepReport(
-        sum(path in images for path in gone),
-        sum(path in refused for path in gone),
-        tuple(sorted(set(gone))),
-        tuple(sorted(missing)),
-    )
+        roots = Roots(snapshot.roots())
+        images = {path: n for path, n in snapshot.images_under("/") if is_gone(path)}
+        refused = {path for path in snapshot.refused_under("/") if is_gone(path)}
+    away = {path for path in (*images, *refused) if roots.are_away(path)}
+    images = {path: n for path, n in images.items() if path not in away}
+    refused -= away
     if not dry_run:
-        catalog.forget([images[path] for path in gone if path in images], gone, ())
-    return report
+        catalog.forget(list(images.values()), list(refused), ())
+    missing = {roots.of(path) for path in away}
+    paths = images.keys() | refused
+    return UpkeepReport(len(images), len(refused), tuple(sorted(paths)), tuple(sorted(missing)))
 
 
 def remove(catalog: Catalog, places: Iterable[str], *, dry_run: bool) -> UpkeepReport:
     """Forget what is stored at and below each of ``places``, whether files are there or not."""
-    images: dict[str, int] = {}
-    refused: dict[str, str] = {}
+    images: set[int] = set()
+    refused: set[str] = set()
     roots, unknown = [], []
     with catalog.snapshot() as snapshot:
-        for place in places:
-            below = snapshot.images_under(place), snapshot.refused_under(place)
-            images |= below[0]
-            refused |= below[1]
-            within = [root for root in snapshot.roots() if _is_under(root, place)]
+        for place in map(absolute, places):
+            ids = [number for _, number in snapshot.images_under(place)]
+            paths = snapshot.refused_under(place).keys()
+            within = [r for r in snapshot.roots() if os.path.commonpath([r, place]) == place]
+            images |= set(ids)
+            refused |= paths
             roots += within
-            if not any((*below, within)):
+            if not (ids or paths or within):
                 unknown.append(place)
     if not dry_run:
-        catalog.forget(list(images.values()), list(refused), roots)
+        catalog.forget(list(images), list(refused), roots)
     return UpkeepReport(len(images), len(refused), tuple(unknown))
 
 
 def relocate(catalog: Catalog, old: str, new: str, *, dry_run: bool) -> UpkeepReport:
     """Note that what was at and below ``old`` is at ``new`` now; the files are not looked into.
 
-    Raises :class:`StoreError` if something is stored under both, which could not be told apart.
+    Raises :class:`StoreError` if an image is stored under both, which could not be told apart.
     """
-    old, new = os.path.abspath(old), os.path.abspath(new)
+    old, new = absolute(old), absolute(new)
+    if "/" in {old, new}:
+        raise ValueError("everything cannot be relocated: name folders below /")
     with catalog.snapshot() as snapshot:
-        images, refused = snapshot.images_under(old), snapshot.refused_under(old)
-        targets = [new + path[len(old) :] for path in images]
-        _refuse_conflicts(snapshot, targets, images)
+        refused = len(snapshot.refused_under(old))
+        count = 0
+        absent = []
+        for path, _ in snapshot.images_under(old):
+            count += 1
+            target = new + path[len(old) :]
+            if is_gone(target):
+                absent.append(target)
+        _refuse_conflicts(snapshot, old, new)
     if not dry_run:
         catalog.relocate(old, new)
-    absent = (path for path in targets if is_gone(path))
-    return UpkeepReport(len(images), len(refused), tuple(absent))
+    return UpkeepReport(count, refused, tuple(absent))
 
 
-def compact(catalog: Catalog, store: VectorStore, choose: Choice) -> CompactReport:
+def compact(
+    catalog: Catalog, store: VectorStore, choose: Choice, *, dry_run: bool = False
+) -> CompactReport:
     """Merge the runs of segments that ``choose`` names, one commit each."""
     with catalog.snapshot() as snapshot:
         segments = snapshot.segments()
@@ -83,52 +90,20 @@ def compact(catalog: Catalog, store: VectorStore, choose: Choice) -> CompactRepo
     live = [int((ids >= 0).sum()) for _, ids in parts]
     merged = dropped = 0
     for run in choose(rows, live):
-        new = store.merge(parts[run])
-        ids = np.concatenate([ids for _, ids in parts[run]])
         names = [segment.name for segment in segments[run]]
-        catalog.commit_merge(names, new, ids[ids >= 0].tolist())
-        merged += len(names) - (new is not None)
+        if not dry_run:
+            new = store.merge(parts[run])
+            ids = np.concatenate([ids for _, ids in parts[run]])
+            catalog.commit_merge(names, new, ids[ids >= 0].tolist())
+        merged += len(names) - any(live[run])
         dropped += sum(rows[run]) - sum(live[run])
     return CompactReport(len(segments), len(segments) - merged, dropped)
 
 
-def _refuse_conflicts(snapshot: Snapshot, targets: Iterable[str], moving: Iterable[str]) -> None:
-    stored = snapshot.stamps(list(targets)).keys() - set(moving)
-    if stored:
+def _refuse_conflicts(snapshot: Snapshot, old: str, new: str) -> None:
+    conflicts = snapshot.conflicts(old, new)
+    if conflicts:
         raise StoreError(
-            f"{min(stored)}: is stored already, as {len(stored):,} of the images at the new place; "
-            "forget one side with `imgsim remove` first"
+            f"{conflicts[0]}: is stored already, as {len(conflicts):,} of the images at the new "
+            "place; forget one side with `imgsim remove` first"
         )
-
-
-def _is_under(path: str, place: str) -> bool:
-    place = os.path.abspath(place)
-    return os.path.commonpath([path, place]) == place
-
-
-def _roots(paths: Iterable[str], roots: Iterable[str]) -> dict[str, str]:
-    """Return the innermost root of each path; its folder if it is in none."""
-    known = set(roots)
-    found = {}
-    for path in paths:
-        parents = _parents(path)
-        found[path] = next((parent for parent in parents if parent in known), parents[0])
-    return found
-
-
-def _parents(path: str) -> list[str]:
-    """Return the folders that a path is in, the innermost first."""
-    parents = []
-    while (parent := os.path.dirname(path)) != path:
-        parents.append(parent)
-        path = parent
-    return parents
-
-
-def _is_missing(folder: str) -> bool:
-    """Say whether there is no such folder, or nothing in it."""
-    try:
-        with os.scandir(folder) as entries:
-            return next(entries, None) is None
-    except (FileNotFoundError, NotADirectoryError):
-        return True

@@ -93,8 +93,8 @@ class TestSchema:
 
 class TestImages:
     def test_ids_are_never_reused(self, catalog):
-        catalog.commit_images(segment("a", 2), [record("/1"), record("/2")])
-        catalog.commit_images(segment("b", 1), [record("/2", size=9)])
+        catalog.commit_batch(segment("a", 2), [record("/1"), record("/2")])
+        catalog.commit_batch(segment("b", 1), [record("/2", size=9)])
         with catalog.snapshot() as snapshot:
             assert snapshot.paths([1, 2, 3]) == {1: "/1", 3: "/2"}
             assert snapshot.stamps(["/2", "/x"]) == {"/2": (9, 2)}
@@ -102,33 +102,33 @@ class TestImages:
 
     def test_a_replaced_image_leaves_its_row_unused(self, catalog):
         first = segment("a", 2)
-        catalog.commit_images(first, [record("/1"), record("/2")])
-        catalog.commit_images(segment("b", 1), [record("/1")])
+        catalog.commit_batch(first, [record("/1"), record("/2")])
+        catalog.commit_batch(segment("b", 1), [record("/1")])
         with catalog.snapshot() as snapshot:
             assert snapshot.segment_ids(first).tolist() == [-1, 2]
 
     def test_a_refused_file_that_is_stored_later_is_refused_no_more(self, catalog):
         file = ImageFile("/1", 5, 6, claimed=True)
-        catalog.commit_refusals([(file, Refusal("/1", "why"))], [])
-        catalog.commit_refusals([(file, Refusal("/1", "because"))], [])
+        catalog.commit_batch(None, [], refused=[(file, Refusal("/1", "why"))])
+        catalog.commit_batch(None, [], refused=[(file, Refusal("/1", "because"))])
         with catalog.snapshot() as snapshot:
             assert snapshot.refusals(["/1"]) == {"/1": (5, 6, "because")}
             assert snapshot.count_refused() == 1
-        catalog.commit_images(segment("a", 1), [record("/1")])
+        catalog.commit_batch(segment("a", 1), [record("/1")])
         with catalog.snapshot() as snapshot:
             assert snapshot.refusals(["/1"]) == {}
 
     def test_a_snapshot_does_not_see_a_later_commit(self, catalog):
-        catalog.commit_images(segment("a", 1), [record("/1")])
+        catalog.commit_batch(segment("a", 1), [record("/1")])
         with catalog.snapshot() as snapshot:
             assert snapshot.count_images() == 1
-            catalog.commit_images(segment("b", 1), [record("/2")])
+            catalog.commit_batch(segment("b", 1), [record("/2")])
             assert snapshot.count_images() == 1
             assert [s.name for s in snapshot.segments()] == ["a"]
 
     def test_a_batch_that_fails_leaves_nothing(self, catalog):
         with pytest.raises(Exception, match="UNIQUE"):
-            catalog.commit_images(segment("a", 2), [record("/1"), record("/1")])
+            catalog.commit_batch(segment("a", 2), [record("/1"), record("/1")])
         with catalog.snapshot() as snapshot:
             assert snapshot.segments() == []
             assert snapshot.count_images() == 0
@@ -139,7 +139,7 @@ class TestImages:
         paths = [os.fsdecode(name) for name in sorted(names)]
         catalog = Catalog(tmp_path_factory.mktemp("paths") / "catalog.db")
         catalog.activate_encoder("first", 4)
-        catalog.commit_images(segment("a", len(paths)), [record(path) for path in paths])
+        catalog.commit_batch(segment("a", len(paths)), [record(path) for path in paths])
         with catalog.snapshot() as snapshot:
             assert list(snapshot.paths(range(1, len(paths) + 1)).values()) == paths
             assert set(snapshot.stamps(paths)) == set(paths)
@@ -148,7 +148,7 @@ class TestImages:
 
     def test_more_paths_than_a_statement_takes_parameters(self, catalog):
         n = 40_000
-        catalog.commit_images(segment("a", n), [record(f"/{i}") for i in range(n)])
+        catalog.commit_batch(segment("a", n), [record(f"/{i}") for i in range(n)])
         with catalog.snapshot() as snapshot:
             assert len(snapshot.stamps([f"/{i}" for i in range(n)])) == n
             assert len(snapshot.paths(range(n + 1))) == n
@@ -164,7 +164,7 @@ class TestEncoders:
         catalog.close()
 
     def test_one_is_active_and_its_segments_alone_are_searched(self, catalog):
-        catalog.commit_images(segment("a", 1), [record("/1")])
+        catalog.commit_batch(segment("a", 1), [record("/1")])
         catalog.activate_encoder("second", 8)
         with catalog.snapshot() as snapshot:
             assert snapshot.encoder().fingerprint == "second"
@@ -177,14 +177,14 @@ class TestEncoders:
 
 class TestDamages:
     def test_none(self, catalog):
-        catalog.commit_images(segment("a", 1), [record("/1")])
+        catalog.commit_batch(segment("a", 1), [record("/1")])
         with catalog.snapshot() as snapshot:
             assert snapshot.damages(Path("catalog.db")) == []
 
     def test_an_image_beyond_its_segment(self, tmp_path, catalog):
-        catalog.commit_images(segment("a", 1), [record("/1")])
+        catalog.commit_batch(segment("a", 1), [record("/1")])
         with sqlite3.connect(tmp_path / "catalog.db") as connection:
             connection.execute('UPDATE images SET "row" = 7')
         with catalog.snapshot() as snapshot:
             (damage,) = snapshot.damages(Path("catalog.db"))
-        assert "row 7" in damage.found
+        assert damage.found == "1 images that are not"

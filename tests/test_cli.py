@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imgsim import Collection, errors
 from tests.conftest import interruptible
@@ -38,7 +40,8 @@ class TestIngest:
         assert done.stdout == b""
         assert lines(done.stderr) == [
             f"refused: {pictures}/bad.jpg: not an image in a known format",
-            "38 files: 36 added, 0 changed, 0 moved, 0 unchanged, 1 refused, 1 not images",
+            "38 files: 36 added, 0 changed, 0 moved, 0 unchanged, 1 refused, 0 unreachable, "
+            "1 not images",
         ]
         again = imgsim("-c", empty, "ingest", pictures, "--json")
         assert json.loads(again.stdout) == {
@@ -51,6 +54,9 @@ class TestIngest:
             "refused": [
                 {"path": f"{pictures}/bad.jpg", "reason": "not an image in a known format"}
             ],
+            "unreachable": [],
+            "unmet": 0,
+            "warnings": [],
             "dry_run": False,
         }
         assert imgsim("-q", "-c", empty, "ingest", pictures).stderr == b""
@@ -80,13 +86,18 @@ class TestIngest:
         assert imgsim("-c", empty, "ingest", "").returncode == 2
         done = imgsim("-c", empty, "ingest", tmp_path / "nowhere")
         assert done.returncode == 20
-        assert lines(done.stderr)[0] == f"refused: {tmp_path}/nowhere: No such file or directory"
+        assert (
+            lines(done.stderr)[0] == f"unreachable: {tmp_path}/nowhere: No such file or directory"
+        )
         assert imgsim("-c", empty, "ingest", "--from-file", tmp_path / "nowhere").returncode == 2
 
     def test_one_bad_name_does_not_stop_the_others(self, empty, crops, imgsim):
         done = imgsim("-c", empty, "ingest", crops[0], "/nowhere.jpg", crops[1])
         assert done.returncode == 0
-        assert "2 added, 0 changed, 0 moved, 0 unchanged, 1 refused" in done.stderr.decode()
+        assert (
+            "2 added, 0 changed, 0 moved, 0 unchanged, 0 refused, 1 unreachable"
+            in done.stderr.decode()
+        )
 
     def test_nul_separated_names_read_as_lines(self, empty, crops, imgsim):
         """Forgetting -0 is one line of refusal, not a traceback."""
@@ -94,6 +105,25 @@ class TestIngest:
         done = imgsim("-c", empty, "ingest", "--from-file", "-", input=listed)
         assert done.returncode == 20
         assert lines(done.stderr)[0].endswith("embedded null byte")
+
+    @contextmanager
+    def interrupted(self, *arguments):
+        """Run a command, and send SIGINT when it works on the collection in the folder after -c."""
+        command = [sys.executable, "-m", "imgsim", *map(os.fspath, arguments)]
+        with subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            preexec_fn=interruptible,  # noqa: PLW1509 - it only resets a signal
+        ) as process:
+            lock = Path(arguments[1]) / "lock"
+            while not lock.exists() or not lock.stat().st_size:
+                time.sleep(0.01)
+            time.sleep(1.5)
+            process.send_signal(signal.SIGINT)
+            line = process.stderr.readline()
+            assert line == b"storing what is encoded; Ctrl-C again leaves at once\n"
+            yield process
+        assert process.returncode == 130
 
     def test_ctrl_c_keeps_what_is_encoded_and_says_how_to_go_on(
         self, empty, pictures, imgsim, crops
@@ -104,25 +134,52 @@ class TestIngest:
         for number in range(12_000):  # each another content
             tail = number.to_bytes(2, "big")
             (many / f"{number}.jpg").write_bytes(contents[number % 36] + tail)
-        command = [sys.executable, "-m", "imgsim", "-c", empty, "ingest", many]
-        with subprocess.Popen(
-            command,
-            stderr=subprocess.PIPE,
-            preexec_fn=interruptible,  # noqa: PLW1509 - it only resets a signal
-        ) as process:
-            while not (empty / "lock").exists() or not (empty / "lock").stat().st_size:
-                time.sleep(0.01)
-            time.sleep(1.5)
-            process.send_signal(signal.SIGINT)
-            told = process.stderr.read().decode()
-        assert process.returncode == 130
-        assert lines(told.encode()) == [
+        with self.interrupted("-c", empty, "ingest", many) as process:
+            told = process.stderr.read()
+        assert lines(told) == [
             "interrupted: what is encoded was stored; run the same command again to go on"
         ]
         before = json.loads(imgsim("-c", empty, "info", "--json").stdout)["images"]
         assert 0 < before < 12_000
         report = json.loads(imgsim("-c", empty, "ingest", many, "--json").stdout)
         assert (report["added"], report["unchanged"]) == (12_000 - before, before)
+
+    def test_ctrl_c_when_nobody_listens_any_more(self, empty, pictures, crops):
+        """As in a pipe to a command that the same Ctrl-C has ended."""
+        for number in range(40):
+            image = Image.new("RGB", (3_000, 3_000 + number))
+            image.save(pictures / f"{number}.png", compress_level=1)
+        command = [sys.executable, "-m", "imgsim", "-c", empty, "ingest", pictures, crops[0]]
+        ours, theirs = os.pipe()
+        with subprocess.Popen(
+            command,
+            stderr=theirs,
+            preexec_fn=interruptible,  # noqa: PLW1509 - it only resets a signal
+        ) as process:
+            os.close(theirs)
+            while not (empty / "lock").exists() or not (empty / "lock").stat().st_size:
+                time.sleep(0.01)
+            os.close(ours)
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+        assert process.returncode == 1
+        with Collection.open(empty) as collection:
+            assert 0 < collection.info().images < 77
+
+    def test_stderr_may_be_closed(self, empty, pictures):
+        command = f"exec {sys.executable} -m imgsim -c {empty} ingest {pictures} --json 2>&-"
+        done = subprocess.run(command, shell=True, check=True, stdout=subprocess.PIPE)
+        assert json.loads(done.stdout)["added"] == 36
+
+    def test_a_second_ctrl_c_waits_for_nobody(self, stored, pictures, imgsim):
+        for number in range(4):  # each takes a second to decode
+            image = Image.new("RGB", (12_000, 12_000 + number))
+            image.save(pictures / f"{number}.png", compress_level=1)
+        with self.interrupted("-c", stored, "ingest", pictures) as process:
+            process.send_signal(signal.SIGINT)
+            assert process.stderr.read() == b""
+        assert imgsim("-c", stored, "check").returncode == 0
+        assert json.loads(imgsim("-c", stored, "info", "--json").stdout)["images"] >= 36
 
 
 class TestQuery:
@@ -236,7 +293,7 @@ class TestUpkeep:
             f"{segment}: expected an IndexFlatL2 of 36 x 16, found no file"
         ]
         assert lines(done.stderr) == [
-            "encoded again: 36 images; forgotten: 0; bounds removed: 0",
+            "encoded again: 36 images; forgotten: 0; kept damaged: 0; bounds made anew: 0",
             "every file is as the catalog says",
         ]
 
@@ -269,6 +326,31 @@ class TestUpkeep:
         assert lines(done.stderr) == [
             "forgotten: 1 images, 0 refused files",
             "imgsim: error: /nowhere: nothing is stored at or under it",
+        ]
+
+    def test_empty_paths_are_mistakes(self, stored, imgsim, crops):
+        for arguments in (
+            ["remove", ""],
+            ["relocate", "", "/x"],
+            ["relocate", "/x", "/"],
+            ["query", crops[0], "--under", ""],
+        ):
+            assert imgsim("-c", stored, *arguments).returncode == 2
+        assert json.loads(imgsim("-c", stored, "info", "--json").stdout)["images"] == 36
+
+    def test_what_is_gone_is_mentioned(self, stored, pictures, imgsim):
+        sorted(pictures.iterdir())[0].unlink()
+        told = lines(imgsim("-c", stored, "ingest", pictures).stderr)
+        assert told[1].startswith("1 other images are stored there; `imgsim prune` forgets")
+
+    def test_compact(self, stored, pictures, imgsim):
+        imgsim("-c", stored, "remove", sorted(pictures.iterdir())[0])
+        dry = imgsim("-c", stored, "compact", "--dry-run")
+        assert lines(dry.stderr) == ["1 segments would become 1; 1 vectors to drop"]
+        done = imgsim("-c", stored, "compact", "--json")
+        assert json.loads(done.stdout) == {"before": 1, "after": 1, "dropped": 1, "dry_run": False}
+        assert lines(imgsim("-c", stored, "compact").stderr) == [
+            "1 segments became 1; 0 vectors dropped"
         ]
 
     def test_relocate(self, stored, pictures, imgsim):

@@ -7,6 +7,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -80,28 +82,61 @@ def test_the_main_job_on_clothing(clothing, tmp_path, imgsim):
     assert ties >= 6
 
 
-def test_every_hostile_file_is_accounted_for(tmp_path, tmp_path_factory, empty):
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """1,051 odd and broken files; beside their folder, what Pillow did with each."""
     folder = unpacked("hostile.tar.gz", tmp_path_factory) / "hostile"
-    (folder / "manifest.csv").rename(tmp_path / "manifest.csv")
+    (folder / "manifest.csv").rename(folder.with_name("manifest.csv"))
+    return folder
+
+
+def test_every_hostile_file_is_accounted_for(hostile, empty):
     with Collection.open(empty, create=False) as collection:
-        report = collection.ingest([folder])
+        report = collection.ingest([hostile])
         assert report.seen == 1051
         assert report.added == collection.info().images
         assert all(refusal.reason for refusal in report.refused)
         assert collection.check() == []
-        again = collection.ingest([folder])
+        again = collection.ingest([hostile])
         assert (again.added, again.unchanged) == (0, report.added)
         assert (again.seen, again.skipped) == (1051, report.skipped)
         assert sorted(again.refused, key=str) == sorted(report.refused, key=str)
         with collection._catalog.snapshot() as snapshot:
             stored = set(snapshot.paths(range(1, report.added + 1)).values())
-    with open(tmp_path / "manifest.csv", newline="", errors="surrogateescape") as file:
+    with open(hostile.with_name("manifest.csv"), newline="", errors="surrogateescape") as file:
         loads = {
-            str(folder / row["path"])
+            str(hostile / row["path"])
             for row in csv.DictReader(file)
             if row["pillow13_outcome"] == "ok"
         }
     assert loads <= stored
+
+
+DECODE_EACH = """
+import os, resource, sys, time
+from imgsim.errors import ImageError
+from imgsim.images import find, opened
+for file in find([sys.argv[1]]):
+    if not os.fork():
+        began = time.perf_counter()
+        try:
+            with opened(file.path) as image:
+                image.decode(256, 256)
+        except ImageError:
+            pass
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        print(memory, time.perf_counter() - began, file.path, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, file.path
+"""
+
+
+def test_no_hostile_file_takes_ten_seconds_or_a_gigabyte(hostile):
+    command = [sys.executable, "-c", DECODE_EACH, hostile]
+    run = subprocess.run(command, check=True, capture_output=True)
+    rows = [line.split(maxsplit=2) for line in run.stdout.splitlines()]
+    assert len(rows) == 1051
+    assert [row for row in rows if int(row[0]) >= 1_000 or float(row[1]) >= 10] == []
 
 
 @pytest.mark.parametrize("walk_with", [walks, kernels], ids=["numpy", "compiled"])

@@ -3,6 +3,8 @@ import os
 import shutil
 import stat
 import struct
+import subprocess
+import sys
 import warnings
 from tempfile import TemporaryDirectory
 
@@ -166,6 +168,23 @@ class TestDecode:
         monkeypatch.setattr(Image.Image, "resize", spy)
         decode(path, 256, 256)
         assert loaded[0] == (500, 375)
+
+    def test_large_images_are_in_memory_one_at_a_time(self, tmp_path):
+        Image.new("RGB", (6_000, 6_000)).save(tmp_path / "a.png")  # 144 MB
+        with open(tmp_path / "a.png", "rb") as file:
+            (tmp_path / "cut.png").write_bytes(file.read()[:-200])
+        code = (
+            "import os, resource, sys\n"
+            "from imgsim.latents import in_threads; from imgsim.images import decode\n"
+            "os.cpu_count = lambda: 8\n"
+            "found = list(in_threads(lambda path: decode(path, 8, 8), 6 * sys.argv[1:]))\n"
+            "print(len(found), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)"
+        )
+        command = [sys.executable, "-c", code, tmp_path / "a.png", tmp_path / "cut.png"]
+        run = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        count, megabytes = map(int, run.stdout.split())
+        assert count == 12
+        assert megabytes < 400
 
     def test_a_decoder_that_closes_the_file(self, tmp_path):
         path = tmp_path / "a.ftu"

@@ -79,3 +79,41 @@ def test_deep_finds_content_that_changed_without_a_trace(batches, pictures):
     fourth.unlink()
     assert batches.check() == []
     assert [damage.path for damage in batches.check(deep=True)] == [str(first), str(second)]
+
+
+def test_what_cannot_be_reached_is_kept(batches, empty, pictures, tmp_path):
+    """A drive that is not plugged in costs no image; nor does a file that is locked away."""
+    before = facts(batches)
+    flipped, lost, _ = segments(empty)
+    content = bytearray(flipped.read_bytes())
+    content[-1] ^= 1
+    flipped.write_bytes(content)
+    away = pictures.rename(tmp_path / "away")
+    report = batches.repair()
+    assert (report.encoded, report.forgotten, len(report.kept)) == (0, (), 12)
+    assert facts(batches).keys() == before.keys()
+    lost.unlink()
+    away.rename(pictures)
+    assert batches.repair().encoded == 24
+    assert batches.check() == []
+    assert facts(batches) == before
+
+
+def test_a_segment_that_the_catalog_lost(batches, empty, pictures):
+    with sqlite3.connect(empty / "catalog.db") as connection:
+        connection.execute("DELETE FROM segments WHERE id = 2")
+    connection.close()
+    (damage,) = batches.check()
+    assert damage.found == "12 images that are not"
+    assert len(batches.repair().forgotten) == 12
+    assert batches.check() == []
+    assert batches.ingest([pictures]).added == 12
+
+
+def test_bounds_are_mended_without_an_encoder(batches, empty):
+    """Nothing needs to be encoded."""
+    (encoder,) = (empty / "encoders").iterdir()
+    shutil.rmtree(encoder)
+    (empty / "segments" / "basis.npz").write_bytes(b"no basis")
+    assert batches.repair().bounds == 1
+    assert not (empty / "segments" / "basis.npz").exists()  # there are too few vectors for one

@@ -31,7 +31,7 @@ def stored(tmp_path, vectors):
     store = VectorStore(tmp_path / "segments")
     for part in np.split(np.arange(5_000), [2_500, 4_900]):
         records = [ImageRecord(f"/{i % 10}/{i}", 1, 2, b"", 3, 4) for i in part]
-        catalog.commit_images(store.add(vectors[part]), records)
+        catalog.commit_batch(store.add(vectors[part]), records)
     with catalog.snapshot() as snapshot:
         store.build_bounds(snapshot)
     yield catalog, store
@@ -89,7 +89,7 @@ def test_bounds_are_derived_and_made_anew(tmp_path, stored, vectors, damage):
 def test_rows_of_replaced_images_are_never_found(stored, vectors):
     catalog, store = stored
     replaced = [ImageRecord(f"/{i % 10}/{i}", 9, 9, b"", 3, 4) for i in range(20)]
-    catalog.commit_images(store.add(vectors[:20] + np.float32(100)), replaced)
+    catalog.commit_batch(store.add(vectors[:20] + np.float32(100)), replaced)
     (ids, found), *_ = answers(catalog, store, vectors[:1])[0]
     assert ids[0] == 4_001  # the duplicate of the first row
     assert found[0] == 0.0
@@ -139,16 +139,21 @@ def test_k_must_be_positive(stored, vectors, k):
         answers(*stored, vectors[:1], k=k)
 
 
-def test_altered_bounds_are_damage(tmp_path, stored):
+@pytest.mark.parametrize("what", ["flip", "cut", "text"])
+@pytest.mark.parametrize("name", ["*.bounds", "basis.npz"])
+def test_altered_bounds_are_damage(tmp_path, stored, name, what):
     catalog, store = stored
     with catalog.snapshot() as snapshot:
         assert list(store.damages(snapshot)) == []
-        path = next((tmp_path / "segments").glob("*.bounds"))
+        path = next((tmp_path / "segments").glob(name))
         content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(content)
-        (damage,) = store.damages(snapshot)
-    assert damage.path == str(path)
+        content[len(content) // 2] ^= 64
+        path.write_bytes({"flip": content, "cut": content[:-100], "text": b"text"}[what])
+        assert str(path) in {damage.path for damage in store.damages(snapshot)}
+        assert store.remove_damaged_bounds(snapshot.segments()) >= 1
+        store.build_bounds(snapshot)
+        assert path.exists()
+        assert list(store.damages(snapshot)) == []
 
 
 def test_a_segment_that_is_cut_while_it_is_searched(tmp_path, stored, vectors):

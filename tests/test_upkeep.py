@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from imgsim import StoreError, files
+from imgsim import StoreError, Within
+from imgsim.presence import is_gone
 from tests.test_ingest import counts, facts
 
 
@@ -78,15 +79,49 @@ class TestPrune:
         assert (report.images, report.missing) == (0, (str(folder),))
 
     def test_an_error_is_no_proof_that_a_file_is_gone(self, tmp_path):
-        assert not files.is_gone(f"{tmp_path}/{'x' * 300}")  # ENAMETOOLONG
-        assert files.is_gone(f"{tmp_path}/x/y")
+        assert not is_gone(f"{tmp_path}/{'x' * 300}")  # ENAMETOOLONG
+        assert is_gone(f"{tmp_path}/x/y")
         (tmp_path / "file").touch()
-        assert files.is_gone(f"{tmp_path}/file/y")
+        assert is_gone(f"{tmp_path}/file/y")
         (tmp_path / "link").symlink_to("nowhere")
-        assert not files.is_gone(f"{tmp_path}/link")
+        assert not is_gone(f"{tmp_path}/link")
+
+    def test_hidden_entries_do_not_make_a_drive(self, filled, pictures, tmp_path):
+        pictures.rename(tmp_path / "away")
+        (pictures / ".Trash-1000").mkdir(parents=True)
+        (pictures / "lost+found").mkdir()
+        assert filled.prune().missing == (str(pictures),)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+    def test_a_folder_that_cannot_be_looked_into_keeps_its_images(self, filled, pictures):
+        sorted(pictures.iterdir())[0].unlink()
+        folders = [pictures, *pictures.parents]
+        modes = [folder.stat().st_mode for folder in folders]
+        for folder in folders[:-1]:
+            folder.chmod(0o711)
+        try:
+            os.seteuid(65534)
+            report = filled.prune(dry_run=True)
+        finally:
+            os.seteuid(0)
+            for folder, mode in zip(folders, modes, strict=True):
+                folder.chmod(mode)
+        assert (report.images, report.missing) == (0, (str(pictures),))
 
 
 class TestRemove:
+    def test_an_empty_path_is_not_the_working_directory(self, filled, pictures, monkeypatch):
+        monkeypatch.chdir(pictures)
+        for forget in (
+            lambda: filled.remove([""]),
+            lambda: filled.relocate("", "/x"),
+            lambda: filled.relocate("/x", ""),
+            lambda: Within(under=("",)),
+        ):
+            with pytest.raises(ValueError, match="empty"):
+                forget()
+        assert filled.info().images == 36
+
     def test_a_folder_and_a_file(self, filled, pictures, tmp_path, crops):
         other = tmp_path / "pictures-2"  # not below the folder of that name
         other.mkdir()
@@ -140,6 +175,25 @@ class TestRelocate:
         with pytest.raises(StoreError, match=r"is stored already, as 36 of the images"):
             filled.relocate(pictures, new)
         assert facts(filled) == before
+
+    def test_what_was_ingested_or_refused_at_both_places(self, filled, pictures, tmp_path):
+        new = tmp_path / "new"
+        new.mkdir()
+        for folder in (pictures, new):
+            (folder / "bad.jpg").write_text("x")
+        filled.ingest([f"/{pictures}", new])
+        for path in pictures.iterdir():
+            path.rename(new / path.name)
+        assert filled.relocate(f"/{pictures}/", new).images == 36
+        assert counts(filled.ingest([new])) == (0, 0, 36, 1, 0)
+        with filled._catalog.snapshot() as snapshot:
+            assert snapshot.roots() == [str(new)]
+        assert filled.remove([new]).images == 36
+
+    def test_everything_is_no_folder(self, filled, pictures):
+        for old, new in (("/", "/mnt"), (pictures, "/")):
+            with pytest.raises(ValueError, match="below /"):
+                filled.relocate(old, new)
 
     def test_dry_run_says_what_is_not_there(self, filled, pictures, tmp_path):
         report = filled.relocate(pictures, tmp_path / "new", dry_run=True)

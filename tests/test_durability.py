@@ -1,0 +1,185 @@
+"""What goes wrong in the middle of an ingest: files that change, damage, interrupts, odd drives."""
+
+import os
+import shutil
+
+import pytest
+from PIL import Image
+
+from imgsim import IngestSettings, StoreError, images, ingest
+from imgsim.catalog import Catalog
+from imgsim.compaction import everything
+from imgsim.store import VectorStore
+from tests.test_ingest import facts, vectors
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def only_segment(path):
+    (segment,) = (path / "segments").glob("*.faiss")
+    return segment
+
+
+class TestReport:
+    def test_it_adds_up_and_agrees_with_info(self, collection, pictures):
+        """Every kind of file at once, and what became of it the next time."""
+        first, second, third, *_ = sorted(pictures.iterdir())
+        (pictures / "bad.jpg").write_text("x")
+        (pictures / "notes.txt").write_text("x")
+        (pictures / "dangling.jpg").symlink_to("nowhere")
+        shutil.copy(third, pictures / "no-suffix")
+        report = collection.ingest([pictures])
+        assert (report.added, report.skipped, report.unmet) == (37, 1, 0)
+        assert [len(report.refused), len(report.unreachable), report.seen] == [1, 1, 40]
+        first.write_text("broken")
+        second.unlink()
+        third.rename(pictures / "third.jpg")
+        (pictures / "no-suffix").write_text("text")
+        shutil.copy(sorted(pictures.glob("*-*"))[-1], pictures / "bad.jpg")
+        report = collection.ingest([pictures])
+        info = collection.info()
+        assert (report.added, report.moved, report.unchanged) == (1, 1, 33)
+        assert (report.stored + report.unmet, len(report.refused)) == (info.images, info.refused)
+        assert (report.unmet, len(report.refused), report.seen) == (1, 2, 39)
+
+    def test_unmet_counts_below_the_named_paths_only(self, filled, pictures, tmp_path):
+        other = tmp_path / "pictures-2"
+        shutil.copytree(pictures, other)
+        first = sorted(other.iterdir())[0]
+        filled.ingest([other])
+        first.unlink()
+        assert filled.ingest([pictures]).unmet == 0
+        assert filled.ingest([other, other / "x", f"{other}/"]).unmet == 1
+        assert filled.ingest([first]).unmet == 1
+        assert filled.ingest([tmp_path]).unmet == 1
+
+
+class TestDamage:
+    def test_a_damaged_vector_is_never_copied(self, filled, empty, pictures):
+        before = vectors(filled)
+        flip_a_bit(only_segment(empty))
+        last = sorted(pictures.iterdir())[-1]
+        shutil.copy(last, pictures / "copy.jpg")
+        assert filled.ingest([pictures]).added == 1
+        filled.repair()
+        assert filled.check() == []
+        assert vectors(filled) == before | {str(pictures / "copy.jpg"): before[str(last)]}
+
+    def test_a_lost_segment_stops_nothing(self, filled, empty, pictures, crops):
+        first, second, *_ = sorted(pictures.iterdir())
+        only_segment(empty).unlink()
+        os.utime(first, ns=(0, 0))
+        shutil.copy(second, pictures / "copy.jpg")
+        Image.open(first).rotate(90).save(pictures / "new.png")
+        report = filled.ingest([pictures])
+        assert (report.added, report.unchanged) == (2, 36)
+        assert filled.repair().encoded == 36
+        assert filled.check() == []
+
+    def test_a_merge_that_fails_is_a_warning(self, filled, empty, pictures, monkeypatch):
+        monkeypatch.setattr("imgsim.collection.what_pays", everything)
+        flip_a_bit(only_segment(empty))
+        Image.new("RGB", (8, 8)).save(pictures / "new.png")
+        report = filled.ingest([pictures])
+        assert report.added == 1
+        assert "damaged: expected sha256" in report.warnings[0]
+        assert filled.info().images == 37
+
+
+class TestFiles:
+    def test_one_that_changes_while_it_is_read_is_left_for_the_next_time(
+        self, collection, pictures, monkeypatch
+    ):
+        first, second, *_ = sorted(pictures.iterdir())
+        decode = images._decode
+
+        def written_meanwhile(path, *arguments, **options):
+            pixels = decode(path, *arguments, **options)
+            if path == str(first):
+                first.write_bytes(second.read_bytes())
+            return pixels
+
+        with monkeypatch.context() as patched:
+            patched.setattr(images, "_decode", written_meanwhile)
+            report = collection.ingest([pictures])
+        assert [refusal.path for refusal in report.unreachable] == [str(first)]
+        assert report.unreachable[0].reason == "was changed while it was read"
+        assert collection.ingest([pictures]).added == 1
+        stored = vectors(collection)
+        assert stored[str(first)] == stored[str(second)]
+
+    @pytest.mark.parametrize("time", [2**63 + 10**9, -(10**18)])
+    def test_a_time_far_from_ours(self, filled, pictures, time):
+        first = sorted(pictures.iterdir())[0]
+        os.utime(first, ns=(0, time))
+        assert filled.ingest([pictures]).unchanged == 36
+        assert filled.ingest([pictures]).unchanged == 36
+
+    def test_what_is_copied_while_a_drive_is_away_has_not_moved(self, filled, pictures, tmp_path):
+        before = facts(filled)
+        local = shutil.copytree(pictures, tmp_path / "local")
+        pictures.rename(tmp_path / "drive")
+        pictures.mkdir()  # where it is mounted
+        assert filled.ingest([local]).added == 36
+        assert facts(filled).items() >= before.items()
+
+
+class TestCommit:
+    def test_a_batch_is_all_or_nothing(self, filled, pictures, monkeypatch):
+        """Names move on by one; the last picture of the chain needs a new vector."""
+        before = facts(filled)
+        first, second, third, *_ = sorted(pictures.iterdir())
+        third.rename(pictures / "z.jpg")
+        second.rename(third)
+        first.rename(second)
+        Image.new("RGB", (8, 8)).save(pictures / "new.png")
+
+        def full(*_):
+            raise StoreError("No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(VectorStore, "add", full)
+            with pytest.raises(StoreError):
+                filled.ingest([pictures])
+        assert facts(filled) == before
+        assert filled.ingest([pictures]).seen == 37
+        after = vectors(filled)
+        assert after[str(second)] == before[str(first)][1]
+        assert after[str(third)] == before[str(second)][1]
+        assert after[str(pictures / "z.jpg")] == before[str(third)][1]
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_an_interrupt_in_the_commit(self, collection, pictures, monkeypatch, when):
+        commit, calls = Catalog.commit_batch, []
+
+        def interrupted(*arguments):
+            calls.append(when)
+            if len(calls) > 1 or when == "after":
+                commit(*arguments)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Catalog, "commit_batch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            collection.ingest([pictures])
+        assert sorted(number for number, _ in facts(collection).values()) == [*range(1, 37)]
+        assert collection.info().segments == 1
+        assert collection.check() == []
+
+    def test_what_is_done_is_committed_while_unchanged_files_pass(
+        self, filled, pictures, monkeypatch
+    ):
+        monkeypatch.setattr(ingest, "_COMPARED_AT_ONCE", 1)
+        monkeypatch.setattr(ingest, "_BATCH_SECONDS", 0.0)
+        Image.new("RGB", (8, 8)).save(pictures / "a.png")
+        at = []
+
+        def told(done, _):
+            at.append((done, filled.info().images))
+
+        filled.ingest([pictures], IngestSettings(), on_progress=told)
+        assert next(done for done, stored in at if stored == 37) < 30
