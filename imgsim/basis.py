@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,18 +18,22 @@ _SAMPLE_BYTES = 64 << 20
 _WIDTH_STEP = 8
 _SECOND_LEVEL_COST = 4_000  # bytes of scanning that a look at a row in the second level is worth
 _DISTANCE_COST = 100_000  # the same for a true distance
+_UNREADABLE = (  # what NumPy raises for a file with altered bytes, besides OSError
+    *(KeyError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
     """A mean (d,) and orthonormal directions (d, m2) in float64, ``near`` of them in level one.
 
-    ``near`` is a multiple of 4.
+    ``near`` is a multiple of 4; ``rows`` is how many vectors the sample stands for.
     """
 
     mean: NDArray[np.float64]
     directions: NDArray[np.float64]
     near: int
+    rows: int = 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -62,8 +67,8 @@ def sample_size(dim: int) -> int:
     return max(1_024, min(16_384, _SAMPLE_BYTES // (4 * dim)))
 
 
-def fit_basis(sample: NDArray[np.float32]) -> Basis:
-    """Fit a basis to ``sample`` (n, d) float32: its mean and leading principal directions.
+def fit_basis(sample: NDArray[np.float32], rows: int = 0) -> Basis:
+    """Fit a basis to ``sample`` (n, d) float32 of so many rows: mean and principal directions.
 
     The directions come from a randomised range finder with two power iterations (Halko, Martinsson,
     Tropp 2011, algorithm 4.4), in memory of a few times the sample. The widths of the levels are
@@ -76,14 +81,14 @@ def fit_basis(sample: NDArray[np.float32]) -> Basis:
     dim = sample.shape[1]
     most = min(_MOST_DIRECTIONS, int(_MOST_BYTES * 4 * dim) - 24, len(sample) // 4, dim)
     if most < 2 * _WIDTH_STEP:
-        return Basis(mean, np.zeros((dim, 0)), 0)
+        return Basis(mean, np.zeros((dim, 0)), 0, rows)
     reach = np.linalg.qr(centred.T @ (centred @ random.normal(size=(dim, min(dim, most + 16)))))[0]
     for _ in range(2):
         reach = np.linalg.qr(centred.T @ (centred @ reach))[0]
     _, turn = np.linalg.eigh(np.cov((centred @ reach).T))
     directions = np.linalg.qr(reach @ turn[:, ::-1][:, :most])[0]
     near, far = _widths(centred, directions)
-    return Basis(mean, np.ascontiguousarray(directions[:, :far]), near)
+    return Basis(mean, np.ascontiguousarray(directions[:, :far]), near, rows)
 
 
 def _widths(centred: NDArray[np.float64], directions: NDArray[np.float64]) -> tuple[int, int]:
@@ -92,7 +97,8 @@ def _widths(centred: NDArray[np.float64], directions: NDArray[np.float64]) -> tu
     along = centred @ directions
     squares = np.einsum("ij,ij->i", centred, centred)
     true = squares + squares[queries, None] - 2 * centred[queries] @ centred.T
-    limits = np.sqrt(np.partition(np.maximum(0, true), 1, axis=1)[:, 1])  # of the nearest other
+    true[true <= 1e-9 * (squares + squares[queries, None])] = np.inf  # itself, and its twins
+    limits = np.sqrt(true.min(axis=1))
     scale = np.maximum(np.abs(along).max(axis=0), np.finfo(np.float64).tiny) / 127
     errors = np.sqrt(np.cumsum((along - np.rint(along / scale) * scale) ** 2, axis=1))
     widths = range(_WIDTH_STEP, directions.shape[1] + 1, _WIDTH_STEP)
@@ -114,17 +120,19 @@ def _widths(centred: NDArray[np.float64], directions: NDArray[np.float64]) -> tu
 
 
 def write_basis(path: Path, basis: Basis) -> None:
-    """Durably write a basis as an .npz of ``mean``, ``directions`` and ``near``."""
+    """Durably write a basis as an .npz of its four fields."""
+    near, rows = np.int64(basis.near), np.int64(basis.rows)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, mean=basis.mean, directions=basis.directions, near=np.int64(basis.near))
+        np.savez(file, mean=basis.mean, directions=basis.directions, near=near, rows=rows)
 
 
 def read_basis(path: Path, dim: int) -> Basis:
     """Return the basis in a file, or raise ValueError or OSError if it is not one of ``dim``."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            basis = Basis(arrays["mean"], arrays["directions"], int(arrays["near"]))
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            counts = int(arrays["near"]), int(arrays["rows"])
+            basis = Basis(arrays["mean"], arrays["directions"], *counts)
+    except _UNREADABLE as error:
         raise ValueError(f"{path}: not a basis") from error
     if not _is_sound(basis, dim):
         raise ValueError(f"{path}: not an orthonormal basis of dimension {dim}")

@@ -102,8 +102,7 @@ class Bounds:
 
     def __init__(self, path: Path, rows: int, basis: Basis) -> None:
         """Map the file, or raise ValueError if it is not of ``rows`` rows and this basis."""
-        with path.open("rb") as file:
-            header = json.loads(file.read(_HEADER_BYTES))
+        header = _header(path)
         expected = {"format": 1, "rows": rows, "basis": basis.fingerprint}
         shapes = _shapes(rows, basis)
         size = _HEADER_BYTES + sum(map(_size, shapes))
@@ -130,10 +129,24 @@ class Bounds:
 
 def altered_bounds(path: Path) -> tuple[str, str] | None:
     """Return the sha256 that the file at ``path`` should have and has, if they differ."""
+    expected = str(_header(path)["sha256"])
+    with path.open("rb") as file:
+        file.seek(_HEADER_BYTES)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return None if expected == found else (expected, found)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Return the header of the file, or raise ValueError if it is not what was written."""
     with path.open("rb") as file:
         header = json.loads(file.read(_HEADER_BYTES))
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return None if header["sha256"] == found else (header["sha256"], found)
+    if not isinstance(header, dict) or header.pop("header", "") != _digest(header):
+        raise ValueError(f"{path}: not a file of bounds")
+    return header
+
+
+def _digest(header: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header).encode()).hexdigest()
 
 
 def write_bounds(
@@ -167,7 +180,8 @@ def write_bounds(
             "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
         }
         file.seek(0)
-        file.write(json.dumps(header).encode().ljust(_HEADER_BYTES))
+        whole = header | {"header": _digest(header)}
+        file.write(json.dumps(whole).encode().ljust(_HEADER_BYTES))
 
 
 def _tile(basis: Basis, rows: NDArray[np.float32]) -> tuple[tuple[NDArray[Any], ...], float]:

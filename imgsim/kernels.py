@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from imgsim.basis import Basis
 from imgsim.bounds import LANES, TILE
@@ -115,6 +116,32 @@ def walk_rows(segment: Segment, group: Group, found: Found, start: int, stop: in
                     found.tally[1] += 1
                     _keep(found, a, segment.first + first + i, low, high)
     return stop
+
+
+def reachable(
+    rows: Singles, numbers: Integers, vectors: Singles, owners: Integers, limits: Doubles
+) -> NDArray[np.bool_]:
+    """Say which of some rows may be within the limits of vectors, in pairs; see walk_rows."""
+    found = np.empty(len(numbers), np.bool_)
+    _write_reachable(rows, numbers, vectors, owners, limits, found)
+    return found
+
+
+@_compiled
+def _write_reachable(
+    rows: Singles,
+    numbers: Integers,
+    vectors: Singles,
+    owners: Integers,
+    limits: Doubles,
+    found: NDArray[np.bool_],
+) -> None:
+    dim = vectors.shape[1]
+    rho, lost = (dim + 8) * UNIT, dim * 2.0**-120
+    for i in range(len(numbers)):
+        threshold = limits[owners[i]] * RAISED / (1 - rho)
+        square = np.float64(_square(rows[numbers[i]], vectors[owners[i]]))
+        found[i] = square <= threshold * threshold + lost or square == np.inf
 
 
 @_compiled

@@ -8,17 +8,24 @@ from imgsim.store import Gallery
 from imgsim.types import ImageNeighbours, Match, Progress
 
 _SEARCHED_AT_ONCE = 1_024
+_MATCHED_AT_ONCE = 200_000  # of a hundred bytes and more each
+_AT_FIRST = 16  # when nobody knows how many matches there are
 
 
 def all_neighbours(
     snapshot: Snapshot, gallery: Gallery, admitted: Gallery, k: int | None
 ) -> Iterator[ImageNeighbours]:
     """Yield for each image of ``gallery`` its ``k`` nearest others (None: all) of ``admitted``."""
+    most = _AT_FIRST
     for ids, rows in gallery.blocks():
         names = snapshot.paths(ids.tolist())
-        for start in range(0, len(ids), _SEARCHED_AT_ONCE):
-            part = slice(start, start + _SEARCHED_AT_ONCE)
+        stop = 0
+        while stop < len(ids):
+            part = slice(stop, stop + most)
+            stop = part.stop
             found = admitted.search(rows[part], None if k is None else k + 1)
+            matched = sum(len(ids) for ids, _ in found) / len(found)
+            most = max(1, min(_SEARCHED_AT_ONCE, int(_MATCHED_AT_ONCE / max(1, matched))))
             others = [
                 _without(image_id, nearest, k)
                 for image_id, nearest in zip(ids[part].tolist(), found, strict=True)

@@ -29,6 +29,7 @@ _GROUP = 64  # queries that walk together, or fewer if each wants very many
 _HIGHS = 1 << 18  # upper bounds that a walk keeps for a group
 _AT_ONCE = 1_024  # queries whose candidates are in memory at the same time
 _ROOM = 4 * TILE  # candidates of a query before their distances are computed
+_MANY = 256  # candidates of a segment whose vectors are worth being mapped for a look in float32
 _PAIR_BYTES = 1 << 19  # of differences that are computed at once; much more is slow to allocate
 
 
@@ -233,16 +234,34 @@ class _Search:
             owners.append(rows)
             numbers.append(found.rows[rows, places])
             found.counts[:] = 0
-        pairs = np.concatenate(owners), np.concatenate(numbers)
+        pairs = self._reachable(np.concatenate(owners), np.concatenate(numbers), limits)
         return self._wanted.best(best, *self._distances(*pairs)), len(pairs[0])
 
-    def _distances(self, owners: NDArray[np.int64], numbers: NDArray[np.int64]) -> Iterator[Ranked]:
-        """Yield the distances of some queries to the rows of these numbers, in pairs."""
+    def _reachable(
+        self, owners: NDArray[np.int64], numbers: NDArray[np.int64], limits: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return those pairs of queries and rows, by row, that a look in float32 does not rule out.
+
+        Where a segment has few, it is not looked at.
+        """
         order = np.argsort(numbers)
+        owners, numbers = owners[order], numbers[order]
+        cuts = np.searchsorted(numbers, self._firsts)
+        near = np.ones(len(numbers), np.bool_)
+        for number in np.flatnonzero(np.diff(cuts) >= _MANY).tolist():
+            part = slice(cuts[number], cuts[number + 1])
+            rows = numbers[part] - self._firsts[number]
+            vectors = self._sources[number].vectors.mapped()
+            near[part] = self._walks.reachable(
+                vectors, rows, self._wanted.queries, owners[part], limits
+            )
+        return owners[near], numbers[near]
+
+    def _distances(self, owners: NDArray[np.int64], numbers: NDArray[np.int64]) -> Iterator[Ranked]:
+        """Yield the distances of some queries to the rows of these numbers, in pairs by row."""
         step = -(-_PAIR_BYTES // self._wanted.wide[0].nbytes)
-        for start in range(0, len(order), step):
-            chosen = order[start : start + step]
-            mine, some = owners[chosen], numbers[chosen]
+        for start in range(0, len(numbers), step):
+            mine, some = owners[start : start + step], numbers[start : start + step]
             cuts = np.searchsorted(some, self._firsts)
             ids, vectors = [], []
             for number in np.flatnonzero(np.diff(cuts)).tolist():

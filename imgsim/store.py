@@ -21,6 +21,7 @@ _BASIS = "basis.npz"
 _ENDS = ".faiss", ".bounds"
 _FEWEST_FITTED = 2_048
 _FEWEST_BOUNDED = 256
+_GROWTH = 8  # how many times as many vectors deserve a new basis
 
 
 class VectorStore:
@@ -78,6 +79,8 @@ class VectorStore:
     def build_bounds(self, snapshot: Snapshot) -> None:
         """Write the bounds that are missing; fit a basis first, once there are enough vectors.
 
+        A collection that has grown many times gets another basis, and all its bounds anew.
+
         Raises :class:`StoreError` if that fails; a search does without.
         """
         segments = [s for s in snapshot.segments() if s.rows >= _FEWEST_BOUNDED]
@@ -85,7 +88,9 @@ class VectorStore:
             return
         mapped = [self._mapped(segment) for segment in segments]
         try:
-            basis = self._basis(segments[0].dim) or self._new_basis(mapped)
+            basis = self._basis(segments[0].dim)
+            if basis is None or sum(map(len, mapped)) >= _GROWTH * basis.rows:
+                basis = self._new_basis(mapped)
             if basis is None or not basis.near:
                 return
             for segment, vectors in zip(segments, mapped, strict=True):
@@ -101,9 +106,10 @@ class VectorStore:
 
     def _new_basis(self, mapped: Sequence[MappedVectors]) -> Basis | None:
         """Fit and write a basis; None if there are too few vectors yet."""
-        if sum(map(len, mapped)) < _FEWEST_FITTED:
+        rows = sum(map(len, mapped))
+        if rows < _FEWEST_FITTED:
             return None
-        basis = fit_basis(_sample(mapped, sample_size(mapped[0].dim)))
+        basis = fit_basis(_sample(mapped, sample_size(mapped[0].dim)), rows)
         write_basis(self._directory / _BASIS, basis)
         return basis
 

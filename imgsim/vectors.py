@@ -18,6 +18,7 @@ from imgsim.files import replacing, sha256_file
 # Magic, dimension, rows, two unused counts, trained flag, metric (1 = L2), number of values.
 _HEADER = struct.Struct("<4siqqqBiQ")
 _BLOCK_BYTES = 4 << 20
+_MANY = 64  # rows from which on it is quicker to map the file than to read each
 
 
 def write_flat(path: Path, rows: int, dim: int, blocks: Iterable[NDArray[np.float32]]) -> None:
@@ -71,6 +72,8 @@ class MappedVectors:
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return a copy of some rows, in the order given."""
+        if len(rows) >= _MANY:
+            return np.array(self.mapped()[rows], np.float32)
         taken = np.empty((len(rows), self.dim), "<f4")
         places = (_HEADER.size + 4 * self.dim * rows).tolist()
         with self._path.open("rb", buffering=0) as file:

@@ -118,6 +118,13 @@ def walk_rows(segment: Segment, group: Group, found: Found, start: int, stop: in
     return stop
 
 
+def reachable(
+    rows: Singles, numbers: Integers, vectors: Singles, owners: Integers, limits: Doubles
+) -> NDArray[np.bool_]:
+    """Say which of some rows may be within the limits of vectors, in pairs; here all of them."""
+    return np.ones(len(numbers), np.bool_)
+
+
 def _second_level(
     segment: Segment, group: Group, rows: Integers, queries: Integers, scores: Doubles
 ) -> tuple[Doubles, Doubles]:

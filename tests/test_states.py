@@ -16,7 +16,8 @@ from tests.pictures import write_crops
 from tests.test_ingest import facts
 
 NAMES = st.sampled_from(["a.jpg", "b.jpg", "c.jpg", "sub/a.jpg", "sub/d.jpg"])
-CONTENTS = st.integers(0, 3)
+CONTENTS = st.integers(0, 4)
+BROKEN = 4
 
 
 class Files(RuleBasedStateMachine):
@@ -26,13 +27,14 @@ class Files(RuleBasedStateMachine):
     def begin(self):
         self.scratch = Path(tempfile.mkdtemp())
         self.contents = [Path(p).read_bytes() for p in write_crops(self.scratch)[:4]]
+        self.contents.append(b"no picture")
         self.folder = self.scratch / "files"
         (self.folder / "sub").mkdir(parents=True)
         (self.folder / "note.txt").touch()  # so that the folder is never empty
         self.collection = Collection.open(make_collection(self.scratch / "c"))
         self.collection.ingest([self.folder])
         self.times = itertools.count(1)
-        self.stored, self.known, self.vectors = {}, {}, {}
+        self.stored, self.known, self.vectors, self.refused = {}, {}, {}, set()
 
     def teardown(self):
         if hasattr(self, "scratch"):
@@ -75,7 +77,9 @@ class Files(RuleBasedStateMachine):
     @rule()
     def ingest(self):
         files = self.files()
-        placed = {path: c for path, c in files.items() if self.stored.get(path) != c}
+        broken = {path for path, c in files.items() if c == BROKEN}
+        images = {path: c for path, c in files.items() if c != BROKEN}
+        placed = {path: c for path, c in images.items() if self.stored.get(path) != c}
         gone = {path: c for path, c in self.stored.items() if path not in files}
         ids = {path: number for path, (number, _) in facts(self.collection).items()}
         for content in placed.values():  # each takes one image along whose file is gone
@@ -86,14 +90,40 @@ class Files(RuleBasedStateMachine):
         report = self.collection.ingest([self.folder])
         assert report.seen == len(files) + 1
         assert report.added + report.changed + report.moved == len(placed)
-        self.stored |= files
+        self.stored |= images
+        self.stored = {path: c for path, c in self.stored.items() if path not in broken}
+        self.refused = broken | (self.refused - files.keys())
+        assert {refusal.path for refusal in report.refused} == broken
+        assert report.stored + report.unmet == len(self.stored)
+        assert report.unmet == len(self.stored.keys() - files.keys())
 
     @rule()
     def prune(self):
         files = self.files()
-        gone = self.stored.keys() - files.keys()
-        assert self.collection.prune().images == len(gone)
+        report = self.collection.prune()
+        assert report.images == len(self.stored.keys() - files.keys())
+        assert report.refused == len(self.refused - files.keys())
         self.stored = {path: c for path, c in self.stored.items() if path in files}
+        self.refused &= files.keys()
+
+    @rule(name=NAMES | st.just("sub"))
+    def remove(self, name):
+        place = str(self.folder / name)
+        inside = {p for p in self.stored.keys() | self.refused if f"{p}/".startswith(f"{place}/")}
+        report = self.collection.remove([place])
+        assert report.images + report.refused == len(inside)
+        self.stored = {path: c for path, c in self.stored.items() if path not in inside}
+        self.refused -= inside
+
+    @rule()
+    def relocate(self):
+        old, new = str(self.folder), f"{self.scratch}/files-{next(self.times)}"
+        self.folder = self.folder.rename(new)
+        self.stored = {path.replace(old, new): c for path, c in self.stored.items()}
+        self.refused = {path.replace(old, new) for path in self.refused}
+        report = self.collection.relocate(old, new)
+        assert (report.images, report.refused) == (len(self.stored), len(self.refused))
+        assert set(report.paths) == self.stored.keys() - self.files().keys()
 
     @rule()
     def compact(self):
@@ -122,7 +152,8 @@ class Files(RuleBasedStateMachine):
             return
         found = facts(self.collection)
         assert found.keys() == self.stored.keys()
-        assert self.collection.info().images == len(found)
+        info = self.collection.info()
+        assert (info.images, info.refused) == (len(found), len(self.refused))
         for path, (number, vector) in found.items():
             content = self.stored[path]
             assert self.known.setdefault(number, content) == content  # an id stands for a content
