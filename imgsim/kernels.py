@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from imgsim.basis import Basis
 from imgsim.bounds import LANES, TILE
@@ -118,30 +117,30 @@ def walk_rows(segment: Segment, group: Group, found: Found, start: int, stop: in
     return stop
 
 
-def reachable(
-    rows: Singles, numbers: Integers, vectors: Singles, owners: Integers, limits: Doubles
-) -> NDArray[np.bool_]:
-    """Say which of some rows may be within the limits of vectors, in pairs; see walk_rows."""
-    found = np.empty(len(numbers), np.bool_)
-    _write_reachable(rows, numbers, vectors, owners, limits, found)
-    return found
+def look(
+    rows: Singles, numbers: Integers, vectors: Singles, owners: Integers
+) -> tuple[Doubles, Doubles]:
+    """Return bounds of the distances of some rows to vectors, in pairs, as in walk_rows."""
+    lows, highs = np.empty(len(numbers)), np.empty(len(numbers))
+    _look(rows, numbers, vectors, owners, lows, highs)
+    return lows, highs
 
 
 @_compiled
-def _write_reachable(
+def _look(
     rows: Singles,
     numbers: Integers,
     vectors: Singles,
     owners: Integers,
-    limits: Doubles,
-    found: NDArray[np.bool_],
+    lows: Doubles,
+    highs: Doubles,
 ) -> None:
     dim = vectors.shape[1]
     rho, lost = (dim + 8) * UNIT, dim * 2.0**-120
     for i in range(len(numbers)):
-        threshold = limits[owners[i]] * RAISED / (1 - rho)
         square = np.float64(_square(rows[numbers[i]], vectors[owners[i]]))
-        found[i] = square <= threshold * threshold + lost or square == np.inf
+        lows[i] = np.sqrt(max(0.0, square - lost)) * (1 - rho) if square < np.inf else 0.0
+        highs[i] = np.sqrt(square + lost) * (1 + rho)
 
 
 @_compiled

@@ -234,10 +234,10 @@ class _Search:
             owners.append(rows)
             numbers.append(found.rows[rows, places])
             found.counts[:] = 0
-        pairs = self._reachable(np.concatenate(owners), np.concatenate(numbers), limits)
+        pairs = self._looked_at(np.concatenate(owners), np.concatenate(numbers), limits)
         return self._wanted.best(best, *self._distances(*pairs)), len(pairs[0])
 
-    def _reachable(
+    def _looked_at(
         self, owners: NDArray[np.int64], numbers: NDArray[np.int64], limits: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return those pairs of queries and rows, by row, that a look in float32 does not rule out.
@@ -247,14 +247,14 @@ class _Search:
         order = np.argsort(numbers)
         owners, numbers = owners[order], numbers[order]
         cuts = np.searchsorted(numbers, self._firsts)
-        near = np.ones(len(numbers), np.bool_)
+        lows, highs = np.zeros(len(numbers)), np.full(len(numbers), np.inf)
         for number in np.flatnonzero(np.diff(cuts) >= _MANY).tolist():
             part = slice(cuts[number], cuts[number + 1])
-            rows = numbers[part] - self._firsts[number]
-            vectors = self._sources[number].vectors.mapped()
-            near[part] = self._walks.reachable(
-                vectors, rows, self._wanted.queries, owners[part], limits
-            )
+            rows, vectors = numbers[part] - self._firsts[number], self._sources[number].vectors
+            mine = self._wanted.queries, owners[part]
+            lows[part], highs[part] = self._walks.look(vectors.mapped(), rows, *mine)
+        self._wanted.tighten(limits, self._wanted.best(Ranked(owners, numbers, highs)))
+        near = lows <= limits[owners] * RAISED
         return owners[near], numbers[near]
 
     def _distances(self, owners: NDArray[np.int64], numbers: NDArray[np.int64]) -> Iterator[Ranked]:

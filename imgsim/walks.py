@@ -118,11 +118,14 @@ def walk_rows(segment: Segment, group: Group, found: Found, start: int, stop: in
     return stop
 
 
-def reachable(
-    rows: Singles, numbers: Integers, vectors: Singles, owners: Integers, limits: Doubles
-) -> NDArray[np.bool_]:
-    """Say which of some rows may be within the limits of vectors, in pairs; here all of them."""
-    return np.ones(len(numbers), np.bool_)
+def look(
+    rows: Singles, numbers: Integers, vectors: Singles, owners: Integers
+) -> tuple[Doubles, Doubles]:
+    """Return lower and upper bounds of the distances of some rows to vectors, in pairs.
+
+    They are as good as can be had for less than the distances cost: here, none.
+    """
+    return np.zeros(len(numbers)), np.full(len(numbers), np.inf)
 
 
 def _second_level(

@@ -16,6 +16,7 @@ from imgsim import (
     EncoderMissing,
     ImageError,
     ImageUnavailable,
+    Within,
 )
 from imgsim.exact import distances
 from tests.conftest import GOLDEN
@@ -166,6 +167,14 @@ class TestNeighbours:
             others = [(m.id, m.distance) for m in result.matches if m.id != item.id][:5]
             assert [(m.id, m.distance) for m in item.matches] == others
             assert [m.rank for m in item.matches] == [1, 2, 3, 4, 5]
+
+    def test_how_many_are_searched_at_once_changes_nothing(self, filled, monkeypatch):
+        within = Within(radius=1e9)
+        all_of_them = list(filled.neighbours(None, within))
+        assert [len(image.matches) for image in all_of_them] == [35] * 36
+        monkeypatch.setattr("imgsim.neighbours._MATCHED_AT_ONCE", 80)
+        monkeypatch.setattr("imgsim.neighbours._AT_FIRST", 5)
+        assert list(filled.neighbours(None, within)) == all_of_them
 
     def test_more_duplicates_than_k(self, collection, pictures, crops):
         """The image itself is not among the k + 1 nearest, whose ids are lower."""

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsim import kernels, walks
-from imgsim.basis import Basis, fit_basis, read_basis, write_basis
-from imgsim.bounds import TILE, Bounds, altered_bounds, write_bounds
+from imgsim.basis import Basis, fit_basis
+from imgsim.bounds import TILE, Bounds, write_bounds
 from imgsim.exact import distances
 from imgsim.search import Searcher, Source
 from imgsim.vectors import MappedVectors, write_segment
@@ -214,6 +214,7 @@ KERNEL_MUTANTS = [
     ("off = group.margins[a] + levels.far_tail[row, 1]", "off = group.margins[a]"),
     ("along + (rest - query_rest) ** 2", "along + (rest + query_rest) ** 2"),
     ("        if segment.ids[row] < 0:\n            continue\n", ""),
+    (" / 2 - group.errors[a]", " / 2"),
 ]
 
 
@@ -246,6 +247,26 @@ def battery(folder, walk_with):
             for k in (1, 5):
                 assert_exact(searcher, queries, ids, rows, k)
         assert_exact(searcher, rows[:40], ids, rows, None, 0.0)
+    wide = random.integers(-127, 128, size=(300, 400)).astype(np.float64)  # many products to round
+    wide[:, 96:], wide[0, :96] = 0, 127
+    rows = np.repeat(0.7371 * wide, 2, axis=0).astype(np.float32)
+    basis = Basis(np.zeros(400), np.eye(400)[:, :96], 96)
+    searcher = Searcher(
+        [source(folder, "wide", np.arange(600), rows, basis)], basis, 400, walk_with
+    )
+    assert_exact(searcher, rows, np.arange(600), rows, None, 0.0)
+
+
+@BOTH
+def test_queries_far_beyond_the_rows(tmp_path, walk_with):
+    """Their squares are more than float32 holds, those of the rows are not."""
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(600, 24)) * 1e13).astype(np.float32)
+    basis = Basis(np.zeros(24), np.eye(24)[:, :16], 8)
+    searcher = Searcher([source(tmp_path, "a", np.arange(600), rows, basis)], basis, 24, walk_with)
+    for scale in (1e16, 1e28, 1e37):
+        queries = (random.normal(size=(4, 24)) * scale).astype(np.float32)
+        assert_exact(searcher, queries, np.arange(600), rows, 3)
 
 
 @BOTH
@@ -279,88 +300,20 @@ def test_very_many_are_asked_for(tmp_path, walk_with, monkeypatch, k, radius):
     assert_exact(searcher, rows[:12], ids, rows, k, radius)
 
 
-def test_white_noise_is_scanned():
-    rows = np.random.default_rng(0).normal(size=(4_000, 256)).astype(np.float32)
-    assert fit_basis(rows).near == 0
-
-
-def test_compressible_vectors_are_not():
-    random = np.random.default_rng(0)
-    rows = random.normal(size=(4_000, 256)) * 0.8 ** np.arange(256)
-    basis = fit_basis(rows.astype(np.float32))
-    assert 4 < basis.near < 80
-    departure = basis.directions.T @ basis.directions - np.eye(basis.directions.shape[1])
-    assert np.abs(departure).max() < 1e-13
-
-
-class TestFiles:
-    @pytest.fixture
-    def rows(self):
-        return np.random.default_rng(0).normal(size=(70, 12)).astype(np.float32)
-
-    @pytest.fixture
-    def basis(self):
-        return some_basis(np.random.default_rng(1), 12, 4, 6)
-
-    def test_a_basis_is_read_as_it_was_written(self, tmp_path, basis):
-        write_basis(tmp_path / "basis.npz", basis)
-        again = read_basis(tmp_path / "basis.npz", 12)
-        assert again.fingerprint == basis.fingerprint
-
-    @pytest.mark.parametrize("damage", ["skewed", "dim", "directions", "nan", "junk", "empty"])
-    def test_an_unsound_basis_is_refused(self, tmp_path, basis, damage):
-        path = tmp_path / "basis.npz"
-        directions = basis.directions * (1 + 1e-9 * (damage == "skewed"))
-        if damage == "nan":
-            directions[3, -1] = np.nan
-        elif damage == "directions":
-            directions = some_basis(np.random.default_rng(1), 20, 4, 6).directions
-        write_basis(path, Basis(basis.mean, directions, 4))
-        if damage in ("junk", "empty"):
-            path.write_bytes(b"junk" * (damage == "junk"))
-        with pytest.raises(ValueError, match="basis"):
-            read_basis(path, 13 if damage == "dim" else 12)
-
-    @pytest.mark.parametrize("damage", ["cut", "longer", "header", "rows", "other basis"])
-    def test_bounds_that_do_not_fit_are_refused(self, tmp_path, rows, basis, damage):
-        path = tmp_path / "a.bounds"
-        write_bounds(path, 70, basis, [rows])
-        Bounds(path, 70, basis)
-        content = path.read_bytes()
-        if damage == "cut":
-            path.write_bytes(content[:-1])
-        elif damage == "longer":
-            path.write_bytes(content + b"\0")
-        elif damage == "header":
-            path.write_bytes(b"\0" + content[1:])
-        elif damage == "other basis":
-            basis = some_basis(np.random.default_rng(2), 12, 4, 6)
-        with pytest.raises(ValueError):  # noqa: PT011 - json's and ours
-            Bounds(path, 71 if damage == "rows" else 70, basis)
-
-    @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e20])
-    def test_vectors_that_float32_cannot_square_get_no_bounds(self, tmp_path, rows, basis, scale):
-        basis = Basis(np.zeros(12), basis.directions, 4)
-        write_bounds(tmp_path / "a.bounds", 70, basis, [rows * np.float32(scale)])
-        assert list(tmp_path.iterdir()) == []
-
-    def test_altered_bytes_are_told(self, tmp_path, rows, basis):
-        path = tmp_path / "a.bounds"
-        write_bounds(path, 70, basis, [rows])
-        assert altered_bounds(path) is None
-        content = bytearray(path.read_bytes())
-        content[-5] ^= 1
-        path.write_bytes(content)
-        expected, found = altered_bounds(path)
-        assert expected != found
-
-    def test_their_size(self, tmp_path):
-        rows = np.random.default_rng(0).normal(size=(9_000, 1024)) * 0.99 ** np.arange(1024)
-        rows = rows.astype(np.float32)
-        basis = fit_basis(rows[::4])
-        blocks = (rows[start : start + TILE] for start in range(0, 9_000, TILE))
-        write_bounds(tmp_path / "a.bounds", 9_000, basis, blocks)
-        assert (tmp_path / "a.bounds").stat().st_size < 0.2 * rows.nbytes
+@BOTH
+def test_many_candidates_are_looked_at_in_float32(tmp_path, walk_with):
+    """Queries of a dense cluster; rows at exactly the limit stay."""
+    random = np.random.default_rng(5)
+    rows = random.normal(size=(40, 64))[random.integers(0, 40, 6_000)]
+    rows = (rows + 1e-3 * random.integers(-2, 3, size=(6_000, 64))).astype(np.float32)
+    ids = random.permutation(6_000)
+    basis = some_basis(random, 64, 8, 16)
+    searcher = Searcher([source(tmp_path, "a", ids, rows, basis)], basis, 64, walk_with)
+    assert_exact(searcher, rows[:100], ids, rows, 7)
+    radius = float(np.sort(distances(rows[0], rows))[30])
+    assert_exact(searcher, rows[:1], ids, rows, None, radius)
+    if walk_with is kernels:
+        assert searcher.stats.distances < 0.9 * searcher.stats.second_level
 
 
 def test_the_walks_compile_where_nothing_can_be_cached():

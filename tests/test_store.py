@@ -164,3 +164,25 @@ def test_a_segment_that_is_cut_while_it_is_searched(tmp_path, stored, vectors):
             os.truncate(path, path.stat().st_size // 2)
         with pytest.raises(CollectionDamaged):
             gallery.search(vectors[4_000:4_100], 3)
+
+
+def test_a_collection_that_has_grown_gets_another_basis(tmp_path):
+    """The first vectors may tell little of those to come."""
+    random = np.random.default_rng(0)
+    first = random.normal(size=(2_100, DIM)).astype(np.float32)  # these do not compress
+    later = (random.normal(size=(8 * 2_100, DIM)) * 0.9 ** np.arange(DIM)).astype(np.float32)
+    catalog = Catalog(tmp_path / "catalog.db")
+    catalog.activate_encoder("encoder", DIM)
+    (tmp_path / "segments").mkdir()
+    store = VectorStore(tmp_path / "segments")
+    bounded = []
+    for number, part in enumerate([first, later[:8_000], later[8_000:]]):
+        records = [ImageRecord(f"/{number}/{i}", 1, 2, b"", 3, 4) for i in range(len(part))]
+        catalog.commit_batch(store.add(part), records)
+        with catalog.snapshot() as snapshot:
+            store.build_bounds(snapshot)
+        bounded.append(answers(catalog, store, later[:2])[1])
+    assert bounded == [0, 0, 9 * 2_100]
+    vectors = np.concatenate([first, later])
+    assert answers(catalog, store, vectors[::4_000])[0] == oracle(vectors, vectors[::4_000])
+    catalog.close()
