@@ -6,7 +6,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Catalog:
         try:
             _upgrade(self._engine, path)
         except OperationalError as error:
-            raise CollectionError(path, f"cannot be opened: {error.orig}") from error
+            raise CollectionError(path, f"cannot be opened: {_reason(error)}") from error
         except DatabaseError as error:
             raise CollectionDamaged(path, "an SQLite database", str(error.orig)) from error
 
@@ -70,6 +70,16 @@ class Catalog:
         """Read one instant of the catalog."""
         with self._transaction() as connection:
             yield Snapshot(connection)
+
+    def has_content(self, sha256: bytes) -> bool:
+        """Say whether an image has this content; every new file asks, so it is a bare statement."""
+        try:
+            with closing(self._engine.raw_connection()) as connection:
+                cursor = connection.cursor()
+                cursor.execute("SELECT 1 FROM images WHERE sha256 = ? LIMIT 1", (sha256,))
+                return cursor.fetchone() is not None
+        except sqlite3.Error as error:
+            raise CollectionError(self._path, f"SQLite says: {error}") from error
 
     def activate_encoder(self, fingerprint: str, dim: int) -> None:
         """Commit an encoder as the one that makes the collection's vectors."""
@@ -89,7 +99,7 @@ class Catalog:
             with self._engine.begin() as connection:
                 yield connection
         except DatabaseError as error:
-            raise CollectionError(self._path, f"SQLite says: {error.orig}") from error
+            raise CollectionError(self._path, f"SQLite says: {_reason(error)}") from error
 
     def commit_batch(
         self,
@@ -160,6 +170,11 @@ class Catalog:
                     both = path.in_(select(target).where(moved))
                     connection.execute(delete(table).where(both))
                 connection.execute(update(table).where(moved).values(path=target))
+
+
+def _reason(error: DatabaseError) -> str:
+    name = getattr(error.orig, "sqlite_errorname", "")
+    return f"{error.orig}{'; is the disk full?' * name.startswith('SQLITE_IOERR')}"
 
 
 def _joined(prefix: bytes, tail: ColumnElement[bytes]) -> ColumnElement[bytes]:

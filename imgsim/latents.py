@@ -104,8 +104,10 @@ class Latents:
         return found
 
     def _known(self, image: OpenImage) -> Known:
-        with self._catalog.snapshot() as snapshot:
-            stored = snapshot.with_content(image.sha256)
+        stored: tuple[StoredImage, ...] = ()
+        if self._catalog.has_content(image.sha256):
+            with self._catalog.snapshot() as snapshot:
+                stored = snapshot.with_content(image.sha256)
         size = (stored[0].width, stored[0].height) if stored else (0, 0)
         return Known(_record(image, size), stored)
 
