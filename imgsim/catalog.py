@@ -274,7 +274,7 @@ def _reading(path: Path) -> sqlite3.Connection:
             after = path.stat()
             if not log.exists() and before.st_mtime_ns == after.st_mtime_ns:
                 connection = _opened(copy, "ro", "&immutable=1")
-                connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+                connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # opens the file
                 return connection
     return _opened(path, "ro")
 
