@@ -244,8 +244,7 @@ def _print_ingest(report: IngestReport, options: Options, *, dry_run: bool, as_j
     )
     if report.unmet:
         options.note(
-            f"{report.unmet:,} other images are stored there; `imgsim prune` forgets those that "
-            "are gone"
+            f"stored there, and not met: {report.unmet:,}; `imgsim prune` forgets what is gone"
         )
 
 

@@ -116,8 +116,11 @@ def check(
             report = collection.repair()
             for path in report.forgotten:
                 say(f"forgotten: {printable(path)}")
-            for path in report.kept:
-                say(f"kept damaged, for the file cannot be reached: {printable(path)}")
+            if report.kept:
+                say(
+                    f"files that cannot be reached: {len(report.kept):,}, first "
+                    f"{printable(report.kept[0])}; repair again when they can"
+                )
             options.note(
                 f"encoded again: {report.encoded:,} images; forgotten: {len(report.forgotten):,}; "
                 f"kept damaged: {len(report.kept):,}; bounds made anew: {report.bounds:,}"

@@ -297,6 +297,18 @@ class TestUpkeep:
             "every file is as the catalog says",
         ]
 
+    def test_repair_without_the_pictures(self, stored, pictures, imgsim):
+        (segment,) = (stored / "segments").glob("*.faiss")
+        segment.unlink()
+        pictures.rename(pictures.with_name("unplugged"))
+        done = imgsim("-c", stored, "check", "--repair")
+        assert done.returncode == 14
+        assert lines(done.stderr)[0] == (
+            f"files that cannot be reached: 36, first {pictures}/astronaut-0.jpg; repair again "
+            "when they can"
+        )
+        assert json.loads(imgsim("-c", stored, "info", "--json").stdout)["images"] == 36
+
     def test_prune(self, stored, pictures, imgsim):
         first, second = sorted(pictures.iterdir())[:2]
         first.unlink()
@@ -341,7 +353,7 @@ class TestUpkeep:
     def test_what_is_gone_is_mentioned(self, stored, pictures, imgsim):
         sorted(pictures.iterdir())[0].unlink()
         told = lines(imgsim("-c", stored, "ingest", pictures).stderr)
-        assert told[1].startswith("1 other images are stored there; `imgsim prune` forgets")
+        assert told[1] == "stored there, and not met: 1; `imgsim prune` forgets what is gone"
 
     def test_compact(self, stored, pictures, imgsim):
         imgsim("-c", stored, "remove", sorted(pictures.iterdir())[0])
