@@ -19,7 +19,13 @@ _WIDTH_STEP = 8
 _SECOND_LEVEL_COST = 4_000  # bytes of scanning that a look at a row in the second level is worth
 _DISTANCE_COST = 100_000  # the same for a true distance
 _UNREADABLE = (  # what NumPy raises for a file with altered bytes, besides OSError
-    *(KeyError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 

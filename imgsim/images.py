@@ -45,7 +45,7 @@ _LARGE = Lock()
 
 # Pillow takes memory for pixels in blocks. What is over 32 MB goes back to the system when it is
 # freed; the usual 16 MB may stay with the thread that had them.
-Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined] # it is documented by its effect
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined] # its stubs leave it out
 
 _ORIENTATION = 0x0112
 _SCALED_FORMATS = frozenset({"JPEG", "MPO"})

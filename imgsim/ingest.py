@@ -134,7 +134,7 @@ class Ingest:
     def _new_files(self, found: _Found) -> Iterator[tuple[ImageFile, bool] | None]:
         """Yield the files to try, and whether the file is stored, perhaps with other content.
 
-        None comes after every some files.
+        None comes after each chunk of files that were compared.
         """
         remaining = iter(found)
         while chunk := list(islice(remaining, _COMPARED_AT_ONCE)):

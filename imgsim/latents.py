@@ -35,7 +35,7 @@ class Latent:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """An image file whose content is that of ``stored`` images, at least one."""
+    """An image file, and the ``stored`` images that have its content."""
 
     record: ImageRecord
     stored: tuple[StoredImage, ...]
@@ -71,7 +71,7 @@ class Latents:
             return self._once(image)
 
     def known(self, path: str) -> Known:
-        """Return which stored images, if any, have the content of the image at ``path``."""
+        """Return the image at ``path`` and which stored images, if any, have its content."""
         with opened(path) as image:
             return self._known(image)
 
