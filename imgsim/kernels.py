@@ -110,8 +110,7 @@ def walk_rows(segment: Segment, group: Group, found: Found, start: int, stop: in
                 if segment.ids[first + i] < 0 or threshold < 0:
                     continue
                 if square <= threshold * threshold + lost or square == np.inf:
-                    low = np.sqrt(max(0.0, square - lost)) * (1 - rho) if square < np.inf else 0.0
-                    high = np.sqrt(square + lost) * (1 + rho)
+                    low, high = _around(square, rho, lost)
                     found.tally[1] += 1
                     _keep(found, a, segment.first + first + i, low, high)
     return stop
@@ -139,8 +138,14 @@ def _look(
     rho, lost = (dim + 8) * UNIT, dim * 2.0**-120
     for i in range(len(numbers)):
         square = np.float64(_square(rows[numbers[i]], vectors[owners[i]]))
-        lows[i] = np.sqrt(max(0.0, square - lost)) * (1 - rho) if square < np.inf else 0.0
-        highs[i] = np.sqrt(square + lost) * (1 + rho)
+        lows[i], highs[i] = _around(square, rho, lost)
+
+
+@_inlined
+def _around(square: float, rho: float, lost: float) -> tuple[float, float]:
+    """Return the least and the greatest distance that a square in float32 can stand for."""
+    low = np.sqrt(max(0.0, square - lost)) * (1 - rho) if square < np.inf else 0.0
+    return low, np.sqrt(square + lost) * (1 + rho)
 
 
 @_compiled
