@@ -2,9 +2,12 @@
 
 import math
 import os
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,14 +128,15 @@ def fit(
         # The number of batches is unknown, because images may be left out.
         warnings.filterwarnings("ignore", "Your input ran out of data")
         try:
-            autoencoder.fit(
-                training,
-                validation_data=validation,
-                epochs=settings.epochs,
-                callbacks=[recorder],
-                shuffle=False,  # the pipeline does it
-                verbose=0,
-            )
+            with _interrupting(recorder):
+                autoencoder.fit(
+                    training,
+                    validation_data=validation,
+                    epochs=settings.epochs,
+                    callbacks=[recorder],
+                    shuffle=False,  # the pipeline does it
+                    verbose=0,
+                )
         except KeyboardInterrupt:
             if not recorder.has_trained():
                 raise
@@ -175,6 +179,25 @@ def _dataset(
     return dataset.batch(settings.batch_size).prefetch(2)
 
 
+@contextmanager
+def _interrupting(recorder: "_Recorder") -> Iterator[None]:
+    """Let Ctrl-C interrupt between two batches; TensorFlow may crash if it comes in the midst."""
+    before = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or before is not signal.default_int_handler:  # or ignored, or the caller's own
+        yield
+        return
+
+    def note(*_: object) -> None:
+        recorder.is_interrupted = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Recorder(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships no types
     """Reports progress, records the epochs, keeps the best weights, stops a diverging run."""
 
@@ -188,6 +211,7 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships n
         self._images = images
         self._settings = settings
         self._on_progress = on_progress
+        self.is_interrupted = False
         self._epoch = 0
         self._done = 0
         self._began = 0.0
@@ -209,6 +233,8 @@ class _Recorder(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships n
         self.loss = _finite(logs, "loss", self._epoch)
         self._done = min(self._images, (batch + 1) * self._settings.batch_size)
         self._report(time.perf_counter() - self._began)
+        if self.is_interrupted:
+            raise KeyboardInterrupt
 
     def _report(self, seconds: float, *, ended: bool = False) -> None:
         rate = self._done / seconds
