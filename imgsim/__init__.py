@@ -27,31 +27,37 @@ if TYPE_CHECKING:
         ImageError,
         ImageUnavailable,
         ImgsimError,
+        LabelError,
         NotAnImage,
         StoreError,
         TrainingDiverged,
     )
+    from imgsim.settings import EvaluationSettings, IngestSettings, TrainingSettings
     from imgsim.types import (
+        ClassScore,
         CollectionInfo,
         CompactReport,
         Damage,
         EpochRecord,
+        Evaluation,
         ImageNeighbours,
         IngestReport,
-        IngestSettings,
         Match,
         QueryResult,
         Refusal,
         RepairReport,
+        Retrieved,
+        Score,
+        Scores,
         SearchStats,
         TrainingProgress,
         TrainingReport,
-        TrainingSettings,
         UpkeepReport,
         Within,
     )
 
 __all__ = [
+    "ClassScore",
     "Collection",
     "CollectionDamaged",
     "CollectionError",
@@ -65,17 +71,23 @@ __all__ = [
     "EncoderMismatch",
     "EncoderMissing",
     "EpochRecord",
+    "Evaluation",
+    "EvaluationSettings",
     "ImageError",
     "ImageNeighbours",
     "ImageUnavailable",
     "ImgsimError",
     "IngestReport",
     "IngestSettings",
+    "LabelError",
     "Match",
     "NotAnImage",
     "QueryResult",
     "Refusal",
     "RepairReport",
+    "Retrieved",
+    "Score",
+    "Scores",
     "SearchStats",
     "StoreError",
     "TrainingDiverged",
@@ -92,7 +104,7 @@ def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that ``import imgsim`` costs nothing."""
     if name not in __all__:
         raise AttributeError(f"module 'imgsim' has no attribute {name!r}")
-    for module in ("imgsim.types", "imgsim.errors", "imgsim.collection"):
+    for module in ("imgsim.types", "imgsim.settings", "imgsim.errors", "imgsim.collection"):
         namespace = vars(import_module(module))
         if name in namespace:
             return namespace[name]

@@ -21,7 +21,8 @@ from keras import layers
 from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError, ImageError, TrainingDiverged
-from imgsim.types import SHRINK, EpochRecord, TrainingProgress, TrainingSettings
+from imgsim.settings import SHRINK, TrainingSettings
+from imgsim.types import EpochRecord, TrainingProgress
 
 _STEM = 4  # a first convolution of stride 4 costs a fraction of two of stride 2
 _LATENT = "latent"

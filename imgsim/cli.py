@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from imgsim import __version__, maintenance
+from imgsim import __version__, maintenance, modelling
 from imgsim.arguments import (
     DryRun,
-    ImagePaths,
     Json,
     K,
     NotUnder,
@@ -27,6 +26,7 @@ from imgsim.arguments import (
 )
 from imgsim.errors import ImageError, ImgsimError
 from imgsim.files import printable
+from imgsim.settings import IngestSettings
 from imgsim.terminal import (
     QueryFormat,
     interruptible,
@@ -36,11 +36,9 @@ from imgsim.terminal import (
     progress_bar,
     say,
     say_stats,
-    training_display,
 )
-from imgsim.types import IngestReport, IngestSettings, TrainingSettings
+from imgsim.types import IngestReport
 
-_DEFAULTS = TrainingSettings()
 _DRAWN = 20  # rows of a figure; a page has room for all
 
 _HELP = """Find similar images in your own pictures, exactly.
@@ -50,7 +48,8 @@ Train an encoder on your images, ingest them, and ask for the nearest neighbours
 Exit codes: 0 success, 1 other error, 2 wrong arguments, 10 unusable collection, 11 no collection,
 12 collection in use by another writer, 13 collection of a newer imgsim, 14 damaged collection,
 20 unreadable image, 21 no such image, 22 not an image, 30 unusable encoder, 31 no encoder yet,
-32 wrong encoder, 33 training diverged, 40 output or vectors cannot be written, 130 interrupted.
+32 wrong encoder, 33 training diverged, 40 output or vectors cannot be written,
+50 labels that do not fit, 130 interrupted.
 """
 
 
@@ -126,54 +125,7 @@ def _options(
     prepare_streams(mute_libraries=not debug)
 
 
-@app.command()
-def train(
-    ctx: typer.Context,
-    images: ImagePaths,
-    image_size: Annotated[
-        int, typer.Option(min=16, help="Resize images to this side, a multiple of 16 pixels.")
-    ] = _DEFAULTS.image_size,
-    latent_channels: Annotated[
-        int | None,
-        typer.Option(min=1, help="Channels of the latent.", show_default="about 1,024 values"),
-    ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = _DEFAULTS.epochs,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Images in a training step.")
-    ] = _DEFAULTS.batch_size,
-    learning_rate: Annotated[
-        float, typer.Option(help="Learning rate of Adam.")
-    ] = _DEFAULTS.learning_rate,
-    validation_split: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the images held out.")
-    ] = _DEFAULTS.validation_split,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Seeds the split and the weights.")
-    ] = 0,
-) -> None:
-    """Train the encoder on images, without labels.
-
-    Ctrl-C ends the training early and keeps the best weights so far.
-    """
-    options: Options = ctx.obj
-    try:
-        settings = TrainingSettings(
-            image_size, latent_channels, epochs, batch_size, learning_rate, validation_split, seed
-        )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    with options.open(create=True) as collection, training_display(quiet=options.quiet) as show:
-        report = collection.train(images, settings, show)
-    for refusal in report.refused:
-        say(f"left out: {printable(refusal.path)}: {printable(refusal.reason)}")
-    best = report.history[report.best_epoch - 1]
-    ended = " (interrupted)" if report.interrupted else ""
-    options.note(
-        f"trained on {report.images:,} images for {len(report.history)} epochs{ended}: best "
-        f"validation loss {best.val_loss:.5f} in epoch {report.best_epoch}, {report.dim:,} values "
-        f"a latent\nONNX against Keras on {report.compared} images: greatest difference "
-        f"{report.onnx_difference:.2g}\nencoder, history and reconstructions: {report.directory}"
-    )
+app.command()(modelling.train)
 
 
 @app.command()
@@ -364,6 +316,7 @@ def info(
 
 
 for command in (
+    modelling.evaluate,
     maintenance.prune,
     maintenance.remove,
     maintenance.relocate,

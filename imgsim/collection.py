@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,19 +37,20 @@ from imgsim.files import (
 )
 from imgsim.images import find
 from imgsim.ingest import Ingest
-from imgsim.latents import Latents, encoded, in_threads
+from imgsim.latents import Latents, all_encoded
 from imgsim.layout import CATALOG, new_collection
 from imgsim.neighbours import all_neighbours, matches, reported
+from imgsim.settings import EvaluationSettings, IngestSettings, TrainingSettings
 from imgsim.snapshot import Snapshot
 from imgsim.store import Gallery, VectorStore
 from imgsim.types import (
     CollectionInfo,
     CompactReport,
     Damage,
+    Evaluation,
     ImageFile,
     ImageNeighbours,
     IngestReport,
-    IngestSettings,
     Progress,
     QueryResult,
     Refusal,
@@ -57,7 +58,6 @@ from imgsim.types import (
     SearchStats,
     TrainingProgress,
     TrainingReport,
-    TrainingSettings,
     UpkeepReport,
     Within,
 )
@@ -242,25 +242,15 @@ class Collection:
         """
         paths = _listed(images)
         with self._gallery(within) as (snapshot, gallery):
-            found = in_threads(
-                partial(encoded, encoder=load_encoder(self._path, snapshot.encoder())), paths
-            )
-            queries, latents = [], []
-            for path, result in zip(paths, found, strict=True):
-                if not isinstance(result, ImageError):
-                    queries.append(path)
-                    latents.append(result.vector)
-                elif on_error is None:
-                    raise result
-                else:
-                    on_error(result)
-            if not queries:
+            encoder = load_encoder(self._path, snapshot.encoder())
+            latents = all_encoded(paths, encoder, on_error)
+            if not latents:
                 return []
-            nearest = gallery.search(np.stack(latents), k)
+            nearest = gallery.search(np.stack([latent.vector for latent in latents]), k)
             on_stats(gallery.stats)
             return [
-                QueryResult(query, found_of_it)
-                for query, found_of_it in zip(queries, matches(snapshot, nearest), strict=True)
+                QueryResult(latent.record.path, found)
+                for latent, found in zip(latents, matches(snapshot, nearest), strict=True)
             ]
 
     def neighbours(
@@ -295,6 +285,23 @@ class Collection:
     def export_index(self, path: PathLike) -> int:
         """Write a FAISS ``IndexIDMap2`` to a .faiss file; return the row count."""
         return self._export(export.write_index, path)
+
+    def evaluate(
+        self,
+        labelled: PathLike,
+        settings: EvaluationSettings | None = None,
+        on_progress: Progress | None = None,
+    ) -> Evaluation:
+        """Say how well the encoder retrieves the labelled images at and under a path.
+
+        They need not be stored; a file gets the vector that an ingest would store. Raises
+        :class:`LabelError` if the labels match no images, or allow no retrieval.
+        """
+        from imgsim.evaluate import evaluate  # noqa: PLC0415 - scikit-learn takes seconds
+
+        root = absolute(os.fspath(labelled))
+        settings = settings or EvaluationSettings()
+        return evaluate(self._encoder(), root, self._find([root]), settings, on_progress)
 
     def info(self) -> CollectionInfo:
         """Return facts about the collection."""

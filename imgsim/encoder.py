@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,26 @@ from imgsim.errors import EncoderError
 
 MODEL_NAME = "encoder.onnx"
 FEED_NAME = "encoder.json"
+LAYOUTS = "nhwc", "nchw"
+SCALES = {"0..255": 1.0, "0..1": 1 / 255}
+CHANNELS = "rgb", "bgr"
+
+_FORMAT = 1
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
     """How to feed the model; ``docs/format.md`` gives the JSON form.
 
-    Pixels go in as (1, height, width, 3) float32 in 0..255; ``dim`` float32 values come out.
+    Pixels are scaled, then ``mean`` is subtracted and the rest divided by ``std``, both by channel
+    in the order of ``channels``. The output named ``output`` (empty: the only one) is flattened to
+    ``dim`` float32 values, and brought to unit length if ``normalize`` says so.
     """
 
     height: int
@@ -26,11 +40,42 @@ class Feed:
     dim: int
     layout: str = "nhwc"
     scale: str = "0..255"
+    channels: str = "rgb"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    output: str = ""
+    normalize: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if self.layout not in LAYOUTS or self.scale not in SCALES or self.channels not in CHANNELS:
+            raise ValueError("unknown layout, scale or order of channels")
+        if min(self.height, self.width, self.dim) < 1:
+            raise ValueError("the height, the width and the dimension must be at least 1")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError("mean and std must have a value for each of 3 channels")
+        if not np.isfinite([*self.mean, *self.std]).all() or 0 in self.std:
+            raise ValueError("mean and std must be finite, and std not 0")
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """Return the shape of the model's input for so many images."""
+        if self.layout == "nchw":
+            return batch, 3, self.height, self.width
+        return batch, self.height, self.width, 3
+
+    def tensor(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return an image (height, width, 3) as the model wants it, without the batch axis."""
+        gain = SCALES[self.scale] / np.array(self.std)
+        offset = -np.array(self.mean) / np.array(self.std)
+        ordered = image[..., ::-1] if self.channels == "bgr" else image
+        values = np.multiply(ordered, gain.astype(np.float32), dtype=np.float32)
+        values += offset.astype(np.float32)
+        return values.transpose(2, 0, 1) if self.layout == "nchw" else values
 
 
 def write_feed(directory: Path, feed: Feed) -> None:
     """Write ``encoder.json`` into ``directory``."""
-    text = json.dumps({"format": 1, **asdict(feed)}, indent=2)
+    text = json.dumps({"format": _FORMAT, **asdict(feed)}, indent=2)
     (directory / FEED_NAME).write_text(text + "\n", encoding="utf-8")
 
 
@@ -39,42 +84,93 @@ def read_feed(directory: Path) -> Feed:
     path = directory / FEED_NAME
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields.pop("format") != 1:
+        if fields.pop("format") != _FORMAT:
             raise EncoderError(f"{path}: written by a newer imgsim; upgrade imgsim")
-        return Feed(**fields)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        triples = {name: tuple(fields[name]) for name in ("mean", "std") if name in fields}
+        return Feed(**fields | triples)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EncoderError(f"{path}: cannot be read: {error}") from error
+
+
+class Model:
+    """An ONNX model with one image input; safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime as ort  # noqa: PLC0415 - only those who encode pay for it
+        from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._failures: tuple[type[Exception], ...] = (
+            *(state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf),
+            *(state.NotImplemented, state.RuntimeException, OSError),
+        )
+        self.path = path
+        try:
+            model = path.read_bytes()
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except self._failures as error:
+            raise EncoderError(f"{path}: cannot be loaded: {_first_line(error)}") from error
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            names = ", ".join(each.name for each in inputs)
+            raise EncoderError(f"{path}: must have one input, the image; it has {names or 'none'}")
+        self._input = inputs[0].name
+        self.shape: list[Any] = inputs[0].shape
+        if inputs[0].type not in _TYPES or len(self.shape) != 4:
+            raise EncoderError(
+                f"{path}: the input must be 4 axes of float or uint8 values, not "
+                f"{inputs[0].type} {self.shape}"
+            )
+        self.dtype = _TYPES[inputs[0].type]
+        self.outputs = {each.name: each.shape for each in self._session.get_outputs()}
+
+    def latent(self, image: NDArray[np.uint8], feed: Feed) -> NDArray[np.float32]:
+        """Return what the model gives for one image (height, width, 3), flattened (d,) float32.
+
+        A model that takes a fixed number of images gets as many copies.
+        """
+        batch = self.shape[0] if isinstance(self.shape[0], int) else 1
+        tensor = feed.tensor(image).astype(self.dtype)
+        tensors = np.ascontiguousarray(np.broadcast_to(tensor, feed.shape(batch)))
+        output = feed.output or next(iter(self.outputs))
+        try:
+            (values,) = self._session.run([output], {self._input: tensors})
+        except self._failures as error:
+            raise EncoderError(f"{self.path}: fails on an image: {_first_line(error)}") from error
+        values = np.asarray(values)
+        if values.ndim and values.shape[0] == batch:
+            values = values[0]
+        elif batch > 1:
+            raise EncoderError(f"{self.path}: the output {output} has no row for each image")
+        latent: NDArray[np.float32] = values.astype(np.float32).ravel()
+        if feed.normalize:
+            length = np.sqrt(np.square(latent, dtype=np.float64).sum())
+            latent = (latent / (length or 1.0)).astype(np.float32)
+        return latent
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 class Encoder:
     """The encoder whose files are in ``directory``; safe to use from several threads."""
 
     def __init__(self, directory: Path) -> None:
-        import onnxruntime as ort  # noqa: PLC0415 - only those who encode pay for it
-        from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
-
         self.feed = read_feed(directory)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        refused: tuple[type[Exception], ...] = (
-            *(state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf),
-            OSError,
-        )
-        path = directory / MODEL_NAME
-        try:
-            model = path.read_bytes()
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except refused as error:
-            raise EncoderError(f"{path}: cannot be loaded: {error}") from error
-        (image,), (latent,) = self._session.get_inputs(), self._session.get_outputs()
-        shapes = image.shape[1:], latent.shape[1:]
-        told = [self.feed.height, self.feed.width, 3], [self.feed.dim]
-        if shapes != told or (self.feed.layout, self.feed.scale) != ("nhwc", "0..255"):
+        self._model = Model(directory / MODEL_NAME)
+        self.fingerprint = self._model.fingerprint
+        told = zip(self._model.shape[1:], self.feed.shape(1)[1:], strict=True)
+        fits = all(size == asked for size, asked in told if isinstance(size, int))
+        if (
+            not fits
+            or (self.feed.output or next(iter(self._model.outputs))) not in self._model.outputs
+        ):
             raise EncoderError(f"{directory}: {FEED_NAME} does not describe {MODEL_NAME}")
-        self.fingerprint = hashlib.sha256(model).hexdigest()
-        self._input = image.name
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the latents (n, dim) float32 of ``pixels`` (n, height, width, 3) uint8.
@@ -89,7 +185,11 @@ class Encoder:
                 f"not {pixels.shape} {pixels.dtype}"
             )
         latents = np.empty((len(pixels), self.feed.dim), np.float32)
-        for i in range(len(pixels)):
-            image = pixels[i : i + 1].astype(np.float32)
-            latents[i] = self._session.run(None, {self._input: image})[0]
+        for row, image in zip(latents, pixels, strict=True):
+            latent = self._model.latent(image, self.feed)
+            if len(latent) != len(row):
+                raise EncoderError(
+                    f"{self._model.path}: gives {len(latent)} values for an image, not {len(row)}"
+                )
+            row[:] = latent
         return latents

@@ -17,6 +17,7 @@ EncoderMissing            31  the collection has no encoder yet
 EncoderMismatch           32  the vectors belong to another encoder
 TrainingDiverged          33  the loss is no longer a finite number
 StoreError                40  vectors or results cannot be written or are unfit
+LabelError                50  the labels do not fit the images
 ======================  ====  =================================================
 
 Exit code 2 is a mistake in the command's arguments, 130 an interrupt by the user.
@@ -122,3 +123,9 @@ class StoreError(ImgsimError):
     """Vectors or results cannot be written, or are unfit to be stored."""
 
     exit_code = 40
+
+
+class LabelError(ImgsimError):
+    """The labels of images cannot be read, or allow no evaluation."""
+
+    exit_code = 50

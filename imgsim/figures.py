@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imgsim.errors import ImageError, StoreError
 from imgsim.files import replacing, short_name
 from imgsim.images import thumbnail
-from imgsim.types import EpochRecord, QueryResult
+from imgsim.types import EpochRecord, QueryResult, Retrieved
 
 _FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 _THUMBNAIL = 224
@@ -62,6 +62,34 @@ def draw_matches(path: Path, results: Sequence[QueryResult]) -> None:
         for axes, match in zip(row[1:], result.matches, strict=False):
             _draw_image(axes, match.path, f"{match.rank}: {match.distance:.4g}")
     _save(figure, path)
+
+
+def draw_retrieved(path: Path, retrieved: Sequence[Retrieved]) -> None:
+    """Draw a row for each query: the image, then its nearest, right ones green and wrong ones red.
+
+    Wrong ones are dashed as well, for those who cannot tell the colours.
+    """
+    columns = 1 + max(len(query.nearest) for query in retrieved)
+    figure = Figure(figsize=(1.5 * columns, 1.9 * len(retrieved)), layout="constrained")
+    grid = figure.subplots(len(retrieved), columns, squeeze=False)
+    for row, query in zip(grid, retrieved, strict=True):
+        for axes in row:
+            axes.set_axis_off()
+        _draw_image(row[0], query.query, query.label)
+        for axes, near, label in zip(row[1:], query.nearest, query.labels, strict=False):
+            _draw_image(axes, near, label)
+            axes.set_axis_on()
+            _outline(axes, right=label == query.label)
+    _save(figure, path)
+
+
+def _outline(axes: Axes, *, right: bool) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(
+        color="tab:green" if right else "tab:red",
+        linewidth=3,
+        linestyle="solid" if right else "dashed",
+    )
 
 
 def _draw_image(axes: Axes, path: str, title: str) -> None:

@@ -13,16 +13,9 @@ from imgsim.catalog import Catalog
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
 from imgsim.latents import Known, Latent, Latents, in_threads
 from imgsim.presence import Roots, State, is_gone
+from imgsim.settings import IngestSettings
 from imgsim.store import VectorStore
-from imgsim.types import (
-    ImageFile,
-    ImageRecord,
-    IngestReport,
-    IngestSettings,
-    Refusal,
-    Segment,
-    StoredImage,
-)
+from imgsim.types import ImageFile, ImageRecord, IngestReport, Refusal, Segment, StoredImage
 
 _COMPARED_AT_ONCE = 1_000
 _BATCH_BYTES = 32 << 20

@@ -2,11 +2,11 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from threading import Lock
 from typing import TypeVar
@@ -45,6 +45,21 @@ def encoded(path: str, encoder: Encoder) -> Latent:
     """Decode and encode the image at ``path``, or raise :class:`ImageError`."""
     with opened(path) as image:
         return _encoded(image, encoder)
+
+
+def all_encoded(
+    paths: Sequence[str], encoder: Encoder, on_error: Callable[[ImageError], None] | None
+) -> list[Latent]:
+    """Encode images; those that cannot be decoded go to ``on_error``, or raise without one."""
+    latents = []
+    for result in in_threads(partial(encoded, encoder=encoder), paths):
+        if not isinstance(result, ImageError):
+            latents.append(result)
+        elif on_error is None:
+            raise result
+        else:
+            on_error(result)
+    return latents
 
 
 class Latents:

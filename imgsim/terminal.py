@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from imgsim.files import printable
-from imgsim.types import Progress, QueryResult, Refusal, SearchStats, TrainingProgress
+from imgsim.types import Evaluation, Progress, QueryResult, Refusal, SearchStats, TrainingProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -112,6 +112,35 @@ _PRINTERS: dict[QueryFormat, Callable[[Sequence[QueryResult], str], None]] = {
     QueryFormat.csv: _print_csv,
     QueryFormat.paths: _print_paths,
 }
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print a table of the scores, and one of the labels with what is retrieved for them."""
+    rows = {
+        "encoder": evaluation.latents,
+        "pixels 32x32": evaluation.pixels,
+        "HSV histogram": evaluation.histogram,
+    }
+    recalled = [f"R@{k}" for k in evaluation.latents.recall]
+    print(f"{'':<14}" + "".join(f"{name:<17}" for name in (*recalled, "P@10", "mAP")).rstrip())
+    for name, scores in rows.items():
+        cells = (*scores.recall.values(), scores.p10, scores.map)
+        texts = (f"{cell.value:.3f} ({cell.low:.2f}-{cell.high:.2f})" for cell in cells)
+        print(f"{name:<14}" + " ".join(texts))
+    print(
+        f"{evaluation.queries:,} of {evaluation.images:,} images as queries, "
+        f"{evaluation.unlabelled:,} without a label left out; in brackets 95 % intervals\n"
+    )
+    width = max(5, *(len(printable(score.label)) for score in evaluation.classes))
+    print(f"{'label':<{width}}  {'images':>7}  {'P@10':>5}  mostly retrieved besides")
+    for score in evaluation.classes:
+        others = [
+            (share, label) for label, share in score.retrieved.items() if label != score.label
+        ]
+        besides = ", ".join(f"{printable(label)} {share:.2f}" for share, label in others[:3])
+        right = f"{score.retrieved.get(score.label, 0.0):.3f}" if score.queries else "-"
+        label = printable(score.label)
+        print(f"{label:<{width}}  {score.images:>7,}  {right:>5}  {besides}".rstrip())
 
 
 @contextmanager

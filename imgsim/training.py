@@ -13,15 +13,8 @@ from imgsim.autoencoder import create_autoencoder, encoder_of, export_onnx, fit,
 from imgsim.encoder import MODEL_NAME, Encoder, Feed, write_feed
 from imgsim.errors import EncoderError, ImageError, TrainingDiverged
 from imgsim.images import decode, is_image
-from imgsim.types import (
-    SHRINK,
-    EpochRecord,
-    ImageFile,
-    Refusal,
-    TrainingProgress,
-    TrainingReport,
-    TrainingSettings,
-)
+from imgsim.settings import SHRINK, TrainingSettings
+from imgsim.types import EpochRecord, ImageFile, Refusal, TrainingProgress, TrainingReport
 
 _COMPARED = 16
 _TOLERANCE = 1e-4

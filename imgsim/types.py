@@ -8,9 +8,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-SHRINK = 16
-"""Height and width of a latent are those of the image divided by this."""
-
 
 class Progress(Protocol):
     """Receives how many of ``total`` items are done."""
@@ -187,18 +184,6 @@ class IngestReport:
 
 
 @dataclass(frozen=True)
-class IngestSettings:
-    """What an ingest takes for granted of files that it has met before.
-
-    ``rehash`` reads every file, whatever its size and time say; ``retry_refused`` tries refused
-    files that have not changed.
-    """
-
-    rehash: bool = False
-    retry_refused: bool = False
-
-
-@dataclass(frozen=True)
 class UpkeepReport:
     """What upkeep did: how many ``images`` and refused files it was about.
 
@@ -235,37 +220,6 @@ class CompactReport:
     before: int
     after: int
     dropped: int
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train: images become ``image_size`` x ``image_size``.
-
-    ``latent_channels`` None stands for as many as make about 1,024 latent values. Settings that
-    make no sense raise ValueError.
-    """
-
-    image_size: int = 256
-    latent_channels: int | None = None
-    epochs: int = 10
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    validation_split: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse settings that make no sense before anything is loaded."""
-        if self.image_size < SHRINK or self.image_size % SHRINK:
-            raise ValueError(f"the image size must be a multiple of {SHRINK}")
-        channels = 1 if self.latent_channels is None else self.latent_channels
-        if min(self.epochs, self.batch_size, channels) < 1:
-            raise ValueError("epochs, batch size and latent channels must be at least 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError("the learning rate must be a positive number")
-        if not 0 < self.validation_split < 1:
-            raise ValueError("the validation split must be between 0 and 1")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError("the seed must be at least 0 and below 2^32")
 
 
 @dataclass(frozen=True)
@@ -330,6 +284,65 @@ class CollectionInfo:
     encoder: str | None
     dim: int | None
     image_size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean over queries, and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well some vectors retrieve; ``imgsim.evaluate`` defines the measures.
+
+    ``recall`` has recall@k by k.
+    """
+
+    recall: dict[int, Score]
+    p10: Score
+    map: Score
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """What the 10 nearest of a label's queries are: shares by label, the greatest first."""
+
+    label: str
+    images: int
+    queries: int
+    retrieved: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """A query image and its label, its nearest images and theirs."""
+
+    query: str
+    label: str
+    nearest: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well latents retrieve labelled images, and 32x32 pixels and a histogram beside them.
+
+    ``unlabelled`` images have no label and were left out; ``refused`` ones cannot be decoded.
+    """
+
+    images: int
+    queries: int
+    latents: Scores
+    pixels: Scores
+    histogram: Scores
+    classes: tuple[ClassScore, ...]
+    retrieved: tuple[Retrieved, ...]
+    unlabelled: int = 0
+    refused: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True)

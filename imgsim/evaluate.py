@@ -1,0 +1,266 @@
+"""How well vectors retrieve images of the same label.
+
+A query is an image; its gallery is all the other images, ranked by Euclidean distance. Relevant are
+those of the query's label; a query without any is left out.
+
+=========  ====================================================================================
+recall@k   share of queries with a relevant image among the k nearest; R@1 is recall@1
+P@10       share of relevant images among the 10 nearest (or all, if there are fewer)
+mAP        mean over queries of the average precision over all relevant images, as
+           :func:`sklearn.metrics.average_precision_score` defines it: images at equal distance
+           are taken together
+=========  ====================================================================================
+
+Each comes with the 95 % percentile interval of 1,000 bootstrap resamples of the queries.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.spatial.distance import cdist
+from sklearn.metrics import average_precision_score
+
+from imgsim.encoder import Encoder
+from imgsim.errors import ImageError, LabelError
+from imgsim.images import is_image, opened
+from imgsim.labels import folder_labels, table_labels
+from imgsim.latents import in_threads
+from imgsim.settings import EvaluationSettings
+from imgsim.types import (
+    ClassScore,
+    Evaluation,
+    ImageFile,
+    Progress,
+    Refusal,
+    Retrieved,
+    Score,
+    Scores,
+)
+
+PIXELS = 32
+"""The side of the images whose raw pixels are one yardstick."""
+
+NEAREST = 10
+RECALLED = 1, 5, 10
+
+_BINS = 16, 4, 4  # of hue, saturation and value
+_RESAMPLES = 1_000
+_AT_ONCE = 1 << 24  # distances, in float64
+
+
+class Features(NamedTuple):
+    """An image in three ways: latent, 32x32 pixels, and histogram, each (d,) float32."""
+
+    latent: NDArray[np.float32]
+    pixels: NDArray[np.float32]
+    histogram: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What each of q queries found.
+
+    ``nearest`` (q, k) int64 are rows of the gallery, nearest first; ``relevant`` says of each
+    whether it is; ``average_precision`` (q,) float64 is over the whole gallery.
+    """
+
+    nearest: NDArray[np.int64]
+    relevant: NDArray[np.bool_]
+    average_precision: NDArray[np.float64]
+
+
+def pixels_of(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return an image (height, width, 3) as (3072,) float32 in 0..1, resized to 32x32."""
+    small = Image.fromarray(image).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR)
+    return np.asarray(small, np.float32).ravel() / np.float32(255)
+
+
+def histogram_of(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the roots of the shares of pixels in 16x4x4 bins of HSV, (256,) float32.
+
+    The Euclidean distance of two of them is the Hellinger distance times the root of 2.
+    """
+    hsv = np.asarray(Image.fromarray(image).convert("HSV")).reshape(-1, 3).astype(np.int64)
+    bins = np.ravel_multi_index(tuple((hsv * _BINS // 256).T), _BINS)
+    counts = np.bincount(bins, minlength=int(np.prod(_BINS)))
+    shares: NDArray[np.float32] = np.sqrt(counts / len(bins)).astype(np.float32)
+    return shares
+
+
+def chosen_queries(labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """Return the rows of up to ``most`` images, drawn at random, that have others of their label.
+
+    ``labels`` (n,) are numbers from 0. Raises :class:`LabelError` if there is nothing to measure.
+    """
+    counts = np.bincount(labels)
+    if len(counts) < 2:
+        raise LabelError(f"the images have {len(counts)} label; retrieval needs at least 2")
+    drawn = np.random.default_rng(seed).permutation(len(labels))[:most]
+    queries: NDArray[np.int64] = drawn[counts[labels[drawn]] > 1]
+    if not len(queries):
+        raise LabelError("no label has more than one image, so nothing can be retrieved")
+    return queries
+
+
+def rank(
+    vectors: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    queries: NDArray[np.int64],
+    gallery: NDArray[np.int64],
+) -> Ranking:
+    """Rank the rows ``gallery`` of ``vectors`` (n, d) by their distance from each row ``queries``.
+
+    A query is not in its own gallery. Distances are sums of squared differences in float64; equal
+    ones rank in the order of rows.
+    """
+    step = max(1, _AT_ONCE // len(gallery))
+    parts = [
+        _ranked(vectors, labels, queries[start : start + step], gallery)
+        for start in range(0, len(queries), step)
+    ]
+    nearest, precisions = zip(*parts, strict=True)
+    rows = np.concatenate(nearest)
+    relevant = labels[rows] == labels[queries][:, np.newaxis]
+    return Ranking(rows, relevant, np.concatenate(precisions))
+
+
+def _ranked(
+    vectors: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    queries: NDArray[np.int64],
+    gallery: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the nearest (q, k) rows and the average precisions (q,) of some queries."""
+    distances = cdist(vectors[queries], vectors[gallery])
+    own = gallery == queries[:, np.newaxis]
+    distances[own] = np.inf
+    k = min(NEAREST, len(gallery) - int(own.any()))
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    precisions = [
+        average_precision_score(labels[gallery[~mine]] == labels[query], -row[~mine])
+        for query, mine, row in zip(queries, own, distances, strict=True)
+    ]
+    return gallery[order], np.array(precisions)
+
+
+def scores_of(ranking: Ranking) -> Scores:
+    """Return the means over all queries, with their intervals."""
+    hits = ranking.relevant
+    recalled = {k: _score(hits[:, :k].max(axis=1)) for k in RECALLED}
+    return Scores(
+        recall=recalled,
+        p10=_score(hits.mean(axis=1)),
+        map=_score(ranking.average_precision),
+    )
+
+
+def _score(values: NDArray[Any]) -> Score:
+    """Return the mean of per-query values and its bootstrapped 95 % interval."""
+    values = values.astype(np.float64)
+    draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return Score(float(values.mean()), float(low), float(high))
+
+
+def evaluate(
+    encoder: Encoder,
+    root: str,
+    found: Iterable[ImageFile | ImageError],
+    settings: EvaluationSettings,
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """Encode the labelled images among the files found at and under ``root``, and score them.
+
+    Raises :class:`LabelError` if the labels match no images, or allow no retrieval.
+    """
+    items = list(found)
+    refused = [Refusal(item.path, item.reason) for item in items if isinstance(item, ImageError)]
+    files = [i for i in items if isinstance(i, ImageFile) and (i.claimed or is_image(i.path))]
+    if settings.labels is None:
+        labels = folder_labels(file.path for file in files)
+    else:
+        labels = table_labels(Path(settings.labels), settings.column, root)
+    paths = [file.path for file in files if file.path in labels]
+    if not paths:
+        raise LabelError(f"{settings.labels or root}: labels none of {len(files):,} images found")
+    images: dict[str, Features] = {}
+    for done, (path, result) in enumerate(
+        zip(paths, in_threads(partial(_features, encoder=encoder), paths), strict=True), start=1
+    ):
+        if isinstance(result, ImageError):
+            refused.append(Refusal(path, result.reason))
+        else:
+            images[path] = result
+        if on_progress is not None:
+            on_progress(done, len(paths))
+    evaluation = _evaluated(images, labels, settings)
+    return replace(evaluation, unlabelled=len(files) - len(paths), refused=tuple(refused))
+
+
+def _features(path: str, encoder: Encoder) -> Features:
+    with opened(path) as image:
+        pixels = image.decode(encoder.feed.height, encoder.feed.width).values
+    latent = encoder.encode(pixels[np.newaxis])[0]
+    return Features(latent, pixels_of(pixels), histogram_of(pixels))
+
+
+def _evaluated(
+    images: Mapping[str, Features], labels: Mapping[str, str], settings: EvaluationSettings
+) -> Evaluation:
+    paths = list(images)
+    names = [labels[path] for path in paths]
+    classes, numbers = np.unique(np.array(names), return_inverse=True)
+    queries = chosen_queries(numbers, settings.queries, settings.seed)
+    everything = np.arange(len(paths))
+    found, *yardsticks = (
+        rank(np.stack(vectors), numbers, queries, everything)
+        for vectors in zip(*images.values(), strict=True)
+    )
+    pixels, histogram = map(scores_of, yardsticks)
+    return Evaluation(
+        images=len(paths),
+        queries=len(queries),
+        latents=scores_of(found),
+        pixels=pixels,
+        histogram=histogram,
+        classes=_class_scores(classes.tolist(), numbers, queries, found),
+        retrieved=tuple(
+            Retrieved(
+                paths[query],
+                names[query],
+                tuple(paths[row] for row in rows),
+                tuple(names[row] for row in rows),
+            )
+            for query, rows in zip(queries.tolist(), found.nearest.tolist(), strict=True)
+        ),
+    )
+
+
+def _class_scores(
+    classes: Sequence[str],
+    labels: NDArray[np.int64],
+    queries: NDArray[np.int64],
+    ranking: Ranking,
+) -> tuple[ClassScore, ...]:
+    """Return for each label what the 10 nearest of its queries are."""
+    counts = np.bincount(labels, minlength=len(classes))
+    found = []
+    for number, name in enumerate(classes):
+        mine = labels[ranking.nearest[labels[queries] == number]]
+        shares = np.bincount(mine.ravel(), minlength=len(classes)) / max(1, mine.size)
+        named = {classes[i]: float(shares[i]) for i in np.argsort(-shares, kind="stable")}
+        found.append(
+            ClassScore(
+                label=name,
+                images=int(counts[number]),
+                queries=len(mine),
+                retrieved={label: share for label, share in named.items() if share},
+            )
+        )
+    return tuple(found)

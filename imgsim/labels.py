@@ -1,0 +1,36 @@
+"""The labels of images: the names of their folders, or a table."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from imgsim.errors import LabelError
+from imgsim.files import absolute
+
+
+def folder_labels(paths: Iterable[str]) -> dict[str, str]:
+    """Return for each path the name of the folder that the file is in."""
+    return {path: Path(path).parent.name for path in paths}
+
+
+def table_labels(table: Path, column: str, root: str) -> dict[str, str]:
+    """Return the labels in a CSV file by absolute path.
+
+    Its first line names the columns; the column ``path`` has paths relative to the folder ``root``,
+    and ``column`` the labels, of which empty ones are none. Raises :class:`LabelError`.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            reader = csv.DictReader(file)
+            missing = {"path", column} - set(reader.fieldnames or ())
+            if missing:
+                raise LabelError(f"{table}: has no column {sorted(missing)[0]!r} in its first line")
+            return {
+                absolute(str(Path(root) / row["path"])): row[column]
+                for row in reader
+                if row["path"] and row[column]
+            }
+    except OSError as error:
+        raise LabelError(f"{table}: cannot be read: {error.strerror}") from error
+    except csv.Error as error:
+        raise LabelError(f"{table}: is not a CSV file: {error}") from error
