@@ -61,7 +61,7 @@ def main() -> None:
         template = Path(scratch) / "template.imgsim"
         with Collection.open(template) as collection:
             settings = TrainingSettings(image_size=options.image_size, epochs=1)
-            directory = collection.train(paths[:512], settings).directory
+            directory = collection.train(paths[:512], settings).encoder.directory
         figures = limits(paths, Encoder(Path(directory)))
         figures |= runs(template, files, options.count)
         figures["share of that"] = figures["ingest, images/s"] / figures[BOTH]

@@ -36,7 +36,7 @@ def main() -> None:
     settings = TrainingSettings(options.image_size, options.latent_channels, options.epochs)
     with Collection.open(options.out / "encoder.imgsim") as collection:
         report = collection.train(options.images, settings)
-        encoder = Encoder(Path(report.directory))
+        encoder = Encoder(Path(report.encoder.directory))
     order = np.random.default_rng(0).permutation(len(paths)).tolist()
     gallery, held_out = order[QUERY_IMAGES:], order[:QUERY_IMAGES]
     each = -(-options.count // len(gallery))

@@ -53,7 +53,7 @@ def measure(paths: list[str], options: argparse.Namespace, scratch: Path) -> Non
         rates["decode, all cores"] = n / median(
             seconds(lambda: decode_all(paths, side, cores), repeats)
         )
-        encode_rates(paths, report.directory, side, repeats, rates)
+        encode_rates(paths, report.encoder.directory, side, repeats, rates)
 
     times = [ingest_seconds(scratch, number, paths) for number in range(repeats)]
     rates["ingest"] = n / median(times)
@@ -63,9 +63,10 @@ def measure(paths: list[str], options: argparse.Namespace, scratch: Path) -> Non
     tensorflow = command_seconds([sys.executable, "-c", "import tensorflow"], repeats)
 
     show = command_seconds([sys.executable, "-m", "imgsim", "--help"], repeats)
+    dim = report.encoder.dim
     typer = command_seconds([sys.executable, "-c", "import typer, rich"], repeats)
 
-    print(f"{n} images, {side}x{side}, {report.dim} latent values, medians of {repeats} runs\n")
+    print(f"{n} images, {side}x{side}, {dim} latent values, medians of {repeats} runs\n")
     print_table([("stage", "images/s"), *rates.items()])
     print()
     ratio = median(tensorflow) / median(cold)
@@ -81,7 +82,13 @@ def measure(paths: list[str], options: argparse.Namespace, scratch: Path) -> Non
     starts = {"query": cold, "tensorflow": tensorflow, "help": show, "typer, rich": typer}
     write_json(
         options.json,
-        {"images": n, "image_size": side, "dim": report.dim, "rates": rates, "starts": starts},
+        {
+            "images": n,
+            "image_size": side,
+            "dim": dim,
+            "rates": rates,
+            "starts": starts,
+        },
     )
 
 

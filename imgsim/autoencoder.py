@@ -96,6 +96,23 @@ def export_onnx(encoder: keras.Model, path: Path) -> None:
         encoder.export(path, format="onnx", verbose=False)
 
 
+def export_layer(path: Path, layer: str, target: Path) -> None:
+    """Write the part of the Keras model at ``path`` from its input to a layer as an ONNX file.
+
+    Code in the file (Lambda layers) is not run.
+    """
+    try:
+        model = keras.models.load_model(path, compile=False)
+        output = model.get_layer(layer).output
+    except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise EncoderError(f"{path}: {str(error).splitlines()[0]}") from error
+    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
+        raise EncoderError(f"{path}: must have one input, the image")
+    part = keras.Model(model.inputs[0], output)
+    part(np.zeros([size or 32 for size in (1, *model.inputs[0].shape[1:])], np.float32))
+    export_onnx(part, target)
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """How a training run went; ``best_epoch`` (from 1) is the one whose weights were kept."""

@@ -1,9 +1,7 @@
 """The catalog: what exists, and every query on its tables."""
 
 import os
-import shutil
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -13,38 +11,36 @@ from pathlib import Path
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Engine,
     LargeBinary,
     Table,
     and_,
     bindparam,
     cast,
-    create_engine,
     delete,
-    event,
     func,
     insert,
-    inspect,
     literal,
     select,
-    text,
     update,
 )
 from sqlalchemy.exc import DatabaseError, OperationalError
-from sqlalchemy.pool import QueuePool
 
-from imgsim.errors import CollectionDamaged, CollectionError, CollectionNewer
+from imgsim.database import engine_of, upgrade
+from imgsim.errors import (
+    CollectionDamaged,
+    CollectionError,
+    EncoderError,
+    EncoderMismatch,
+)
 from imgsim.snapshot import IN_LIMIT, Snapshot, encoded, is_under
-from imgsim.tables import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS
+from imgsim.tables import ENCODERS, IMAGES, PLACEMENTS, REFUSED, ROOTS, SEGMENTS
 from imgsim.types import (
+    EncoderRecord,
     ImageFile,
     ImageRecord,
     Refusal,
     Segment,
 )
-
-SCHEMA = "0002"
-"""The revision that this code reads and writes: the newest in migrations/versions."""
 
 
 class Catalog:
@@ -53,9 +49,9 @@ class Catalog:
     def __init__(self, path: Path) -> None:
         """Open the catalog at ``path``, created if missing, and bring its schema up to date."""
         self._path = path
-        self._engine = _engine(path)
+        self._engine = engine_of(path)
         try:
-            _upgrade(self._engine, path)
+            upgrade(self._engine, path)
         except OperationalError as error:
             raise CollectionError(path, f"cannot be opened: {_reason(error)}") from error
         except DatabaseError as error:
@@ -81,17 +77,78 @@ class Catalog:
         except sqlite3.Error as error:
             raise CollectionError(self._path, f"SQLite says: {error}") from error
 
-    def activate_encoder(self, fingerprint: str, dim: int) -> None:
-        """Commit an encoder as the one that makes the collection's vectors."""
+    def add_encoder(self, fingerprint: str, dim: int, name: str | None = None) -> EncoderRecord:
+        """Commit an encoder, which becomes the active one if there are no images yet.
+
+        Its name is what the fingerprint begins with unless it gets one. Raises
+        :class:`EncoderError` if another encoder has the name.
+        """
         with self._transaction() as connection:
-            connection.execute(update(ENCODERS).values(active=False))
-            known = select(ENCODERS.c.id).where(ENCODERS.c.fingerprint == fingerprint)
-            if connection.execute(known).one_or_none() is None:
-                fields = {"fingerprint": fingerprint, "dim": dim, "created_at": _now()}
-                connection.execute(insert(ENCODERS).values(active=True, **fields))
-            else:
+            snapshot = Snapshot(connection)
+            known = {record.fingerprint: record for record in snapshot.encoders()}
+            chosen = name or fingerprint[:12]
+            if any(r.name == chosen and r.fingerprint != fingerprint for r in known.values()):
+                raise EncoderError(f"another encoder has the name {chosen}; choose one with --name")
+            if fingerprint not in known:
+                facts = {"fingerprint": fingerprint, "dim": dim, "created_at": _now()}
+                connection.execute(insert(ENCODERS).values(active=False, name=chosen, **facts))
+            elif name is not None:
                 ours = ENCODERS.c.fingerprint == fingerprint
-                connection.execute(update(ENCODERS).where(ours).values(active=True))
+                connection.execute(update(ENCODERS).where(ours).values(name=name))
+            if not snapshot.count_images():
+                _activate(connection, snapshot.encoder_named(fingerprint).id)
+            return snapshot.encoder_named(fingerprint)
+
+    def use_encoder(self, encoder: EncoderRecord) -> None:
+        """Commit that the vectors of another encoder are the collection's.
+
+        The present ones stay as those of a former encoder. Raises :class:`EncoderMismatch` if not
+        every image has a vector of it.
+        """
+        with self._transaction() as connection:
+            missing = Snapshot(connection).count_unplaced(encoder)
+            if missing:
+                raise EncoderMismatch(
+                    f"{missing:,} images have no vector of {encoder.name}; "
+                    f"run `imgsim reencode --encoder {encoder.name}`"
+                )
+            if not encoder.active:
+                _swap_placements(connection, encoder.id)
+                _activate(connection, encoder.id)
+
+    def commit_placements(
+        self, encoder: EncoderRecord, segment: Segment, ids: Sequence[int]
+    ) -> None:
+        """Commit vectors of an encoder that is not active: row i is the image ``ids[i]``.
+
+        With a segment that is committed already, nothing.
+        """
+        with self._transaction() as connection:
+            if segment.name in Snapshot(connection).segment_names():
+                return
+            segment_id = _insert_segment(connection, segment, encoder.id)
+            present = Snapshot(connection).paths(ids)
+            rows = [
+                {"image_id": number, "segment_id": segment_id, "row": row}
+                for row, number in enumerate(ids)
+                if number in present
+            ]
+            if rows:
+                connection.execute(insert(PLACEMENTS), rows)
+
+    def keep_encoder(self, encoder: EncoderRecord) -> None:
+        """Commit that the vectors of an encoder, if there are any, are wanted again."""
+        with self._transaction() as connection:
+            ours = ENCODERS.c.id == encoder.id
+            connection.execute(update(ENCODERS).where(ours).values(former=False))
+
+    def forget_former(self) -> None:
+        """Commit that the vectors of former encoders are no more."""
+        with self._transaction() as connection:
+            former = select(ENCODERS.c.id).where(ENCODERS.c.former)
+            theirs = select(SEGMENTS.c.id).where(SEGMENTS.c.encoder_id.in_(former))
+            connection.execute(delete(PLACEMENTS).where(PLACEMENTS.c.segment_id.in_(theirs)))
+            connection.execute(delete(SEGMENTS).where(SEGMENTS.c.encoder_id.in_(former)))
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -220,9 +277,31 @@ def _insert_refusals(connection: Connection, refused: Sequence[tuple[ImageFile, 
         connection.execute(insert(REFUSED), rows)
 
 
-def _insert_segment(connection: Connection, segment: Segment) -> int:
-    """Insert a segment of the active encoder and return its id."""
-    fields = {"encoder_id": Snapshot(connection).encoder().id, "created_at": _now()}
+def _activate(connection: Connection, encoder_id: int) -> None:
+    connection.execute(update(ENCODERS).where(ENCODERS.c.active).values(active=False, former=True))
+    ours = ENCODERS.c.id == encoder_id
+    connection.execute(update(ENCODERS).where(ours).values(active=True, former=False))
+
+
+def _swap_placements(connection: Connection, encoder_id: int) -> None:
+    """Exchange the vectors of all images for those of an encoder that has one of each."""
+    place, image = PLACEMENTS.c, IMAGES.c
+    present = select(image.id, image.segment_id, image.row)
+    connection.execute(insert(PLACEMENTS).from_select(["image_id", "segment_id", "row"], present))
+    theirs = select(SEGMENTS.c.id).where(SEGMENTS.c.encoder_id == encoder_id)
+    ours = place.segment_id.in_(theirs)
+    connection.execute(
+        update(IMAGES)
+        .where(image.id == place.image_id, ours)
+        .values(segment_id=place.segment_id, row=place.row)
+    )
+    connection.execute(delete(PLACEMENTS).where(ours))
+
+
+def _insert_segment(connection: Connection, segment: Segment, encoder_id: int = 0) -> int:
+    """Insert a segment of an encoder, or else of the active one, and return its id."""
+    encoder_id = encoder_id or Snapshot(connection).encoder().id
+    fields = {"encoder_id": encoder_id, "created_at": _now()}
     added = insert(SEGMENTS).values(**asdict(segment), **fields)
     return connection.execute(added.returning(SEGMENTS.c.id)).scalar_one()
 
@@ -236,88 +315,3 @@ def _delete_paths(connection: Connection, table: Table, paths: Sequence[bytes]) 
     for start in range(0, len(paths), IN_LIMIT):
         chosen = table.c.path.in_(paths[start : start + IN_LIMIT])
         connection.execute(delete(table).where(chosen))
-
-
-def _engine(path: Path) -> Engine:
-    engine = create_engine("sqlite://", creator=lambda: _connect(path), poolclass=QueuePool)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
-
-    return engine
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open the database, whose transactions begin where SQLAlchemy says."""
-    writable = os.access(path.parent, os.W_OK)
-    connection = _opened(path, "rwc") if writable else _reading(path)
-    for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL"):
-        connection.execute(f"PRAGMA {setting}")
-    return connection
-
-
-def _reading(path: Path) -> sqlite3.Connection:
-    """Open a database in a directory that cannot be written to.
-
-    There SQLite cannot make the files by which connections know of one another. If there are none,
-    nobody writes to the database, and nobody can on a file system that is read-only; elsewhere
-    somebody may begin to, so what is opened is a copy.
-    """
-    log = path.with_name(f"{path.name}-wal")
-    if not log.exists():
-        if os.statvfs(path).f_flag & os.ST_RDONLY:
-            return _opened(path, "ro", "&immutable=1")
-        with tempfile.TemporaryDirectory() as folder:
-            before = path.stat()
-            copy = Path(shutil.copyfile(path, Path(folder) / path.name))
-            after = path.stat()
-            if not log.exists() and before.st_mtime_ns == after.st_mtime_ns:
-                connection = _opened(copy, "ro", "&immutable=1")
-                connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # opens the file
-                return connection
-    return _opened(path, "ro")
-
-
-def _opened(path: Path, mode: str, more: str = "") -> sqlite3.Connection:
-    uri = f"{path.as_uri()}?mode={mode}{more}"
-    return sqlite3.connect(uri, 30, isolation_level=None, check_same_thread=False, uri=True)
-
-
-def _upgrade(engine: Engine, path: Path) -> None:
-    with engine.begin() as connection:
-        found = _schema(connection)
-    if found > SCHEMA:
-        raise CollectionNewer(
-            path.parent, f"its schema is {found} and this imgsim knows {SCHEMA}; upgrade imgsim"
-        )
-    if found < SCHEMA:
-        writing = engine.execution_options(begin="BEGIN IMMEDIATE")
-        with writing.begin() as connection:
-            if _schema(connection) < SCHEMA:  # nobody else did it while we waited
-                migrate(connection, _migrations())
-
-
-def _schema(connection: Connection) -> str:
-    if not inspect(connection).has_table("alembic_version"):
-        return "0000"
-    version = connection.execute(text("SELECT version_num FROM alembic_version"))
-    return version.scalar_one_or_none() or "0000"
-
-
-def migrate(connection: Connection, scripts: Path) -> None:
-    """Run the Alembic revisions in ``scripts`` that are missing, in the open transaction."""
-    from alembic import command  # noqa: PLC0415 - a second of import, for a step that is rare
-    from alembic.config import Config  # noqa: PLC0415
-
-    config = Config()
-    config.set_main_option("script_location", os.fspath(scripts).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-
-
-def _migrations() -> Path:
-    """Return where the migrations are: inside the package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "migrations"
-    return inside if inside.is_dir() else package.parent / "migrations"

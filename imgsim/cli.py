@@ -81,6 +81,7 @@ app = typer.Typer(
 )
 export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(export_app, name="export", help="Write neighbours, vectors or an index.")
+app.add_typer(modelling.encoder_app, name="encoder", help="Import, list and choose encoders.")
 
 
 def main() -> None:
@@ -317,6 +318,7 @@ def info(
 
 for command in (
     modelling.evaluate,
+    modelling.reencode,
     maintenance.prune,
     maintenance.remove,
     maintenance.relocate,

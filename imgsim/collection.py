@@ -1,7 +1,6 @@
 """A collection: the one place where the parts meet."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -13,26 +12,23 @@ from typing import Self
 import numpy as np
 
 from imgsim import export, repair, upkeep
-from imgsim.catalog import SCHEMA, Catalog
+from imgsim.catalog import Catalog
 from imgsim.compaction import everything, what_pays
+from imgsim.database import SCHEMA
 from imgsim.encoder import Encoder, read_feed
-from imgsim.encoders import encoder_damages, encoder_directory, load_encoder
+from imgsim.encoders import Encoders, encoder_damages, encoder_directory, load_encoder
 from imgsim.errors import (
     CollectionDamaged,
     CollectionError,
     CollectionNotFound,
     EncoderError,
-    EncoderMismatch,
     EncoderMissing,
     ImageError,
     ImgsimError,
 )
 from imgsim.files import (
     absolute,
-    new_directory,
-    publish_directory,
     reading,
-    sole_reader,
     writer_lock,
 )
 from imgsim.images import find
@@ -116,41 +112,28 @@ class Collection:
     ) -> None:
         self.close()
 
+    @property
+    def encoders(self) -> Encoders:
+        """Return the encoders that the collection has: list, import, use, reencode."""
+        return Encoders(self._path, self._catalog, self._store)
+
     def train(
         self,
         images: Paths,
         settings: TrainingSettings | None = None,
         on_progress: Callable[[TrainingProgress], None] = lambda _: None,
+        *,
+        name: str | None = None,
     ) -> TrainingReport:
-        """Train an encoder on image files and folders and make it the collection's encoder.
+        """Train an encoder on image files and folders.
 
-        Raises :class:`EncoderMismatch` if the collection already holds vectors, which a new encoder
-        would orphan, and :class:`EncoderError` if the images or the settings do not allow training.
+        It becomes the collection's encoder unless that holds vectors of another, which stay until
+        ``encoders.reencode``. Raises :class:`EncoderError` if the images or the settings do not
+        allow training.
         """
-        with writer_lock(self._path):
-            with self._catalog.snapshot() as snapshot:
-                stored = snapshot.count_images()
-            if stored:
-                raise EncoderMismatch(
-                    f"{self._path}: holds {stored:,} vectors of another encoder; "
-                    "train into a new collection, or delete this one first"
-                )
-            from imgsim import figures, training  # noqa: PLC0415 - TensorFlow takes seconds
-
-            with new_directory(self._path / "encoders") as scratch:
-                trained = training.train(
-                    self._find(images), settings or TrainingSettings(), scratch, on_progress
-                )
-                report = trained.report
-                figures.draw_history(scratch / "history.png", report.history)
-                figures.draw_reconstructions(
-                    scratch / "reconstructions.png", trained.originals, trained.reconstructions
-                )
-                directory = encoder_directory(self._path, report.fingerprint)
-                if not directory.exists():  # the same images and seed can give the same bytes
-                    publish_directory(scratch, directory)
-            self._catalog.activate_encoder(report.fingerprint, report.dim)
-        return replace(report, directory=str(directory))
+        return self.encoders.train(
+            self._find(images), settings or TrainingSettings(), on_progress, name
+        )
 
     def ingest(
         self,
@@ -172,7 +155,7 @@ class Collection:
             return self._new_ingest(settings).preview(self._find(roots))
         with writer_lock(self._path):
             total = sum(1 for _ in self._find(roots)) if on_progress else 0
-            self._sweep()
+            upkeep.sweep(self._path, self._catalog, self._store)
             self._catalog.commit_roots([path for path in roots if os.path.isdir(path)])
             run = self._new_ingest(
                 settings, lambda done: on_progress(done, total) if on_progress else None
@@ -188,14 +171,19 @@ class Collection:
         return replace(report, unmet=unmet, warnings=tuple(warnings))
 
     def compact(self, *, dry_run: bool = False) -> CompactReport:
-        """Merge small segments and drop vectors of images that were removed.
+        """Merge small segments; drop vectors of removed images, and those of former encoders.
 
-        Ingest does so by itself when it pays.
+        Ingest merges and drops by itself when it pays, but never those of former encoders.
         """
         with self._writing(dry_run=dry_run):
+            with self._catalog.snapshot() as snapshot:
+                former = snapshot.count_former()
             if dry_run:
-                return upkeep.compact(self._catalog, self._store, everything, dry_run=True)
-            return self._tidy(everything)
+                report = upkeep.compact(self._catalog, self._store, everything, dry_run=True)
+            else:
+                self._catalog.forget_former()
+                report = self._tidy(everything)
+        return replace(report, dropped=report.dropped + former)
 
     def prune(self, *, dry_run: bool = False) -> UpkeepReport:
         """Forget the images whose files are gone; see :class:`UpkeepReport`.
@@ -354,19 +342,7 @@ class Collection:
         return find(_listed(roots), exclude=str(self._path))
 
     def _tidy(self, choose: upkeep.Choice) -> CompactReport:
-        report = upkeep.compact(self._catalog, self._store, choose)
-        self._sweep()
-        with self._catalog.snapshot() as snapshot:
-            self._store.build_bounds(snapshot)
-        return report
-
-    def _sweep(self) -> None:
-        """Remove the files that no row names, unless a reader may still need one."""
-        with self._catalog.snapshot() as snapshot, sole_reader(self._path) as alone:
-            if alone:
-                self._store.sweep(snapshot)
-        for leftover in (self._path / "encoders").glob(".*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        return upkeep.tidy(self._path, self._catalog, self._store, choose)
 
     @contextmanager
     def _writing(self, *, dry_run: bool) -> Iterator[None]:

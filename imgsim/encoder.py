@@ -93,9 +93,13 @@ def read_feed(directory: Path) -> Feed:
 
 
 class Model:
-    """An ONNX model with one image input; safe to use from several threads."""
+    """An ONNX model with one image input; safe to use from several threads.
 
-    def __init__(self, path: Path) -> None:
+    Its ``shape`` and those of its ``outputs`` have a size, a name, or None for each axis. Errors
+    begin with ``name``.
+    """
+
+    def __init__(self, content: bytes, name: str) -> None:
         import onnxruntime as ort  # noqa: PLC0415 - only those who encode pay for it
         from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
 
@@ -105,24 +109,24 @@ class Model:
         options.log_severity_level = 3
         self._failures: tuple[type[Exception], ...] = (
             *(state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf),
-            *(state.NotImplemented, state.RuntimeException, OSError),
+            *(state.NotImplemented, state.RuntimeException),
         )
-        self.path = path
+        self.name = name
         try:
-            model = path.read_bytes()
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
         except self._failures as error:
-            raise EncoderError(f"{path}: cannot be loaded: {_first_line(error)}") from error
-        self.fingerprint = hashlib.sha256(model).hexdigest()
+            raise EncoderError(f"{name}: cannot be loaded: {first_line(error)}") from error
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(each.name for each in inputs)
-            raise EncoderError(f"{path}: must have one input, the image; it has {names or 'none'}")
+            raise EncoderError(f"{name}: must have one input, the image; it has {names or 'none'}")
         self._input = inputs[0].name
         self.shape: list[Any] = inputs[0].shape
         if inputs[0].type not in _TYPES or len(self.shape) != 4:
             raise EncoderError(
-                f"{path}: the input must be 4 axes of float or uint8 values, not "
+                f"{name}: the input must be 4 axes of float or uint8 values, not "
                 f"{inputs[0].type} {self.shape}"
             )
         self.dtype = _TYPES[inputs[0].type]
@@ -140,12 +144,12 @@ class Model:
         try:
             (values,) = self._session.run([output], {self._input: tensors})
         except self._failures as error:
-            raise EncoderError(f"{self.path}: fails on an image: {_first_line(error)}") from error
+            raise EncoderError(f"{self.name}: fails on an image: {first_line(error)}") from error
         values = np.asarray(values)
         if values.ndim and values.shape[0] == batch:
             values = values[0]
         elif batch > 1:
-            raise EncoderError(f"{self.path}: the output {output} has no row for each image")
+            raise EncoderError(f"{self.name}: the output {output} has no row for each image")
         latent: NDArray[np.float32] = values.astype(np.float32).ravel()
         if feed.normalize:
             length = np.sqrt(np.square(latent, dtype=np.float64).sum())
@@ -153,7 +157,8 @@ class Model:
         return latent
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what an error says, as far as one line holds it."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -162,8 +167,13 @@ class Encoder:
 
     def __init__(self, directory: Path) -> None:
         self.feed = read_feed(directory)
-        self._model = Model(directory / MODEL_NAME)
-        self.fingerprint = self._model.fingerprint
+        path = directory / MODEL_NAME
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise EncoderError(f"{path}: cannot be read: {error.strerror}") from error
+        self._model = Model(content, str(path))
+        self.fingerprint = hashlib.sha256(content).hexdigest()
         told = zip(self._model.shape[1:], self.feed.shape(1)[1:], strict=True)
         fits = all(size == asked for size, asked in told if isinstance(size, int))
         if (
@@ -189,7 +199,7 @@ class Encoder:
             latent = self._model.latent(image, self.feed)
             if len(latent) != len(row):
                 raise EncoderError(
-                    f"{self._model.path}: gives {len(latent)} values for an image, not {len(row)}"
+                    f"{self._model.name}: gives {len(latent)} values for an image, not {len(row)}"
                 )
             row[:] = latent
         return latents

@@ -62,6 +62,25 @@ def all_encoded(
     return latents
 
 
+def stamp(path: str) -> tuple[int, int, bytes]:
+    """Return size, time and hash of the image file at ``path``."""
+    with opened(path) as image:
+        return image.size, image.mtime_ns, image.sha256
+
+
+def encoded_again(
+    records: Iterable[ImageRecord], encoder: Encoder
+) -> Iterator[Latent | ImageError]:
+    """Yield the latents of images whose files still have their content."""
+
+    def again(record: ImageRecord) -> Latent:
+        if stamp(record.path)[2] != record.sha256:
+            raise ImageError(record.path, "has other content by now")
+        return encoded(record.path, encoder)
+
+    return in_threads(again, records)
+
+
 class Latents:
     """Latents of files for one writer, who may ask from many threads.
 

@@ -1,19 +1,52 @@
-"""The commands about encoders: train, evaluate."""
+"""The commands about encoders: train, evaluate, reencode, encoder import, list, show, use."""
 
 import json
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from imgsim.arguments import ImagePaths, Json, Options
+from imgsim.errors import ImageError
 from imgsim.files import printable
-from imgsim.settings import EvaluationSettings, TrainingSettings
-from imgsim.terminal import print_evaluation, progress_bar, say, training_display
+from imgsim.settings import EncoderSource, EvaluationSettings, TrainingSettings
+from imgsim.terminal import interruptible, print_evaluation, progress_bar, say, training_display
+from imgsim.types import EncoderInfo
 
 _DEFAULTS = TrainingSettings()
 _DRAWN = 20  # queries of a sheet
+
+
+class Layout(StrEnum):
+    """Order of an image's axes."""
+
+    nchw = "nchw"
+    nhwc = "nhwc"
+
+
+class Scale(StrEnum):
+    """Range of pixels."""
+
+    unit = "0..1"
+    byte = "0..255"
+
+
+class Channels(StrEnum):
+    """Order of channels."""
+
+    rgb = "rgb"
+    bgr = "bgr"
+
+
+Name = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What to call the encoder.", show_default="its checksum"),
+]
+EncoderName = Annotated[str, typer.Argument(metavar="NAME", help="An encoder's name.")]
+
+encoder_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 def train(
@@ -39,8 +72,9 @@ def train(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Seeds the split and the weights.")
     ] = 0,
+    name: Name = None,
 ) -> None:
-    """Train the encoder on images, without labels.
+    """Train an encoder on images, without labels.
 
     Ctrl-C ends the training early and keeps the best weights so far.
     """
@@ -52,17 +86,27 @@ def train(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with options.open(create=True) as collection, training_display(quiet=options.quiet) as show:
-        report = collection.train(images, settings, show)
+        report = collection.train(images, settings, show, name=name)
     for refusal in report.refused:
         say(f"left out: {printable(refusal.path)}: {printable(refusal.reason)}")
-    best = report.history[report.best_epoch - 1]
+    best, encoder = report.history[report.best_epoch - 1], report.encoder
     ended = " (interrupted)" if report.interrupted else ""
     options.note(
         f"trained on {report.images:,} images for {len(report.history)} epochs{ended}: best "
-        f"validation loss {best.val_loss:.5f} in epoch {report.best_epoch}, {report.dim:,} values "
+        f"validation loss {best.val_loss:.5f} in epoch {report.best_epoch}, {encoder.dim:,} values "
         f"a latent\nONNX against Keras on {report.compared} images: greatest difference "
-        f"{report.onnx_difference:.2g}\nencoder, history and reconstructions: {report.directory}"
+        f"{report.onnx_difference:.2g}\nencoder, history and reconstructions: {encoder.directory}"
     )
+    _offer(encoder, options)
+
+
+def _offer(encoder: EncoderInfo, options: Options) -> None:
+    """Say how an encoder takes over whose collection holds vectors of another."""
+    if not encoder.active:
+        options.note(
+            f"the collection goes on with the vectors of another encoder; `imgsim reencode "
+            f"--encoder {encoder.name}` gives its {encoder.images:,} images new ones"
+        )
 
 
 def evaluate(
@@ -110,3 +154,154 @@ def evaluate(
 
         draw_retrieved(figure, evaluation.retrieved[:_DRAWN])
         options.note(f"figure: {figure}")
+
+
+def reencode(
+    ctx: typer.Context,
+    encoder: Annotated[str, typer.Option(metavar="NAME", help="The encoder that takes over.")],
+    as_json: Json = False,
+) -> None:
+    """Give every image a vector of another encoder, which then takes over.
+
+    Until then queries are answered with the present vectors. An interrupted run goes on where it
+    stopped. `imgsim compact` drops the former vectors; before it, `imgsim encoder use` goes back.
+    Exits with 20, and nothing taken over, if any image cannot be read.
+    """
+    options: Options = ctx.obj
+    try:
+        with (
+            options.open() as collection,
+            progress_bar("reencode", quiet=options.quiet) as show,
+            interruptible("storing what is encoded; Ctrl-C again leaves at once"),
+        ):
+            report = collection.encoders.reencode(encoder, show)
+    except KeyboardInterrupt:
+        say("interrupted: what is encoded was stored; run the same command again to go on")
+        raise
+    if as_json:
+        print(json.dumps(asdict(report)))
+    for refusal in () if as_json else report.refused:
+        say(f"not encoded: {printable(refusal.path)}: {printable(refusal.reason)}")
+    options.note(f"{report.encoded:,} of {report.images:,} images encoded")
+    if report.switched:
+        options.note(f"the encoder is {encoder} now")
+        return
+    say(
+        f"imgsim: error: {len(report.refused):,} images have no vector of {encoder}, so it has not "
+        "taken over; `imgsim ingest` stores changed files, `imgsim prune` forgets those that are "
+        "gone, `imgsim remove` any; then run this again"
+    )
+    raise typer.Exit(ImageError.exit_code)
+
+
+@encoder_app.command("import")
+def import_encoder(
+    ctx: typer.Context,
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE.onnx", help="An ONNX model of images.")
+    ] = None,
+    keras: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A Keras model instead; needs --layer.")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The layer of --keras that is the latent.")
+    ] = None,
+    name: Name = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Height and width of images.", show_default="the model's"),
+    ] = None,
+    layout: Annotated[
+        Layout | None, typer.Option(help="Order of axes.", show_default="the model's")
+    ] = None,
+    scale: Annotated[
+        Scale | None,
+        typer.Option(
+            help="Range of pixels.", show_default="0..1; 0..255 for uint8 inputs and Keras"
+        ),
+    ] = None,
+    channels: Annotated[Channels, typer.Option(help="Order of channels.")] = Channels.rgb,
+    mean: Annotated[
+        str,
+        typer.Option(metavar="A,B,C", help="Subtracted after scaling, in the order of channels."),
+    ] = "0,0,0",
+    std: Annotated[str, typer.Option(metavar="A,B,C", help="Divides after that.")] = "1,1,1",
+    output: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which output.", show_default="the only one")
+    ] = None,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Bring vectors to unit length.")
+    ] = False,
+) -> None:
+    """Add an encoder made elsewhere: an ONNX model, or a layer of a Keras model.
+
+    The values of its output for an image, whatever their shape, are the vector.
+    """
+    options: Options = ctx.obj
+    chosen = file or keras
+    if chosen is None or (file and keras) or bool(keras) != bool(layer):
+        raise typer.BadParameter("name an ONNX file, or --keras FILE with --layer NAME")
+    source = EncoderSource(
+        file=chosen,
+        name=name,
+        layer=layer,
+        image_size=image_size,
+        layout=layout,
+        scale=scale,
+        channels=channels,
+        mean=_triple(mean),
+        std=_triple(std),
+        output=output,
+        normalize=normalize,
+    )
+    with options.open(create=True) as collection:
+        report = collection.encoders.import_(source)
+    for warning in report.warnings:
+        say(f"imgsim: warning: {printable(warning)}")
+    encoder = report.encoder
+    options.note(f"encoder {encoder.name}: {encoder.dim:,} values a vector: {encoder.directory}")
+    _offer(encoder, options)
+
+
+def _triple(text: str) -> tuple[float, float, float]:
+    try:
+        first, second, third = map(float, text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text}: must be three numbers with commas between") from error
+    return first, second, third
+
+
+@encoder_app.command("list")
+def list_encoders(ctx: typer.Context, as_json: Json = False) -> None:
+    """Print the encoders; a star marks the one that queries use."""
+    options: Options = ctx.obj
+    with options.open() as collection:
+        encoders = collection.encoders.list()
+    if as_json:
+        print(json.dumps([asdict(encoder) for encoder in encoders]))
+        return
+    width = max([4, *(len(printable(encoder.name)) for encoder in encoders)])
+    print(f"  {'name':<{width}}  {'values':>7}  {'image':>9}  {'vectors':>10}  checksum")
+    for each in encoders:
+        size = f"{each.feed.get('height', '?')}x{each.feed.get('width', '?')}"
+        print(
+            f"{'*' if each.active else ' '} {printable(each.name):<{width}}  {each.dim:>7,}  "
+            f"{size:>9}  {each.vectors:>10,}  {each.fingerprint[:12]}"
+        )
+
+
+@encoder_app.command("show")
+def show_encoder(ctx: typer.Context, name: EncoderName) -> None:
+    """Print facts about an encoder as JSON."""
+    options: Options = ctx.obj
+    with options.open() as collection:
+        print(json.dumps(asdict(collection.encoders.get(name)), indent=2))
+
+
+@encoder_app.command("use")
+def use_encoder(ctx: typer.Context, name: EncoderName) -> None:
+    """Let an encoder take over that has a vector of every image; see `imgsim reencode`."""
+    options: Options = ctx.obj
+    with options.open() as collection:
+        collection.encoders.use(name)
+    options.note(f"the encoder is {name} now")

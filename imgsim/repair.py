@@ -7,12 +7,11 @@ import numpy as np
 from imgsim.catalog import Catalog
 from imgsim.encoder import Encoder
 from imgsim.errors import ImageError, ImageUnavailable
-from imgsim.images import opened
-from imgsim.latents import Latent, encoded, in_threads
+from imgsim.latents import Latent, encoded_again, in_threads, stamp
 from imgsim.presence import Roots, is_gone
 from imgsim.snapshot import Snapshot
 from imgsim.store import VectorStore
-from imgsim.types import Damage, ImageRecord, RepairReport, Segment
+from imgsim.types import Damage, RepairReport, Segment
 
 _AT_ONCE = 4_096  # images
 
@@ -22,7 +21,7 @@ def altered_images(snapshot: Snapshot) -> Iterator[Damage]:
     for segment in snapshot.segments():
         ids = snapshot.segment_ids(segment)
         records = list(snapshot.records(ids[ids >= 0].tolist()).values())
-        results = in_threads(_facts, (record.path for record in records))
+        results = in_threads(stamp, (record.path for record in records))
         for record, found in zip(records, results, strict=True):
             expected = f"sha256 {record.sha256.hex()}"
             if isinstance(found, ImageUnavailable):
@@ -71,7 +70,7 @@ def _encode_again(
     for start in range(0, len(records), _AT_ONCE):
         found: dict[int, Latent] = {}
         some = dict(records[start : start + _AT_ONCE])
-        for number, result in zip(some, _latents(some, encoder), strict=True):
+        for number, result in zip(some, encoded_again(some.values(), encoder), strict=True):
             if isinstance(result, Latent):
                 found[number] = result
             elif _is_lost(result, roots):
@@ -88,26 +87,8 @@ def _encode_again(
     return count, list(lost.values()), kept
 
 
-def _latents(records: dict[int, ImageRecord], encoder: Encoder) -> Iterator[Latent | ImageError]:
-    """Yield the latents of images whose files still have their content."""
-    by_path = {record.path: record for record in records.values()}
-
-    def again(path: str) -> Latent:
-        if _facts(path)[2] != by_path[path].sha256:
-            raise ImageError(path, "has other content by now")
-        return encoded(path, encoder)
-
-    return in_threads(again, by_path)
-
-
 def _is_lost(error: ImageError, roots: Roots) -> bool:
     """Say whether the image is no more, rather than out of reach for now."""
     if isinstance(error, ImageUnavailable):
         return is_gone(error.path) and not roots.are_away(error.path)
     return True
-
-
-def _facts(path: str) -> tuple[int, int, bytes]:
-    """Return size, time and hash of the image file at ``path``."""
-    with opened(path) as image:
-        return image.size, image.mtime_ns, image.sha256

@@ -61,3 +61,24 @@ class EvaluationSettings:
     column: str = "label"
     queries: int = 1_000
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """An encoder made elsewhere: a ``file`` that is an ONNX model or, with ``layer``, a Keras one.
+
+    What is None is taken from the file, or else is what such models mostly have: pixels from 0 to 1
+    for float inputs of ONNX, from 0 to 255 for others, no mean and deviation, RGB.
+    """
+
+    file: str
+    name: str | None = None
+    layer: str | None = None
+    image_size: int | None = None
+    layout: str | None = None
+    scale: str | None = None
+    channels: str = "rgb"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    output: str | None = None
+    normalize: bool = False

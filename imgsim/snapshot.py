@@ -14,6 +14,7 @@ from sqlalchemy import (
     LargeBinary,
     and_,
     cast,
+    false,
     func,
     literal,
     not_,
@@ -24,7 +25,7 @@ from sqlalchemy import (
 
 from imgsim.errors import EncoderMissing
 from imgsim.files import absolute
-from imgsim.tables import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS
+from imgsim.tables import ENCODERS, IMAGES, PLACEMENTS, REFUSED, ROOTS, SEGMENTS
 from imgsim.types import Damage, EncoderRecord, ImageRecord, Segment, StoredImage, Within
 
 IN_LIMIT = 10_000
@@ -41,11 +42,48 @@ class Snapshot:
 
     def encoder(self) -> EncoderRecord:
         """Return the active encoder, or raise :class:`EncoderMissing`."""
-        columns = select(ENCODERS.c.id, ENCODERS.c.fingerprint, ENCODERS.c.dim)
-        row = self._connection.execute(columns.where(ENCODERS.c.active)).one_or_none()
-        if row is None:
-            raise EncoderMissing("the collection has no encoder yet; run `imgsim train` first")
-        return EncoderRecord(*row)
+        for record in self.encoders():
+            if record.active:
+                return record
+        raise EncoderMissing("the collection has no encoder yet; run `imgsim train` first")
+
+    def encoder_named(self, name: str) -> EncoderRecord:
+        """Return the encoder with a name or fingerprint, or raise :class:`EncoderMissing`."""
+        records = self.encoders()
+        for record in records:
+            if name in {record.name, record.fingerprint}:
+                return record
+        there = ", ".join(record.name for record in records) or "none"
+        raise EncoderMissing(f"the collection has no encoder {name}; it has: {there}")
+
+    def encoders(self) -> list[EncoderRecord]:
+        """Return all encoders, the oldest first."""
+        encoder = ENCODERS.c
+        columns = encoder.id, encoder.fingerprint, encoder.dim, encoder.name, encoder.active
+        rows = self._connection.execute(select(*columns).order_by(encoder.id))
+        return [EncoderRecord(*row) for row in rows]
+
+    def count_unplaced(self, encoder: EncoderRecord) -> int:
+        """Return how many images have no vector of an encoder."""
+        return self._connection.execute(
+            select(func.count(IMAGES.c.id)).where(*_unplaced(encoder))
+        ).scalar_one()
+
+    def unplaced(self, encoder: EncoderRecord, after: int, most: int) -> dict[int, ImageRecord]:
+        """Return up to ``most`` images without a vector of an encoder, with ids from ``after``."""
+        ids = self._connection.execute(
+            select(IMAGES.c.id)
+            .where(IMAGES.c.id > after, *_unplaced(encoder))
+            .order_by(IMAGES.c.id)
+            .limit(most)
+        )
+        return dict(sorted(self.records(list(ids.scalars())).items()))
+
+    def count_former(self) -> int:
+        """Return the number of vectors of former encoders."""
+        rows = select(func.coalesce(func.sum(SEGMENTS.c.rows), 0))
+        former = rows.join(ENCODERS, SEGMENTS.c.encoder_id == ENCODERS.c.id)
+        return self._connection.execute(former.where(ENCODERS.c.former)).scalar_one()
 
     def segments(self) -> list[Segment]:
         """Return the segments of the active encoder in the order of their images' ids."""
@@ -217,6 +255,15 @@ class Snapshot:
 def encoded(paths: Sequence[str]) -> list[bytes]:
     """Return paths as the tables hold them."""
     return [os.fsencode(path) for path in paths]
+
+
+def _unplaced(encoder: EncoderRecord) -> Iterator[ColumnElement[bool]]:
+    """Yield the condition on images that they have no vector of an encoder."""
+    if encoder.active:
+        yield false()
+    place = PLACEMENTS.c
+    theirs = select(place.image_id).join(SEGMENTS, place.segment_id == SEGMENTS.c.id)
+    yield IMAGES.c.id.not_in(theirs.where(SEGMENTS.c.encoder_id == encoder.id))
 
 
 def _admitted(within: Within) -> Iterator[ColumnElement[bool]]:

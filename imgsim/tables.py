@@ -24,6 +24,8 @@ class _EncoderColumns(TypedColumns):
     dim: Named[int]
     active: Named[bool]
     created_at: Named[int] = Column(BigInteger)
+    name: Named[str] = Column(unique=True, index=True, server_default="")
+    former: Named[bool] = Column(server_default=text("0"))
 
 
 class _SegmentColumns(TypedColumns):
@@ -48,6 +50,12 @@ class _ImageColumns(TypedColumns):
     row: Named[int]
 
 
+class _PlacementColumns(TypedColumns):
+    image_id: Named[int] = Column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    segment_id: Named[int] = Column(ForeignKey("segments.id"), primary_key=True)
+    row: Named[int]
+
+
 class _RootColumns(TypedColumns):
     path: Named[bytes] = Column(LargeBinary, primary_key=True)
 
@@ -65,7 +73,10 @@ ENCODERS = Table(
     _EncoderColumns,
     Index("one_active_encoder", "active", unique=True, sqlite_where=text("active")),
 )
-"""Encoders in ``encoders/<fingerprint>``; the active one made the live vectors."""
+"""Encoders in ``encoders/<fingerprint>``; the active one made the live vectors.
+
+A former one was active before; its vectors go with the next ``compact``.
+"""
 
 SEGMENTS = Table("segments", METADATA, _SegmentColumns)
 """Files ``segments/<name>.faiss``."""
@@ -78,6 +89,9 @@ IMAGES = Table(
     sqlite_autoincrement=True,
 )
 """Stored images; the vector of each is row ``row`` of its segment. Ids are never reused."""
+
+PLACEMENTS = Table("placements", METADATA, _PlacementColumns, UniqueConstraint("segment_id", "row"))
+"""Vectors of stored images under encoders that are not active."""
 
 ROOTS = Table("roots", METADATA, _RootColumns)
 """Folders that were ingested; where one is missing or empty, its images are not taken for gone."""

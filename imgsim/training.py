@@ -3,18 +3,26 @@
 import csv
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsim import figures
 from imgsim.autoencoder import create_autoencoder, encoder_of, export_onnx, fit, set_seed
 from imgsim.encoder import MODEL_NAME, Encoder, Feed, write_feed
 from imgsim.errors import EncoderError, ImageError, TrainingDiverged
 from imgsim.images import decode, is_image
 from imgsim.settings import SHRINK, TrainingSettings
-from imgsim.types import EpochRecord, ImageFile, Refusal, TrainingProgress, TrainingReport
+from imgsim.types import (
+    EncoderInfo,
+    EpochRecord,
+    ImageFile,
+    Refusal,
+    TrainingProgress,
+    TrainingReport,
+)
 
 _COMPARED = 16
 _TOLERANCE = 1e-4
@@ -22,25 +30,17 @@ _LATENT_VALUES = 1_024
 _LATENT_CHANNELS = 4, 64
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """The report, and validation images (n, height, width, 3) uint8 with what came out for them."""
-
-    report: TrainingReport
-    originals: NDArray[np.uint8]
-    reconstructions: NDArray[np.uint8]
-
-
 def train(
     found: Iterable[ImageFile | ImageError],
     settings: TrainingSettings,
     directory: Path,
     on_progress: Callable[[TrainingProgress], None],
-) -> Trained:
-    """Train on the images among the files found and write the encoder's files into ``directory``.
+    adopt: Callable[[Path], EncoderInfo],
+) -> TrainingReport:
+    """Train on the images among the files found; write files into ``directory`` and ``adopt`` it.
 
-    The files are model.keras, encoder.onnx, encoder.json and history.csv. The ONNX encoder is
-    accepted only if its latents agree with those of Keras on validation images.
+    The files are model.keras, encoder.onnx, encoder.json, history.csv and two pictures. The ONNX
+    encoder is accepted only if its latents agree with those of Keras on validation images.
     """
     images = _Images(found, settings.image_size)
     if len(images.paths) < 2:
@@ -63,9 +63,12 @@ def train(
         raise TrainingDiverged("the latents are not finite; try a lower --learning-rate")
     exported = Encoder(directory)
     outputs = autoencoder.predict_on_batch(sample.astype(np.float32))
-    report = TrainingReport(
-        fingerprint=exported.fingerprint,
-        dim=exported.feed.dim,
+    figures.draw_history(directory / "history.png", fitted.history)
+    figures.draw_reconstructions(
+        directory / "reconstructions.png", sample, np.rint(255 * outputs).astype(np.uint8)
+    )
+    return TrainingReport(
+        encoder=adopt(directory),
         images=len(images.paths),
         refused=images.refused(),
         history=fitted.history,
@@ -73,9 +76,7 @@ def train(
         interrupted=fitted.interrupted,
         compared=len(sample),
         onnx_difference=_difference(latents, exported.encode(sample)),
-        directory=str(directory),
     )
-    return Trained(report, sample, np.rint(255 * outputs).astype(np.uint8))
 
 
 def latent_channels(settings: TrainingSettings) -> int:

@@ -138,6 +138,33 @@ class EncoderRecord:
     id: int
     fingerprint: str
     dim: int
+    name: str
+    active: bool
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """An encoder of a collection: ``vectors`` of ``images`` stored are there.
+
+    ``feed`` is its ``encoder.json``.
+    """
+
+    name: str
+    fingerprint: str
+    active: bool
+    dim: int
+    vectors: int
+    images: int
+    feed: dict[str, object]
+    directory: str
+
+
+@dataclass(frozen=True)
+class EncoderReport:
+    """What an import made, and what looked odd about it."""
+
+    encoder: EncoderInfo
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -214,6 +241,20 @@ class RepairReport:
 
 
 @dataclass(frozen=True)
+class ReencodeReport:
+    """What a reencode did.
+
+    Of ``images`` stored, ``encoded`` got a vector in this run. If some are ``refused``, because
+    they cannot be read or have other content by now, the encoder has not taken over.
+    """
+
+    images: int
+    encoded: int
+    refused: tuple[Refusal, ...]
+    switched: bool
+
+
+@dataclass(frozen=True)
 class CompactReport:
     """Segments before and after, and how many vectors of no image were dropped."""
 
@@ -256,11 +297,10 @@ class TrainingReport:
     """What a training run made.
 
     ``onnx_difference`` is the greatest absolute difference between the latents of the ONNX encoder
-    and of Keras on ``compared`` images; ``directory`` holds the encoder's files.
+    and of Keras on ``compared`` images.
     """
 
-    fingerprint: str
-    dim: int
+    encoder: EncoderInfo
     images: int
     refused: tuple[Refusal, ...]
     history: tuple[EpochRecord, ...]
@@ -268,7 +308,6 @@ class TrainingReport:
     interrupted: bool
     compared: int
     onnx_difference: float
-    directory: str
 
 
 @dataclass(frozen=True)

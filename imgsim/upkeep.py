@@ -1,13 +1,15 @@
 """Keep a collection in order: prune, remove, relocate, compact."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from imgsim.catalog import Catalog
 from imgsim.errors import StoreError
-from imgsim.files import absolute
+from imgsim.files import absolute, sole_reader
 from imgsim.presence import Roots, is_gone
 from imgsim.snapshot import Snapshot
 from imgsim.store import VectorStore
@@ -98,6 +100,24 @@ def compact(
         merged += len(names) - any(live[run])
         dropped += sum(rows[run]) - sum(live[run])
     return CompactReport(len(segments), len(segments) - merged, dropped)
+
+
+def tidy(collection: Path, catalog: Catalog, store: VectorStore, choose: Choice) -> CompactReport:
+    """Merge what ``choose`` names, remove what no row names, build the bounds that are missing."""
+    report = compact(catalog, store, choose)
+    sweep(collection, catalog, store)
+    with catalog.snapshot() as snapshot:
+        store.build_bounds(snapshot)
+    return report
+
+
+def sweep(collection: Path, catalog: Catalog, store: VectorStore) -> None:
+    """Remove the files that no row names, unless a reader may still need one."""
+    with catalog.snapshot() as snapshot, sole_reader(collection) as alone:
+        if alone:
+            store.sweep(snapshot)
+    for leftover in (collection / "encoders").glob(".*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _refuse_conflicts(snapshot: Snapshot, old: str, new: str) -> None:

@@ -35,7 +35,7 @@ def make_collection(path: Path) -> Path:
     encoder = encoder_directory()
     shutil.copytree(encoder, path / "encoders" / encoder.name)
     catalog = Catalog(path / "catalog.db")
-    catalog.activate_encoder(encoder.name, read_feed(encoder).dim)
+    catalog.add_encoder(encoder.name, read_feed(encoder).dim)
     catalog.close()
     return path
 

@@ -12,8 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, inspect
 
-from imgsim.catalog import SCHEMA, Catalog, _engine, migrate
-from imgsim.errors import CollectionDamaged, CollectionNewer, EncoderMissing
+from imgsim.catalog import Catalog
+from imgsim.database import SCHEMA, engine_of, migrate
+from imgsim.errors import (
+    CollectionDamaged,
+    CollectionNewer,
+    EncoderError,
+    EncoderMismatch,
+    EncoderMissing,
+)
 from imgsim.tables import METADATA
 from imgsim.types import ImageFile, ImageRecord, Refusal, Segment
 
@@ -31,7 +38,7 @@ def segment(name, rows):
 @pytest.fixture
 def catalog(tmp_path):
     opened = Catalog(tmp_path / "catalog.db")
-    opened.activate_encoder("first", 4)
+    opened.add_encoder("first", 4)
     yield opened
     opened.close()
 
@@ -65,7 +72,7 @@ class TestSchema:
             "    op.create_table('half', sa.Column('id', sa.Integer))\n"
             "    raise RuntimeError('power cut')\n"
         )
-        engine = _engine(tmp_path / "fresh.db")
+        engine = engine_of(tmp_path / "fresh.db")
         with pytest.raises(RuntimeError, match="power cut"), engine.begin() as connection:
             migrate(connection, scripts)
         with engine.connect() as connection:
@@ -82,7 +89,7 @@ class TestSchema:
         assert path.read_bytes() == content
 
     def test_settings_of_the_connection(self, tmp_path, catalog):
-        engine = _engine(tmp_path / "catalog.db")
+        engine = engine_of(tmp_path / "catalog.db")
         with engine.connect() as connection:
             pragmas = [
                 connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
@@ -138,7 +145,7 @@ class TestImages:
     def test_any_bytes_are_a_path(self, tmp_path_factory, names):
         paths = [os.fsdecode(name) for name in sorted(names)]
         catalog = Catalog(tmp_path_factory.mktemp("paths") / "catalog.db")
-        catalog.activate_encoder("first", 4)
+        catalog.add_encoder("first", 4)
         catalog.commit_batch(segment("a", len(paths)), [record(path) for path in paths])
         with catalog.snapshot() as snapshot:
             assert list(snapshot.paths(range(1, len(paths) + 1)).values()) == paths
@@ -163,16 +170,77 @@ class TestEncoders:
             snapshot.encoder()
         catalog.close()
 
-    def test_one_is_active_and_its_segments_alone_are_searched(self, catalog):
+    def test_the_first_is_active_and_another_once_there_are_images_is_not(self, catalog):
         catalog.commit_batch(segment("a", 1), [record("/1")])
-        catalog.activate_encoder("second", 8)
+        added = catalog.add_encoder("second", 8, "mine")
+        assert (added.name, added.dim, added.active) == ("mine", 8, False)
+        with catalog.snapshot() as snapshot:
+            assert snapshot.encoder().fingerprint == "first"
+            assert [encoder.name for encoder in snapshot.encoders()] == ["first", "mine"]
+            assert snapshot.encoder_named("second") == snapshot.encoder_named("mine") == added
+            with pytest.raises(EncoderMissing, match="first, mine"):
+                snapshot.encoder_named("third")
+
+    def test_names_are_unique(self, catalog):
+        catalog.add_encoder("second", 8, "mine")
+        with pytest.raises(EncoderError, match="mine"):
+            catalog.add_encoder("third", 8, "mine")
+        assert catalog.add_encoder("second", 8, "other").name == "other"
+        assert catalog.add_encoder("second", 8).name == "other"
+
+    def test_another_takes_over_when_it_has_a_vector_of_every_image(self, catalog):
+        catalog.commit_batch(segment("a", 3), [record(f"/{n}") for n in range(3)])
+        second = catalog.add_encoder("second", 4)
+        catalog.commit_placements(second, segment("b", 2), [1, 3])
+        catalog.commit_placements(second, segment("b", 2), [1, 3])  # once more, to no effect
+        with pytest.raises(EncoderMismatch, match="1 images"):
+            catalog.use_encoder(second)
+        with catalog.snapshot() as snapshot:
+            assert list(snapshot.unplaced(second, 0, 10)) == [2]
+            assert snapshot.segments() == [segment("a", 3)]
+        catalog.commit_placements(second, segment("c", 1), [2])
+        catalog.use_encoder(second)
         with catalog.snapshot() as snapshot:
             assert snapshot.encoder().fingerprint == "second"
-            assert snapshot.segments() == []
-        catalog.activate_encoder("first", 4)
+            assert snapshot.segments() == [segment("b", 2), segment("c", 1)]
+            assert snapshot.segment_ids(segment("b", 2)).tolist() == [1, 3]
+            assert snapshot.segment_ids(segment("a", 3)).tolist() == [-1, -1, -1]
+            first = snapshot.encoder_named("first")
+            assert snapshot.count_unplaced(first) == 0
+
+    def test_and_back_again(self, catalog):
+        catalog.commit_batch(segment("a", 2), [record(f"/{n}") for n in range(2)])
+        second = catalog.add_encoder("second", 4)
+        catalog.commit_placements(second, segment("b", 2), [1, 2])
+        catalog.use_encoder(second)
         with catalog.snapshot() as snapshot:
-            assert snapshot.encoder().dim == 4
-            assert len(snapshot.segments()) == 1
+            first = snapshot.encoder_named("first")
+        catalog.use_encoder(first)
+        with catalog.snapshot() as snapshot:
+            assert snapshot.segments() == [segment("a", 2)]
+            assert snapshot.segment_ids(segment("a", 2)).tolist() == [1, 2]
+
+    def test_vectors_of_images_that_go_go_with_them(self, catalog):
+        catalog.commit_batch(segment("a", 2), [record(f"/{n}") for n in range(2)])
+        second = catalog.add_encoder("second", 4)
+        catalog.commit_placements(second, segment("b", 2), [1, 2])
+        catalog.forget([1], (), ())
+        catalog.commit_placements(second, segment("c", 1), [1])  # it went while it was encoded
+        catalog.use_encoder(second)
+        with catalog.snapshot() as snapshot:
+            assert snapshot.segment_ids(segment("b", 2)).tolist() == [-1, 2]
+
+    def test_former_vectors_are_forgotten_and_unfinished_ones_are_not(self, catalog):
+        catalog.commit_batch(segment("a", 2), [record(f"/{n}") for n in range(2)])
+        second, third = (catalog.add_encoder(name, 4) for name in ("second", "third"))
+        catalog.commit_placements(second, segment("b", 2), [1, 2])
+        catalog.commit_placements(third, segment("c", 1), [1])
+        catalog.use_encoder(second)
+        catalog.forget_former()
+        with catalog.snapshot() as snapshot:
+            assert snapshot.segment_names() == ["b", "c"]
+            assert snapshot.count_unplaced(snapshot.encoder_named("first")) == 2
+            assert snapshot.count_unplaced(third) == 1
 
 
 class TestDamages:

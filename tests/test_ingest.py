@@ -363,7 +363,7 @@ def test_latents_that_are_not_finite_are_never_stored(tmp_path, pictures):
     (directory / "encoder.onnx").write_bytes(model.SerializeToString())
     write_feed(directory, Feed(32, 32, 3))
     catalog = Catalog(path / "catalog.db")
-    catalog.activate_encoder(fingerprint, 3)
+    catalog.add_encoder(fingerprint, 3)
     catalog.close()
     Image.new("RGB", (8, 8)).save(pictures / "black.png")
     with Collection.open(path) as collection:

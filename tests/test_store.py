@@ -26,7 +26,7 @@ def vectors():
 def stored(tmp_path, vectors):
     """A catalog and a store with three segments, and the bounds that the writer makes."""
     catalog = Catalog(tmp_path / "catalog.db")
-    catalog.activate_encoder("encoder", DIM)
+    catalog.add_encoder("encoder", DIM)
     (tmp_path / "segments").mkdir()
     store = VectorStore(tmp_path / "segments")
     for part in np.split(np.arange(5_000), [2_500, 4_900]):
@@ -172,7 +172,7 @@ def test_a_collection_that_has_grown_gets_another_basis(tmp_path):
     first = random.normal(size=(2_100, DIM)).astype(np.float32)  # these do not compress
     later = (random.normal(size=(8 * 2_100, DIM)) * 0.9 ** np.arange(DIM)).astype(np.float32)
     catalog = Catalog(tmp_path / "catalog.db")
-    catalog.activate_encoder("encoder", DIM)
+    catalog.add_encoder("encoder", DIM)
     (tmp_path / "segments").mkdir()
     store = VectorStore(tmp_path / "segments")
     bounded = []

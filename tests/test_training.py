@@ -60,7 +60,7 @@ class TestAutoencoder:
 class TestTrain:
     def test_what_is_saved(self, trained):
         _, report, _ = trained
-        assert sorted(os.listdir(report.directory)) == [
+        assert sorted(os.listdir(report.encoder.directory)) == [
             "encoder.json",
             "encoder.onnx",
             "history.csv",
@@ -68,15 +68,15 @@ class TestTrain:
             "model.keras",
             "reconstructions.png",
         ]
-        assert os.path.basename(report.directory) == report.fingerprint
+        assert os.path.basename(report.encoder.directory) == report.encoder.fingerprint
         for name in ("history.png", "reconstructions.png"):
-            with Image.open(os.path.join(report.directory, name)) as image:
+            with Image.open(os.path.join(report.encoder.directory, name)) as image:
                 image.load()
 
     def test_the_loss_falls_and_the_history_is_on_disk(self, trained):
         _, report, _ = trained
         assert report.history[-1].loss < report.history[0].loss
-        with open(os.path.join(report.directory, "history.csv"), newline="") as file:
+        with open(os.path.join(report.encoder.directory, "history.csv"), newline="") as file:
             rows = list(csv.DictReader(file))
         assert [float(row["val_loss"]) for row in rows] == [e.val_loss for e in report.history]
         best = min(report.history, key=lambda epoch: epoch.val_loss)
@@ -84,10 +84,12 @@ class TestTrain:
 
     def test_the_onnx_encoder_is_the_encoder_of_the_saved_model(self, trained, crops):
         _, report, _ = trained
-        autoencoder = keras.models.load_model(os.path.join(report.directory, "model.keras"))
+        autoencoder = keras.models.load_model(os.path.join(report.encoder.directory, "model.keras"))
         images = np.stack([decode(path, 32, 32) for path in crops]).astype(np.float32)
         ours = encoder_of(autoencoder).predict(images, verbose=0)
-        session = onnxruntime.InferenceSession(os.path.join(report.directory, "encoder.onnx"))
+        session = onnxruntime.InferenceSession(
+            os.path.join(report.encoder.directory, "encoder.onnx")
+        )
         (theirs,) = session.run(None, {session.get_inputs()[0].name: images})
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(ours).max()
         assert report.onnx_difference < 1e-4 * np.abs(ours).max()
@@ -96,7 +98,7 @@ class TestTrain:
     def test_best_weights_are_kept(self, trained, crops):
         """The saved model has the validation loss of the best epoch, not of the last."""
         _, report, _ = trained
-        autoencoder = keras.models.load_model(os.path.join(report.directory, "model.keras"))
+        autoencoder = keras.models.load_model(os.path.join(report.encoder.directory, "model.keras"))
         order = np.random.default_rng(SMALL.seed).permutation(36)[:4]
         paths = [sorted(crops)[i] for i in order]
         images = np.stack([decode(path, 32, 32) for path in paths]).astype(np.float32)
@@ -115,8 +117,8 @@ class TestTrain:
 
     def test_the_encoder_works(self, trained, crops):
         collection, report, _ = trained
-        assert collection.info().encoder == report.fingerprint
-        assert collection.info().dim == report.dim == 16
+        assert collection.info().encoder == report.encoder.fingerprint
+        assert collection.info().dim == report.encoder.dim == 16
         assert collection.ingest(crops).added == 36
         (result,) = collection.query([crops[5]], 1)
         assert (result.matches[0].path, result.matches[0].distance) == (crops[5], 0.0)
