@@ -11,7 +11,7 @@ from imgsim.compaction import what_pays
 from imgsim.encoder import MODEL_NAME, Encoder, read_feed
 from imgsim.errors import EncoderError, EncoderMismatch, ImageError
 from imgsim.files import new_directory, publish_directory, writer_lock
-from imgsim.reencode import Reencode
+from imgsim.reencode import Reencode, take_over
 from imgsim.settings import EncoderSource, TrainingSettings
 from imgsim.snapshot import Snapshot
 from imgsim.store import VectorStore
@@ -81,7 +81,7 @@ class Encoders:
         with writer_lock(self._path):
             record = self._named(name)
             load_encoder(self._path, record)
-            self._catalog.use_encoder(record)
+            take_over(self._catalog, self._store, record)
             tidy(self._path, self._catalog, self._store, what_pays)
 
     def reencode(self, name: str, on_progress: Progress | None = None) -> ReencodeReport:

@@ -18,6 +18,13 @@ _BATCH_BYTES = 32 << 20
 _BATCH_SECONDS = 30.0
 
 
+def take_over(catalog: Catalog, store: VectorStore, record: EncoderRecord) -> None:
+    """Let an encoder take over that has a vector of every image, or raise EncoderMismatch."""
+    if not record.active:
+        store.forget_basis()  # before the commit: a basis for other vectors would not be noticed
+    catalog.use_encoder(record)
+
+
 class Reencode:
     """One run; what is committed stays, also when the run is interrupted or killed."""
 
@@ -57,7 +64,7 @@ class Reencode:
             self._commit()
             raise
         if not refused:
-            self._catalog.use_encoder(self._record)
+            take_over(self._catalog, self._store, self._record)
         return ReencodeReport(images, self._encoded, tuple(refused), not refused)
 
     def _missing(self) -> Iterator[tuple[int, ImageRecord]]:

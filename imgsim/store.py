@@ -104,6 +104,10 @@ class VectorStore:
                 f"written: {error.strerror}"
             ) from error
 
+    def forget_basis(self) -> None:
+        """Remove the basis, so that the next bounds are for one that is fitted anew."""
+        (self._directory / _BASIS).unlink(missing_ok=True)
+
     def _new_basis(self, mapped: Sequence[MappedVectors]) -> Basis | None:
         """Fit and write a basis; None if there are too few vectors yet."""
         rows = sum(map(len, mapped))

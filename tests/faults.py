@@ -1,4 +1,4 @@
-"""A program: ingest and compact with a fault before each of its effects on the disk in turn.
+"""A program: do a job with a fault before each of its effects on the disk in turn.
 
 For every effect it copies the collection, forks, and lets the child be killed there, or lets the
 disk be full there. It prints a line of JSON for each: the copy, the effect, and how the child
@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from imgsim import Collection, ImgsimError, ingest
+from imgsim import Collection, ImgsimError, ingest, reencode
 
 KILLED, REFUSED = 9, 3
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -61,11 +61,14 @@ class Faults:
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def work(path: Path, pictures: str) -> int:
+def work(path: Path, pictures: str, job: str) -> int:
     """Do what a user does, and return an exit code."""
     try:
         with Collection.open(path, create=False) as collection:
-            collection.ingest([pictures])
+            if job == "reencode":
+                collection.encoders.reencode("other")
+            else:
+                collection.ingest([pictures])
             collection.compact()
     except ImgsimError as error:
         sys.stderr.write(f"imgsim: error: {error}\n")
@@ -74,15 +77,15 @@ def work(path: Path, pictures: str) -> int:
 
 
 def main() -> None:
-    template, pictures, scratch, mode = sys.argv[1:]
-    ingest._BATCH_IMAGES = 12
+    template, pictures, scratch, mode, job = sys.argv[1:]
+    ingest._BATCH_IMAGES = reencode._AT_ONCE = 12
     for number in itertools.count():
         path = Path(shutil.copytree(template, f"{scratch}/{mode}-{number}"))
         os.environ["EFFECT"] = f"{scratch}/{mode}-{number}.effect"
         child = os.fork()
         if not child:
             Faults(mode, number).arm()
-            os._exit(work(path, pictures))
+            os._exit(work(path, pictures, job))
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         effect = Path(os.environ["EFFECT"])
         if not effect.exists():

@@ -63,11 +63,7 @@ def test_a_fault_before_each_effect(tmp_path, template, pictures, undisturbed, m
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     states, ranking, refused = undisturbed
-    command = [sys.executable, "-m", "tests.faults", template, pictures, scratch, mode]
-    run = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[1]
-    )
-    cases = [json.loads(line) for line in run.stdout.splitlines()]
+    cases = run_faults(template, pictures, scratch, mode, "ingest")
     effects = {effect.split()[0] for _, effect, _ in cases}
     assert {"open", "fsync", "os.rename", "os.remove", "commit"} <= effects
     for path, effect, code in cases:
@@ -81,6 +77,15 @@ def test_a_fault_before_each_effect(tmp_path, template, pictures, undisturbed, m
             assert collection.refused() == refused, effect
             names = {p.stem for p in (Path(path) / "segments").glob("*.faiss")}
             assert len(names) == collection.info().segments, effect
+
+
+def run_faults(*arguments):
+    """Return the copy, the effect and the exit code of each fault."""
+    command = [sys.executable, "-m", "tests.faults", *arguments]
+    run = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    return [json.loads(line) for line in run.stdout.splitlines()]
 
 
 def neighbours(collection):

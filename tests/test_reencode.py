@@ -1,0 +1,208 @@
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from imgsim import Collection, EncoderMismatch, EncoderMissing, EncoderSource, reencode
+from tests import faults
+from tests.conftest import interruptible
+from tests.models import write_projection
+from tests.test_faults import neighbours, run_faults
+from tests.test_ingest import vectors
+
+
+@pytest.fixture
+def both(filled, tmp_path):
+    """A collection of thirty-six photographs that has another encoder, of 5 values, besides."""
+    source = EncoderSource(write_projection(tmp_path / "other.onnx"), "other")
+    assert not filled.encoders.import_(source).encoder.active
+    return filled
+
+
+@pytest.fixture
+def expected(tmp_path, pictures, both):
+    """What a collection holds that never had another encoder."""
+    with Collection.open(tmp_path / "fresh") as fresh:
+        fresh.encoders.import_(EncoderSource(str(tmp_path / "other.onnx"), "other"))
+        fresh.ingest([pictures])
+        return vectors(fresh)
+
+
+def same(found, expected):
+    return found.keys() == expected.keys() and all(
+        np.array_equal(found[path], expected[path]) for path in found
+    )
+
+
+def test_it_is_as_if_the_encoder_had_always_been_there(both, expected, crops):
+    ids = {item.path: item.id for item in both.neighbours(1)}
+    told = []
+    report = both.encoders.reencode("other", lambda *now: told.append(now))
+    assert (report.images, report.encoded, report.refused, report.switched) == (36, 36, (), True)
+    assert told[-1] == (36, 36)
+    assert same(vectors(both), expected)
+    assert {item.path: item.id for item in both.neighbours(1)} == ids
+    assert both.info().dim == 5
+    assert both.check() == []
+    (result,) = both.query([crops[3]], 1)
+    assert result.matches[0].distance == 0.0
+
+
+def test_until_then_queries_use_the_former_vectors(both, pictures):
+    before = neighbours(both)
+    seen = []
+
+    def look(*_):
+        seen.append(neighbours(both) == before)
+
+    both.encoders.reencode("other", look)
+    assert seen == [True] * 36
+    assert neighbours(both) != before
+
+
+def test_once_more_does_nothing(both):
+    both.encoders.reencode("other")
+    report = both.encoders.reencode("other")
+    assert (report.encoded, report.switched) == (0, True)
+
+
+def test_back_without_encoding_until_compact(both):
+    before = vectors(both)
+    (former,) = (each.name for each in both.encoders.list() if each.active)
+    both.encoders.reencode("other")
+    both.encoders.use(former)
+    assert same(vectors(both), before)
+    both.encoders.use("other")
+    assert both.compact(dry_run=True).dropped == 36
+    assert both.compact().dropped == 36
+    assert both.compact().dropped == 0
+    assert {each.name: each.vectors for each in both.encoders.list()} == {former: 0, "other": 36}
+    with pytest.raises(EncoderMismatch, match="reencode"):
+        both.encoders.use(former)
+    assert both.check() == []
+    assert both.encoders.reencode(former).encoded == 36
+    assert same(vectors(both), before)
+
+
+def test_ingest_goes_on_meanwhile(both, expected, pictures, monkeypatch):
+    """An interrupted run, then new, changed and removed images, then the rest."""
+    monkeypatch.setattr(reencode, "_AT_ONCE", 10)
+
+    def interrupt(done, _):
+        if done == 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        both.encoders.reencode("other", interrupt)
+    first, second, third, *_ = sorted(pictures.iterdir())
+    shutil.copy(first, pictures / "new.jpg")
+    shutil.copyfile(third, second)
+    both.remove([third])
+    third.unlink()
+    assert both.ingest([pictures]).added == 1
+    both.compact()  # it drops former vectors, not those to come
+    report = both.encoders.reencode("other")
+    assert (report.images, report.encoded) == (36, 36 - 23)
+    with Collection.open(pictures.parent / "again") as fresh:
+        fresh.encoders.import_(EncoderSource(str(pictures.parent / "other.onnx")))
+        fresh.ingest([pictures])
+        assert same(vectors(both), vectors(fresh))
+    assert both.check() == []
+
+
+def test_what_cannot_be_read_keeps_the_former_encoder(both, expected, pictures):
+    first, second, *_ = sorted(pictures.iterdir())
+    before = vectors(both)
+    first.rename(pictures.parent / "away.jpg")
+    second.write_bytes((pictures.parent / "away.jpg").read_bytes())
+    report = both.encoders.reencode("other")
+    assert [refusal.path for refusal in report.refused] == [str(first), str(second)]
+    assert "other content" in report.refused[1].reason
+    assert (report.encoded, report.switched) == (34, False)
+    assert same(vectors(both), before)
+    both.ingest([second])
+    both.prune()
+    assert both.encoders.reencode("other").switched
+    assert both.info().images == 35
+
+
+def test_the_basis_is_fitted_to_the_new_vectors(both, monkeypatch):
+    """An old one of the same dimension would be valid and of little use."""
+    monkeypatch.setattr("imgsim.store._FEWEST_FITTED", 20)
+    monkeypatch.setattr("imgsim.store._FEWEST_BOUNDED", 20)
+    again = write_projection(both._path.parent / "again.onnx", seed=1)
+    both.encoders.import_(EncoderSource(again, "again"))
+    bases = []
+    for name in ("other", "again"):
+        both.encoders.reencode(name)
+        bases.append((both._path / "segments" / "basis.npz").read_bytes())
+    assert bases[0] != bases[1]
+
+
+def test_an_unknown_encoder(both):
+    with pytest.raises(EncoderMissing, match="nonsense"):
+        both.encoders.reencode("nonsense")
+
+
+@pytest.mark.parametrize(("mode", "ended"), [("kill", faults.KILLED), ("full", faults.REFUSED)])
+def test_a_fault_before_each_effect(tmp_path, both, expected, pictures, mode, ended):
+    before = vectors(both)
+    both.close()
+    (tmp_path / "scratch").mkdir()
+    cases = run_faults(both._path, pictures, tmp_path / "scratch", mode, "reencode")
+    assert sum(effect == "commit" for _, effect, _ in cases) > 6
+    for path, effect, code in cases:
+        assert code == ended or (mode == "full" and not faults.needs_space(effect) and not code)
+        with Collection.open(path, create=False) as collection:
+            assert collection.check() == [], effect
+            found = vectors(collection)
+            assert same(found, before) or same(found, expected), effect
+            collection.encoders.reencode("other")
+            collection.compact()
+            assert same(vectors(collection), expected), effect
+            names = {p.stem for p in collection._path.glob("segments/*.faiss")}
+            assert len(names) == collection.info().segments, effect
+
+
+class TestCommand:
+    def test_reencode(self, imgsim, both, pictures):
+        done = imgsim("-c", both._path, "reencode", "--encoder", "other")
+        assert done.returncode == 0
+        assert done.stderr.decode().splitlines()[-2:] == [
+            "36 of 36 images encoded",
+            "the encoder is other now",
+        ]
+
+    def test_what_cannot_be_read(self, imgsim, both, pictures):
+        sorted(pictures.iterdir())[0].unlink()
+        done = imgsim("-c", both._path, "reencode", "--encoder", "other")
+        assert done.returncode == 20
+        assert b"1 images have no vector of other" in done.stderr
+
+    def test_ctrl_c(self, both, pictures):
+        program = (
+            "import os, signal, sys\n"
+            "from imgsim import collection, reencode\n"
+            "from imgsim.cli import main\n"
+            "def due(self):\n"
+            "    if len(self._batch) == 7:\n"
+            "        os.kill(os.getpid(), signal.SIGINT)\n"
+            "    return False\n"
+            "reencode.Reencode._is_due = due\n"
+            f"sys.argv = ['imgsim', '-c', {os.fspath(both._path)!r}, "
+            "'reencode', '--encoder', 'other']\n"
+            "main()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            check=False,
+            preexec_fn=interruptible,
+        )
+        assert done.returncode == 130, done.stderr
+        assert b"run the same command again to go on" in done.stderr
+        assert both.encoders.get("other").vectors >= 7
+        assert both.encoders.reencode("other").switched
