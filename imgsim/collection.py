@@ -124,16 +124,17 @@ class Collection:
         on_progress: Callable[[TrainingProgress], None] = lambda _: None,
         *,
         name: str | None = None,
+        resume: bool = False,
     ) -> TrainingReport:
         """Train an encoder on image files and folders.
 
         It becomes the collection's encoder unless that holds vectors of another, which stay until
-        ``encoders.reencode``. Raises :class:`EncoderError` if the images or the settings do not
-        allow training.
+        ``encoders.reencode``. With ``resume``, an interrupted training of the same images goes on
+        with its own settings. Raises :class:`EncoderError` if that or the images or the settings do
+        not allow training.
         """
-        return self.encoders.train(
-            self._find(images), settings or TrainingSettings(), on_progress, name
-        )
+        chosen = None if resume else settings or TrainingSettings()
+        return self.encoders.train(self._find(images), chosen, on_progress, name)
 
     def ingest(
         self,

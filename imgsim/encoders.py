@@ -1,16 +1,18 @@
 """The encoders that a collection holds, one folder each."""
 
+import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from imgsim.catalog import Catalog
+from imgsim.checkpoints import Checkpoints
 from imgsim.compaction import what_pays
 from imgsim.encoder import MODEL_NAME, Encoder, read_feed
 from imgsim.errors import EncoderError, EncoderMismatch, ImageError
 from imgsim.files import new_directory, publish_directory, writer_lock
+from imgsim.layout import CHECKPOINTS
 from imgsim.reencode import Reencode, take_over
 from imgsim.settings import EncoderSource, TrainingSettings
 from imgsim.snapshot import Snapshot
@@ -50,16 +52,32 @@ class Encoders:
     def train(
         self,
         found: Iterable[ImageFile | ImageError],
-        settings: TrainingSettings,
+        settings: TrainingSettings | None,
         on_progress: Callable[[TrainingProgress], None],
         name: str | None,
     ) -> TrainingReport:
-        """Train one on files; see ``Collection.train``."""
+        """Train one on files, or go on with a training if there are no settings.
+
+        See ``Collection.train``.
+        """
         from imgsim import training  # noqa: PLC0415 - TensorFlow takes seconds
 
+        checkpoints = Checkpoints(self._path / CHECKPOINTS)
         with writer_lock(self._path), new_directory(self._path / "encoders") as scratch:
-            adopt = partial(self._adopted, name=name)
-            return training.train(found, settings, scratch, on_progress, adopt)
+            trained = training.train(found, settings, scratch, checkpoints, on_progress)
+            encoder = self._adopted(scratch, name)
+            if not trained.fit.interrupted:
+                shutil.rmtree(checkpoints.directory, ignore_errors=True)
+        return TrainingReport(
+            encoder=encoder,
+            images=trained.images,
+            refused=trained.refused,
+            history=trained.fit.history,
+            best_epoch=trained.fit.best_epoch,
+            interrupted=trained.fit.interrupted,
+            compared=trained.compared,
+            onnx_difference=trained.onnx_difference,
+        )
 
     def import_(self, source: EncoderSource) -> EncoderReport:
         """Add an ONNX model, or a layer of a Keras model.

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.spatial.distance import cdist
 from sklearn.metrics import average_precision_score
 
@@ -42,14 +41,11 @@ from imgsim.types import (
     Score,
     Scores,
 )
-
-PIXELS = 32
-"""The side of the images whose raw pixels are one yardstick."""
+from imgsim.yardsticks import histogram_of, pixels_of
 
 NEAREST = 10
 RECALLED = 1, 5, 10
 
-_BINS = 16, 4, 4  # of hue, saturation and value
 _RESAMPLES = 1_000
 _AT_ONCE = 1 << 24  # distances, in float64
 
@@ -73,24 +69,6 @@ class Ranking:
     nearest: NDArray[np.int64]
     relevant: NDArray[np.bool_]
     average_precision: NDArray[np.float64]
-
-
-def pixels_of(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return an image (height, width, 3) as (3072,) float32 in 0..1, resized to 32x32."""
-    small = Image.fromarray(image).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR)
-    return np.asarray(small, np.float32).ravel() / np.float32(255)
-
-
-def histogram_of(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the roots of the shares of pixels in 16x4x4 bins of HSV, (256,) float32.
-
-    The Euclidean distance of two of them is the Hellinger distance times the root of 2.
-    """
-    hsv = np.asarray(Image.fromarray(image).convert("HSV")).reshape(-1, 3).astype(np.int64)
-    bins = np.ravel_multi_index(tuple((hsv * _BINS // 256).T), _BINS)
-    counts = np.bincount(bins, minlength=int(np.prod(_BINS)))
-    shares: NDArray[np.float32] = np.sqrt(counts / len(bins)).astype(np.float32)
-    return shares
 
 
 def chosen_queries(labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:

@@ -8,11 +8,13 @@ from imgsim.errors import CollectionError
 from imgsim.files import writer_lock
 
 CATALOG = "catalog.db"
+CHECKPOINTS = "training"
 _OWN_NAMES = {
     "lock",
     "readers",
     "segments",
     "encoders",
+    CHECKPOINTS,
     CATALOG,
     f"{CATALOG}-wal",
     f"{CATALOG}-shm",

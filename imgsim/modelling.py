@@ -1,22 +1,36 @@
 """The commands about encoders: train, evaluate, reencode, encoder import, list, show, use."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from imgsim.arguments import ImagePaths, Json, Options
 from imgsim.errors import ImageError
 from imgsim.files import printable
-from imgsim.settings import EncoderSource, EvaluationSettings, TrainingSettings
+from imgsim.settings import RECIPES, EncoderSource, EvaluationSettings
 from imgsim.terminal import interruptible, print_evaluation, progress_bar, say, training_display
 from imgsim.types import EncoderInfo
 
-_DEFAULTS = TrainingSettings()
 _DRAWN = 20  # queries of a sheet
+
+
+class RecipeName(StrEnum):
+    """How to train."""
+
+    contrastive = "contrastive"
+    plain = "plain"
+
+
+class Colours(StrEnum):
+    """What colours mean."""
+
+    auto = "auto"
+    keep = "keep"
+    ignore = "ignore"
 
 
 class Layout(StrEnum):
@@ -52,41 +66,97 @@ encoder_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 def train(
     ctx: typer.Context,
     images: ImagePaths,
+    recipe: Annotated[
+        RecipeName, typer.Option(help="Recognise images in random views, or only reconstruct.")
+    ] = RecipeName.contrastive,
+    colours: Annotated[
+        Colours | None,
+        typer.Option(
+            help="Whether colours tell what is in these pictures.",
+            show_default="auto; ignore if plain",
+        ),
+    ] = None,
     image_size: Annotated[
-        int, typer.Option(min=16, help="Resize images to this side, a multiple of 16 pixels.")
-    ] = _DEFAULTS.image_size,
+        int | None,
+        typer.Option(
+            min=16,
+            help="Resize images to this side, a multiple of 16 pixels.",
+            show_default="64; 256 if plain",
+        ),
+    ] = None,
     latent_channels: Annotated[
         int | None,
         typer.Option(min=1, help="Channels of the latent.", show_default="about 1,024 values"),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = _DEFAULTS.epochs,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most passes over the images.", show_default="100; 10 if plain"),
+    ] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="End after so long, as 90s, 20m or 1.5h.",
+            show_default="20m; none if plain",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="End when so many epochs have not lowered the validation loss.",
+            show_default="never",
+        ),
+    ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Images in a training step.")
-    ] = _DEFAULTS.batch_size,
+        int | None,
+        typer.Option(min=1, help="Images in a training step.", show_default="128; 32 if plain"),
+    ] = None,
     learning_rate: Annotated[
-        float, typer.Option(help="Learning rate of Adam.")
-    ] = _DEFAULTS.learning_rate,
+        float | None,
+        typer.Option(help="Learning rate of Adam.", show_default="0.002; 0.001 if plain"),
+    ] = None,
     validation_split: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the images held out.")
-    ] = _DEFAULTS.validation_split,
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the images held out.",
+            show_default="0.05; 0.1 if plain",
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Seeds the split and the weights.")
     ] = 0,
     name: Name = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted training, as it was begun.")
+    ] = False,
 ) -> None:
     """Train an encoder on images, without labels.
 
-    Ctrl-C ends the training early and keeps the best weights so far.
+    Ctrl-C ends the training early and keeps the best weights so far. Every epoch leaves a
+    checkpoint, from which --resume goes on after Ctrl-C, a crash or a power failure.
     """
     options: Options = ctx.obj
+    chosen: dict[str, Any] = {
+        "colours": colours,
+        "image_size": image_size,
+        "latent_channels": latent_channels,
+        "epochs": epochs,
+        "time_budget": None if time_budget is None else _seconds(time_budget),
+        "patience": patience,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "validation_split": validation_split,
+    }
+    changes = {name: value for name, value in chosen.items() if value is not None}
     try:
-        settings = TrainingSettings(
-            image_size, latent_channels, epochs, batch_size, learning_rate, validation_split, seed
-        )
+        settings = replace(RECIPES[recipe], seed=seed, **changes)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with options.open(create=True) as collection, training_display(quiet=options.quiet) as show:
-        report = collection.train(images, settings, show, name=name)
+        report = collection.train(images, settings, show, name=name, resume=resume)
     for refusal in report.refused:
         say(f"left out: {printable(refusal.path)}: {printable(refusal.reason)}")
     best, encoder = report.history[report.best_epoch - 1], report.encoder
@@ -98,6 +168,15 @@ def train(
         f"{report.onnx_difference:.2g}\nencoder, history and reconstructions: {encoder.directory}"
     )
     _offer(encoder, options)
+
+
+def _seconds(text: str) -> float:
+    """Return a time as 90, 90s, 20m or 1.5h in seconds."""
+    units = {"s": 1, "m": 60, "h": 3_600}
+    try:
+        return float(text.rstrip("smh")) * units[text[-1:] if text[-1:] in units else "s"]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text}: must be a time as 90s, 20m or 1.5h") from error
 
 
 def _offer(encoder: EncoderInfo, options: Options) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 SHRINK = 16
 """Height and width of a latent are those of the image divided by this."""
@@ -21,26 +22,42 @@ class IngestSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train: images become ``image_size`` x ``image_size``.
+    """How to train; the defaults are the recipe ``contrastive``.
 
-    ``latent_channels`` None stands for as many as make about 1,024 latent values. Settings that
-    make no sense raise ValueError.
+    Images become ``image_size`` x ``image_size``. The loss is ``reconstruct`` times the mean
+    squared error of the reconstruction, plus ``contrast`` times the NT-Xent loss of two random
+    views of each image. Without ``contrast`` there are no views. ``latent_channels`` 0 stands for
+    as many as make about 1,024 latent values.
+
+    ``principal`` directions of the latents, if not 0, and then ``unit`` length are the encoder's
+    last layers. ``colours`` says what they mean in these pictures: ``ignore`` trains on views of
+    any colour; ``keep`` trains on views that keep theirs, and puts beside the latent which share of
+    the image each colour has; ``auto`` lets the images decide.
+
+    A training ends after ``epochs``, after ``time_budget`` seconds, or when ``patience`` epochs, if
+    not 0, have not lowered the validation loss. Settings that make no sense raise ValueError.
     """
 
-    image_size: int = 256
-    latent_channels: int | None = None
-    epochs: int = 10
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    validation_split: float = 0.1
+    image_size: int = 64
+    latent_channels: int = 0
+    epochs: int = 100
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    validation_split: float = 0.05
     seed: int = 0
+    reconstruct: float = 1.0
+    contrast: float = 1.0
+    principal: int = 256
+    unit: bool = True
+    colours: Literal["auto", "keep", "ignore"] = "auto"
+    time_budget: float = 1_200.0
+    patience: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense before anything is loaded."""
         if self.image_size < SHRINK or self.image_size % SHRINK:
             raise ValueError(f"the image size must be a multiple of {SHRINK}")
-        channels = 1 if self.latent_channels is None else self.latent_channels
-        if min(self.epochs, self.batch_size, channels) < 1:
+        if min(self.epochs, self.batch_size) < 1 or self.latent_channels < 0:
             raise ValueError("epochs, batch size and latent channels must be at least 1")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError("the learning rate must be a positive number")
@@ -48,6 +65,31 @@ class TrainingSettings:
             raise ValueError("the validation split must be between 0 and 1")
         if not 0 <= self.seed < 2**32:
             raise ValueError("the seed must be at least 0 and below 2^32")
+        if not self.time_budget > 0:
+            raise ValueError("the time budget must be positive")
+        if self.colours not in {"auto", "keep", "ignore"}:
+            raise ValueError("colours must be auto, keep or ignore")
+        if min(self.reconstruct, self.contrast, self.principal, self.patience) < 0:
+            raise ValueError("weights, directions and patience must not be negative")
+        if not self.reconstruct + self.contrast > 0:
+            raise ValueError("there must be a loss")
+
+
+PLAIN = TrainingSettings(
+    image_size=256,
+    epochs=10,
+    batch_size=32,
+    learning_rate=1e-3,
+    validation_split=0.1,
+    contrast=0.0,
+    principal=0,
+    unit=False,
+    colours="ignore",
+    time_budget=math.inf,
+)
+"""Reconstruct the input: Adam, mean squared error, flattened latent, nothing else."""
+
+RECIPES = {"contrastive": TrainingSettings(), "plain": PLAIN}
 
 
 @dataclass(frozen=True)

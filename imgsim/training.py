@@ -1,90 +1,102 @@
 """Train an encoder on image files: split, fit, check, save."""
 
 import csv
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsim import figures
-from imgsim.autoencoder import create_autoencoder, encoder_of, export_onnx, fit, set_seed
+from imgsim.autoencoder import (
+    RECONSTRUCTION,
+    create,
+    encoder_of,
+    export_onnx,
+    has_bfloat16,
+    mixed_precision,
+    set_seed,
+)
+from imgsim.checkpoints import Checkpoints, TrainingState
 from imgsim.encoder import MODEL_NAME, Encoder, Feed, write_feed
 from imgsim.errors import EncoderError, ImageError, TrainingDiverged
+from imgsim.finish import colours_agree
+from imgsim.fitting import Fit, fit
 from imgsim.images import decode, is_image
-from imgsim.settings import SHRINK, TrainingSettings
-from imgsim.types import (
-    EncoderInfo,
-    EpochRecord,
-    ImageFile,
-    Refusal,
-    TrainingProgress,
-    TrainingReport,
-)
+from imgsim.last_layers import finished
+from imgsim.settings import TrainingSettings
+from imgsim.types import EpochRecord, ImageFile, Refusal, TrainingProgress
 
 _COMPARED = 16
 _TOLERANCE = 1e-4
-_LATENT_VALUES = 1_024
-_LATENT_CHANNELS = 4, 64
+_SAMPLED = 5_000  # images to which the last layers are fitted
+_JUDGED = 6_000  # images that say what colours mean
+_AGREED = 0.07
+_CACHED = 1 << 30  # bytes of decoded images
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How a training went; :class:`TrainingReport` explains the fields."""
+
+    fit: Fit
+    images: int
+    refused: tuple[Refusal, ...]
+    compared: int
+    onnx_difference: float
 
 
 def train(
     found: Iterable[ImageFile | ImageError],
-    settings: TrainingSettings,
+    settings: TrainingSettings | None,
     directory: Path,
+    checkpoints: Checkpoints,
     on_progress: Callable[[TrainingProgress], None],
-    adopt: Callable[[Path], EncoderInfo],
-) -> TrainingReport:
-    """Train on the images among the files found; write files into ``directory`` and ``adopt`` it.
+) -> Trained:
+    """Train on the images among the files found and write the encoder's files into ``directory``.
 
-    The files are model.keras, encoder.onnx, encoder.json, history.csv and two pictures. The ONNX
-    encoder is accepted only if its latents agree with those of Keras on validation images.
+    They are model.keras, encoder.onnx, encoder.json, history.csv and two pictures. The ONNX encoder
+    is accepted only if its latents agree with those of Keras on validation images. Without
+    ``settings`` the training goes on of which there are ``checkpoints``.
     """
+    state = checkpoints.load() if settings is None else None
+    settings = state.settings if state is not None else settings or TrainingSettings()
     images = _Images(found, settings.image_size)
     if len(images.paths) < 2:
         raise EncoderError(f"training needs at least 2 images, found {len(images.paths)}")
-    side, channels = settings.image_size, latent_channels(settings)
-    set_seed(settings.seed)
-    autoencoder = create_autoencoder(side, side, 3, channels)
     split = images.split(settings)
-    fitted = fit(autoencoder, images.load, split, settings, on_progress)
+    if state is None:
+        if settings.colours == "auto":
+            settings = replace(settings, colours=images.colours(split[0]))
+        state = TrainingState(settings, images.fingerprint())
+    elif state.images != images.fingerprint():
+        raise EncoderError("the images are not those that the training began with")
+    set_seed(settings.seed)
+    with mixed_precision(enabled=settings.contrast > 0 and has_bfloat16()):
+        model = create(settings)
+    fitted = fit(model, images.load, split, state, checkpoints, on_progress)
+    autoencoder = create(settings)  # in float32
+    autoencoder.set_weights(model.get_weights())
+    fitted_to = images.first(split[0], _SAMPLED)
+    encoder = finished(encoder_of(autoencoder), fitted_to, settings)
 
-    encoder = encoder_of(autoencoder)
     autoencoder.save(directory / "model.keras")
     export_onnx(encoder, directory / MODEL_NAME)
-    write_feed(directory, Feed(side, side, encoder.output.shape[1]))
+    write_feed(directory, Feed(settings.image_size, settings.image_size, encoder.output.shape[1]))
     _write_history(directory / "history.csv", fitted.history)
-
-    sample = images.first(split[1], _COMPARED)
-    latents = encoder.predict_on_batch(sample.astype(np.float32))
-    if not np.isfinite(latents).all():  # ReLU swallows NaN, so the loss can stay finite
-        raise TrainingDiverged("the latents are not finite; try a lower --learning-rate")
-    exported = Encoder(directory)
-    outputs = autoencoder.predict_on_batch(sample.astype(np.float32))
     figures.draw_history(directory / "history.png", fitted.history)
+    sample = images.first(split[1], _COMPARED)
+    outputs = autoencoder.predict_on_batch(sample.astype(np.float32))[RECONSTRUCTION]
     figures.draw_reconstructions(
         directory / "reconstructions.png", sample, np.rint(255 * outputs).astype(np.uint8)
     )
-    return TrainingReport(
-        encoder=adopt(directory),
-        images=len(images.paths),
-        refused=images.refused(),
-        history=fitted.history,
-        best_epoch=fitted.best_epoch,
-        interrupted=fitted.interrupted,
-        compared=len(sample),
-        onnx_difference=_difference(latents, exported.encode(sample)),
-    )
-
-
-def latent_channels(settings: TrainingSettings) -> int:
-    """Return the number of latent channels that the settings ask for or leave to us."""
-    if settings.latent_channels is not None:
-        return settings.latent_channels
-    least, most = _LATENT_CHANNELS
-    return min(most, max(least, _LATENT_VALUES // (settings.image_size // SHRINK) ** 2))
+    difference = _difference(encoder, Encoder(directory), sample)
+    return Trained(fitted, len(images.paths), images.refused(), len(sample), difference)
 
 
 class _Images:
@@ -93,6 +105,7 @@ class _Images:
     def __init__(self, found: Iterable[ImageFile | ImageError], side: int) -> None:
         self.paths: list[str] = []
         self._side = side
+        self._cache: dict[int, NDArray[np.uint8]] = {}
         self._refused: dict[str, str] = {}
         for item in found:
             if isinstance(item, ImageError):
@@ -101,6 +114,10 @@ class _Images:
                 self.paths.append(item.path)
             elif item.claimed:
                 self._refused[item.path] = "not an image in a known format"
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the paths."""
+        return hashlib.sha256(b"\0".join(map(os.fsencode, self.paths))).hexdigest()
 
     def split(self, settings: TrainingSettings) -> tuple[list[int], list[int]]:
         """Return the numbers of the training and of the validation images, at least one of each.
@@ -119,12 +136,17 @@ class _Images:
 
     def load(self, number: int) -> NDArray[np.uint8]:
         """Return image ``number`` as (side, side, 3) uint8 or raise :class:`ImageError`."""
+        if number in self._cache:
+            return self._cache[number]
         path = self.paths[number]
         try:
-            return decode(path, self._side, self._side)
+            pixels = decode(path, self._side, self._side)
         except ImageError as error:
             self._refused[path] = error.reason
             raise
+        if len(self._cache) * pixels.nbytes < _CACHED:
+            self._cache[number] = pixels
+        return pixels
 
     def first(self, numbers: Sequence[int], most: int) -> NDArray[np.uint8]:
         """Return up to ``most`` of the images that can be decoded, (n, side, side, 3) uint8."""
@@ -136,15 +158,22 @@ class _Images:
                 found.append(self.load(number))
         return np.stack(found)
 
+    def colours(self, numbers: Sequence[int]) -> Literal["keep", "ignore"]:
+        """Return what colours seem to mean in some of the images."""
+        return "keep" if colours_agree(self.first(numbers, _JUDGED)) > _AGREED else "ignore"
+
     def refused(self) -> tuple[Refusal, ...]:
         """Return the files that could not be decoded, sorted by path."""
         return tuple(Refusal(path, reason) for path, reason in sorted(self._refused.items()))
 
 
-def _difference(ours: NDArray[np.float32], exported: NDArray[np.float32]) -> float:
-    """Return the greatest absolute difference, or raise if it is more than rounding explains."""
-    difference = float(np.abs(ours - exported).max())
-    if not difference <= _TOLERANCE * max(1.0, float(np.abs(ours).max())):
+def _difference(ours: Any, exported: Encoder, sample: NDArray[np.uint8]) -> float:  # noqa: ANN401
+    """Return the greatest absolute difference of the latents, or raise if rounding is no excuse."""
+    latents = ours.predict_on_batch(sample.astype(np.float32))
+    if not np.isfinite(latents).all():  # ReLU swallows NaN, so the loss can stay finite
+        raise TrainingDiverged("the latents are not finite; try a lower --learning-rate")
+    difference = float(np.abs(latents - exported.encode(sample)).max())
+    if not difference <= _TOLERANCE * max(1.0, float(np.abs(latents).max())):
         raise EncoderError(f"the ONNX encoder differs from Keras by {difference:g}; not accepted")
     return difference
 

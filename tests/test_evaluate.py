@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from imgsim import EvaluationSettings, LabelError
-from imgsim.evaluate import chosen_queries, histogram_of, pixels_of, rank, scores_of
+from imgsim.evaluate import chosen_queries, rank, scores_of
+from imgsim.yardsticks import histogram_of, pixels_of
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 LINE = np.array([[0], [1], [5], [2], [3], [9]], np.float32)

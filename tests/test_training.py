@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from imgsim import Collection, EncoderError, TrainingDiverged, TrainingSettings
-from imgsim.autoencoder import create_autoencoder, encoder_of
+from imgsim.autoencoder import create_autoencoder, encoder_of, latent_channels
 from imgsim.images import decode
-from imgsim.training import latent_channels
 from tests.conftest import interruptible
 
 SMALL = TrainingSettings(image_size=32, latent_channels=4, epochs=3, batch_size=8)

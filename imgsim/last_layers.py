@@ -1,0 +1,60 @@
+"""The last layers of an encoder in Keras; ``imgsim.finish`` fits them."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+from imgsim.finish import Affine, palette, principal_directions, unit
+from imgsim.settings import TrainingSettings
+
+_COLOUR_SIDE = 32  # of the image whose colours are counted
+_SHARE = 0.7  # of the square of a vector's length that is that of colours, where they are kept
+_BATCH = 64
+
+
+def finished(
+    encoder: keras.Model, images: NDArray[np.uint8], settings: TrainingSettings
+) -> keras.Model:
+    """Return the encoder with the last layers that the settings ask for.
+
+    They are fitted to ``images`` (n, height, width, 3).
+    """
+    x = encoder.output
+    if settings.principal and len(images) > 1:
+        latents = unit(_outputs(encoder, images))
+        directions = principal_directions(latents, settings.principal)
+        x = layers.UnitNormalization()(x)
+        x = _affine(layers.Dense(len(directions.bias)), directions, x)
+    if settings.unit:
+        x = layers.UnitNormalization()(x)
+    if settings.colours == "keep":
+        shares = _shares(encoder.input, palette(images, settings.seed))
+        x = layers.Concatenate()([(1 - _SHARE) ** 0.5 * x, _SHARE**0.5 * shares])
+    model = keras.Model(encoder.input, x, name="encoder")
+    model(np.zeros((1, *model.input.shape[1:]), np.float32))  # Keras exports what was called
+    return model
+
+
+def _outputs(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    batches = (images[i : i + _BATCH] for i in range(0, len(images), _BATCH))
+    return np.concatenate([model.predict_on_batch(b.astype(np.float32)) for b in batches])
+
+
+def _affine(layer: layers.Layer, parameters: Affine, x: Any) -> Any:  # noqa: ANN401 - untyped Keras
+    y = layer(x)
+    layer.set_weights([parameters.weights.reshape(layer.kernel.shape), parameters.bias])
+    return y
+
+
+def _shares(image: Any, colours: Affine) -> Any:  # noqa: ANN401 - untyped Keras
+    """Return the roots of the shares of colours (n, k) of images; their length is 1.
+
+    Their Euclidean distance is the Hellinger distance times the root of 2.
+    """
+    factor = max(1, image.shape[1] // _COLOUR_SIDE), max(1, image.shape[2] // _COLOUR_SIDE)
+    x = layers.AveragePooling2D(factor)(image)
+    x = _affine(layers.Conv2D(len(colours.bias), 1), colours, x)
+    return keras.ops.sqrt(layers.GlobalAveragePooling2D()(layers.Softmax()(x)))
