@@ -32,7 +32,14 @@ if TYPE_CHECKING:
         StoreError,
         TrainingDiverged,
     )
-    from imgsim.settings import EncoderSource, EvaluationSettings, IngestSettings, TrainingSettings
+    from imgsim.settings import (
+        PLAIN,
+        RECIPES,
+        EncoderSource,
+        EvaluationSettings,
+        IngestSettings,
+        TrainingSettings,
+    )
     from imgsim.types import (
         ClassScore,
         CollectionInfo,
@@ -60,6 +67,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "PLAIN",
+    "RECIPES",
     "ClassScore",
     "Collection",
     "CollectionDamaged",

@@ -286,7 +286,7 @@ class TestUpkeep:
     def test_repair(self, stored, imgsim):
         (segment,) = (stored / "segments").glob("*.faiss")
         segment.unlink()
-        assert imgsim("-c", stored, "check").returncode == 14
+        assert imgsim("-c", stored, "check").returncode == 15
         done = imgsim("-c", stored, "check", "--repair", "--deep")
         assert done.returncode == 0
         assert lines(done.stdout) == [
@@ -302,7 +302,7 @@ class TestUpkeep:
         segment.unlink()
         pictures.rename(pictures.with_name("unplugged"))
         done = imgsim("-c", stored, "check", "--repair")
-        assert done.returncode == 14
+        assert done.returncode == 15
         assert lines(done.stderr)[0] == (
             f"files that cannot be reached: 36, first {pictures}/astronaut-0.jpg; repair again "
             "when they can"
@@ -421,7 +421,7 @@ class TestInfoAndCheck:
         (segment,) = (stored / "segments").iterdir()
         os.truncate(segment, 100)
         done = imgsim("-c", stored, "check")
-        assert done.returncode == 14
+        assert done.returncode == 15
         assert str(segment) in done.stdout.decode()
 
 
@@ -481,14 +481,17 @@ class TestErrors:
         assert b"CollectionNotFound" in done.stderr
 
     def test_train_on_a_collection_with_vectors(self, stored, pictures, imgsim):
-        done = imgsim("-c", stored, "train", pictures)
-        assert done.returncode == 32
-        assert len(lines(done.stderr)) == 1
+        options = ("--image-size", "32", "--epochs", "1", "--name", "new")
+        done = imgsim("-c", stored, "train", pictures, *options)
+        assert done.returncode == 0
+        assert (
+            "`imgsim reencode --encoder new` gives its 36 images new ones" in lines(done.stderr)[-1]
+        )
 
     def test_exit_codes_are_distinct_and_documented(self, imgsim):
         classes = [c for c in vars(errors).values() if isinstance(c, type)]
         codes = [c.exit_code for c in classes if issubclass(c, errors.ImgsimError)]
-        assert len(codes) == len(set(codes)) == 14
+        assert len(codes) == len(set(codes)) == 15
         told = imgsim("--help").stdout.decode()
         assert set(codes) <= set(map(int, re.findall(r"\d+", told)))
         table = dict(re.findall(r"^(\w+) +(\d+)  ", errors.__doc__, re.MULTILINE))

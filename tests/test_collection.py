@@ -12,7 +12,6 @@ from imgsim import (
     CollectionError,
     CollectionNotFound,
     EncoderError,
-    EncoderMismatch,
     EncoderMissing,
     ImageError,
     ImageUnavailable,
@@ -271,13 +270,6 @@ class TestUpkeep:
             assert opener.returncode == 0, told
 
 
-class TestTrainRefusal:
-    def test_vectors_are_never_orphaned(self, filled, pictures):
-        with pytest.raises(EncoderMismatch, match="36 vectors"):
-            filled.train([pictures])
-        assert filled.info().images == 36
-
-
 def test_public_names():
     assert sorted(imgsim.__all__) == [
         "ClassScore",
@@ -291,8 +283,11 @@ def test_public_names():
         "CompactReport",
         "Damage",
         "EncoderError",
+        "EncoderInfo",
         "EncoderMismatch",
         "EncoderMissing",
+        "EncoderReport",
+        "EncoderSource",
         "EpochRecord",
         "Evaluation",
         "EvaluationSettings",
@@ -305,7 +300,10 @@ def test_public_names():
         "LabelError",
         "Match",
         "NotAnImage",
+        "PLAIN",
         "QueryResult",
+        "RECIPES",
+        "ReencodeReport",
         "Refusal",
         "RepairReport",
         "Retrieved",

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,12 +13,14 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from imgsim import Collection, EncoderError, TrainingDiverged, TrainingSettings
-from imgsim.autoencoder import create_autoencoder, encoder_of, latent_channels
+from imgsim import PLAIN, Collection, EncoderError, TrainingDiverged, TrainingSettings
+from imgsim.autoencoder import create, create_autoencoder, encoder_of, latent_channels
+from imgsim.encoder import Encoder
 from imgsim.images import decode
 from tests.conftest import interruptible
 
-SMALL = TrainingSettings(image_size=32, latent_channels=4, epochs=3, batch_size=8)
+SMALL = replace(PLAIN, image_size=32, latent_channels=4, epochs=3, batch_size=8)
+VIEWS = TrainingSettings(image_size=32, epochs=3, batch_size=8, colours="ignore")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ class TestAutoencoder:
     def test_shapes_follow_the_arguments(self, height, width, channels):
         autoencoder = create_autoencoder(height, width, channels, latent_channels=5)
         images = np.zeros((2, height, width, channels), np.float32)
-        assert autoencoder(images).shape == images.shape
+        assert autoencoder(images)["reconstruction"].shape == images.shape
         latents = encoder_of(autoencoder)(images)
         assert latents.shape == (2, (height // 16) * (width // 16) * 5)
 
@@ -50,9 +54,7 @@ class TestAutoencoder:
             create_autoencoder(*size, 3, 4)
 
     def test_latent_channels_make_about_a_thousand_values(self):
-        sizes = {
-            s: latent_channels(TrainingSettings(image_size=s)) for s in (32, 64, 128, 256, 512)
-        }
+        sizes = {s: latent_channels(replace(PLAIN, image_size=s)) for s in (32, 64, 128, 256, 512)}
         assert sizes == {32: 64, 64: 64, 128: 16, 256: 4, 512: 4}
 
 
@@ -101,7 +103,7 @@ class TestTrain:
         order = np.random.default_rng(SMALL.seed).permutation(36)[:4]
         paths = [sorted(crops)[i] for i in order]
         images = np.stack([decode(path, 32, 32) for path in paths]).astype(np.float32)
-        outputs = autoencoder.predict(images, verbose=0)
+        outputs = autoencoder.predict(images, verbose=0)["reconstruction"]
         loss = float(np.mean((outputs - images / 255) ** 2))
         assert loss == pytest.approx(report.history[report.best_epoch - 1].val_loss, rel=1e-3)
 
@@ -131,7 +133,7 @@ class TestRefusals:
         for number in range(3):
             (pictures / f"cut{number}.jpg").write_bytes(whole[: len(whole) // 2])
         with Collection.open(tmp_path / "c") as collection:
-            report = collection.train([pictures], TrainingSettings(32, 1, epochs=1))
+            report = collection.train([pictures], replace(PLAIN, image_size=32, epochs=1))
         assert report.images == 39
         assert len(report.refused) == 3
         assert all("truncated" in refusal.reason for refusal in report.refused)
@@ -149,7 +151,7 @@ class TestRefusals:
 
     def test_two_images_are_enough(self, tmp_path, crops):
         with Collection.open(tmp_path / "c") as collection:
-            report = collection.train(crops[:2], TrainingSettings(32, 1, epochs=1))
+            report = collection.train(crops[:2], replace(PLAIN, image_size=32, epochs=1))
         assert report.images == 2
 
     @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ class TestRefusals:
         [
             {"image_size": 40},
             {"image_size": 0},
-            {"latent_channels": 0},
+            {"latent_channels": -1},
             {"epochs": 0},
             {"batch_size": 0},
             {"learning_rate": 0},
@@ -165,6 +167,13 @@ class TestRefusals:
             {"validation_split": 0},
             {"validation_split": 1},
             {"seed": 2**32},
+            {"contrast": -1},
+            {"contrast": 0, "reconstruct": 0},
+            {"principal": -1},
+            {"colours": "some"},
+            {"time_budget": 0},
+            {"time_budget": float("nan")},
+            {"patience": -1},
         ],
     )
     def test_settings_that_make_no_sense(self, wrong):
@@ -175,7 +184,7 @@ class TestRefusals:
         (pictures / "link.jpg").symlink_to(tmp_path / "nowhere")
         (pictures / "text.jpg").write_text("no picture")
         with Collection.open(tmp_path / "c") as collection:
-            report = collection.train(pictures, TrainingSettings(32, 1, epochs=1))
+            report = collection.train(pictures, replace(PLAIN, image_size=32, epochs=1))
         assert report.images == 36
         assert sorted(os.path.basename(r.path) for r in report.refused) == ["link.jpg", "text.jpg"]
 
@@ -184,7 +193,7 @@ class TestRefusals:
         cut = tmp_path / "cut.jpg"
         with open(crops[0], "rb") as file:
             cut.write_bytes(file.read(900))
-        settings = TrainingSettings(32, 1, epochs=1, seed=seed)
+        settings = replace(PLAIN, image_size=32, epochs=1, seed=seed)
         with Collection.open(tmp_path / "c") as collection:
             assert collection.train([*crops[:3], cut], settings).images == 4
 
@@ -193,7 +202,7 @@ class TestRefusals:
         [(1e4, "loss is nan"), (1e30, "not finite")],
     )
     def test_divergence(self, tmp_path, crops, learning_rate, what):
-        settings = TrainingSettings(32, 4, epochs=8, batch_size=4, learning_rate=learning_rate)
+        settings = replace(SMALL, epochs=8, batch_size=4, learning_rate=learning_rate)
         with Collection.open(tmp_path / "c") as collection:
             with pytest.raises(TrainingDiverged, match=what):
                 collection.train(crops, settings)
@@ -206,7 +215,7 @@ def test_ctrl_c_in_the_first_epoch_keeps_the_weights(tmp_path, crops):
         if now.done == 16 and not now.ended:
             raise KeyboardInterrupt
 
-    settings = TrainingSettings(32, 4, epochs=5, batch_size=4)
+    settings = replace(SMALL, epochs=5, batch_size=4)
     with Collection.open(tmp_path / "c") as collection:
         report = collection.train(crops, settings, interrupt)
         assert report.interrupted
@@ -218,7 +227,7 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path, crops):
     """A real SIGINT to a real process, after its second epoch."""
     collection = tmp_path / "c"
     command = [sys.executable, "-m", "imgsim", "-c", str(collection), "train"]
-    options = ["--image-size", "32", "--epochs", "100000", "--batch-size", "8"]
+    options = ["--recipe", "plain", "--image-size", "32", "--epochs", "100000"]
     with subprocess.Popen(
         [*command, os.path.dirname(crops[0]), *options],
         stderr=subprocess.PIPE,
@@ -240,3 +249,141 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path, crops):
     history = (encoder / "history.csv").read_text().splitlines()
     assert 3 <= len(history) < 10_000
     assert json.loads((encoder / "encoder.json").read_text())["dim"] == 256
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, crops):
+    """The report of a training on views."""
+    with Collection.open(tmp_path_factory.mktemp("views") / "c") as collection:
+        return collection.train(crops, VIEWS)
+
+
+class TestContrastive:
+    @pytest.mark.parametrize("side", [16, 64, 96])
+    def test_the_latent_is_of_the_same_size_whatever_that_of_the_image(self, side):
+        autoencoder = create(TrainingSettings(image_size=side))
+        images = np.zeros((2, side, side, 3), np.float32)
+        outputs = autoencoder(images)
+        assert outputs["reconstruction"].shape == images.shape
+        assert outputs["projection"].shape == (2, 128)
+        assert encoder_of(autoencoder)(images).shape == (2, 1_024)
+
+    def test_vectors_have_unit_length_and_fewer_values_than_images(self, report, crops):
+        assert report.encoder.dim == 33  # principal directions of 34 training images
+        encoder = Encoder(Path(report.encoder.directory))
+        vectors = encoder.encode(np.stack([decode(path, 32, 32) for path in crops]))
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert report.onnx_difference < 1e-4
+
+    def test_the_saved_model_is_in_float32(self, report):
+        model = keras.models.load_model(os.path.join(report.encoder.directory, "model.keras"))
+        assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+    def test_the_same_seed_trains_the_same(self, tmp_path, crops, report):
+        with Collection.open(tmp_path / "c") as collection:
+            again = collection.train(crops, VIEWS)
+        first, second = (run.history[0] for run in (report, again))
+        assert first.loss == pytest.approx(second.loss, rel=1e-2)
+        assert first.val_loss == pytest.approx(second.val_loss, rel=1e-2)
+
+    def test_colours_that_are_kept_are_in_the_vector(self, tmp_path, crops):
+        settings = replace(VIEWS, epochs=1, colours="keep")
+        with Collection.open(tmp_path / "c") as collection:
+            report = collection.train(crops, settings)
+        encoder = Encoder(Path(report.encoder.directory))
+        image = decode(crops[0], 32, 32)
+        pixels = image.reshape(-1, 3)
+        shuffled = np.random.default_rng(0).permutation(pixels).reshape(image.shape)
+        one, two = encoder.encode(np.stack([image, shuffled]))[:, 33:]
+        assert np.allclose(one, two, atol=1e-4)
+        assert np.sum(one**2) == pytest.approx(0.7, abs=1e-3)
+
+    def test_the_time_budget_ends_it(self, tmp_path, crops):
+        settings = replace(VIEWS, epochs=1_000_000, time_budget=4.0)
+        told = []
+        with Collection.open(tmp_path / "c") as collection:
+            report = collection.train(crops, settings, told.append)
+        assert 1 <= len(report.history) < 1_000
+        assert not report.interrupted
+        assert all(now.seconds_left <= 4 for now in told)
+
+    def test_patience_ends_it(self, tmp_path, crops):
+        settings = replace(SMALL, epochs=200, patience=2, learning_rate=0.05)
+        with Collection.open(tmp_path / "c") as collection:
+            report = collection.train(crops, settings)
+        assert len(report.history) < 200
+        assert len(report.history) == report.best_epoch + 2
+
+
+class TestResume:
+    def test_after_sigkill(self, tmp_path, crops):
+        """A real SIGKILL of a real process after its third epoch; the rest is trained after it."""
+        collection = tmp_path / "c"
+        command = [sys.executable, "-m", "imgsim", "-c", str(collection), "train"]
+        options = [os.path.dirname(crops[0]), "--image-size", "32", "--batch-size", "8"]
+        with subprocess.Popen(
+            [*command, *options, "--epochs", "8"], stderr=subprocess.PIPE, text=True
+        ) as process:
+            for line in process.stderr:
+                if line.startswith("epoch 3/"):
+                    process.kill()
+                    break
+        before = json.loads((collection / "training" / "state.json").read_text())["history"]
+        with Collection.open(collection) as opened:
+            report = opened.train(os.path.dirname(crops[0]), resume=True)
+            assert opened.check() == []
+        assert len(before) >= 3
+        assert [asdict(epoch) for epoch in report.history[: len(before)]] == before
+        assert [epoch.epoch for epoch in report.history] == list(range(1, 9))
+        assert not (collection / "training").exists()
+
+    def test_after_an_interrupt_that_kept_the_best(self, tmp_path, crops):
+        def interrupt(now):
+            if now.epoch == 2 and now.ended:
+                raise KeyboardInterrupt
+
+        with Collection.open(tmp_path / "c") as collection:
+            report = collection.train(crops, SMALL, interrupt)
+            assert (report.interrupted, len(report.history)) == (True, 2)
+            again = collection.train(crops, resume=True)
+        assert again.history[:2] == report.history
+        assert len(again.history) == 3
+        assert again.history[2].loss < report.history[0].loss
+
+    def test_nothing_to_resume(self, tmp_path, crops):
+        with (
+            Collection.open(tmp_path / "c") as collection,
+            pytest.raises(EncoderError, match="no training to resume"),
+        ):
+            collection.train(crops, resume=True)
+
+    def test_other_images(self, tmp_path, crops):
+        def interrupt(now):
+            if now.ended:
+                raise KeyboardInterrupt
+
+        with Collection.open(tmp_path / "c") as collection:
+            collection.train(crops, SMALL, interrupt)
+            with pytest.raises(EncoderError, match="not those that the training began with"):
+                collection.train(crops[1:], resume=True)
+            assert collection.train(crops, resume=True).history
+
+    @pytest.mark.parametrize("name", ["state.json", "epoch-0001.keras"])
+    def test_a_broken_checkpoint(self, tmp_path, crops, name):
+        def interrupt(now):
+            if now.ended:
+                raise KeyboardInterrupt
+
+        with Collection.open(tmp_path / "c") as collection:
+            collection.train(crops, SMALL, interrupt)
+            (tmp_path / "c" / "training" / name).write_bytes(b"x")
+            with pytest.raises(EncoderError, match=name):
+                collection.train(crops, resume=True)
+
+
+def test_a_collection_with_vectors_keeps_them(filled, crops):
+    before = filled.info()
+    report = filled.train(crops, replace(SMALL, epochs=1), name="new")
+    assert (report.encoder.name, report.encoder.active) == ("new", False)
+    assert filled.info() == before
+    assert filled.encoders.reencode("new").switched
