@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from measure import median, print_table, seconds, write_json
 from numpy.typing import NDArray
 
-from imgsim import Collection, TrainingSettings
+from imgsim import RECIPES, Collection
 from imgsim.catalog import Catalog
 from imgsim.encoder import Encoder
 from imgsim.images import decode, find, is_image
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, type=Path, help="a folder of images")
     parser.add_argument("--count", type=int, default=20_000, help="files to ingest")
     parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--recipe", choices=RECIPES, default="plain")
     parser.add_argument("--large", type=int, default=0, help="also add to so many made-up images")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
@@ -60,7 +62,7 @@ def main() -> None:
         files = copies(paths, options.count + ADDED, Path(scratch) / "files")
         template = Path(scratch) / "template.imgsim"
         with Collection.open(template) as collection:
-            settings = TrainingSettings(image_size=options.image_size, epochs=1)
+            settings = replace(RECIPES[options.recipe], image_size=options.image_size, epochs=1)
             directory = collection.train(paths[:512], settings).encoder.directory
         figures = limits(paths, Encoder(Path(directory)))
         figures |= runs(template, files, options.count)

@@ -7,13 +7,14 @@ that give no vectors, and ``encoder.imgsim``, the empty collection with the enco
 import argparse
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgsim import Collection, TrainingSettings
+from imgsim import PLAIN, Collection
 from imgsim.encoder import Encoder
 from imgsim.images import find, is_image
 from imgsim.types import ImageFile
@@ -33,7 +34,12 @@ def main() -> None:
     options = parser.parse_args()
     files = [f.path for f in find(options.images) if isinstance(f, ImageFile)]
     paths = [path for path in files if is_image(path)]
-    settings = TrainingSettings(options.image_size, options.latent_channels, options.epochs)
+    settings = replace(
+        PLAIN,
+        image_size=options.image_size,
+        latent_channels=options.latent_channels,
+        epochs=options.epochs,
+    )
     with Collection.open(options.out / "encoder.imgsim") as collection:
         report = collection.train(options.images, settings)
         encoder = Encoder(Path(report.encoder.directory))

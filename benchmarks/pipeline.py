@@ -10,13 +10,14 @@ import shutil
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 from measure import command_seconds, median, print_table, seconds, write_json
 
-from imgsim import Collection, TrainingSettings
+from imgsim import RECIPES, Collection
 from imgsim.autoencoder import encoder_of
 from imgsim.encoder import Encoder
 from imgsim.images import decode, find, is_image
@@ -28,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", required=True, help="a folder of photographs")
     parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--recipe", choices=RECIPES, default="plain")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
@@ -41,8 +43,9 @@ def measure(paths: list[str], options: argparse.Namespace, scratch: Path) -> Non
     """Measure every stage and print the figures."""
     side, repeats, n = options.image_size, options.repeats, len(paths)
     rates: dict[str, float] = {}
+    settings = replace(RECIPES[options.recipe], image_size=side, epochs=repeats + 1)
     with Collection.open(scratch / "c") as collection:
-        report = collection.train(paths, TrainingSettings(image_size=side, epochs=repeats + 1))
+        report = collection.train(paths, settings)
         # The first epoch includes the tracing of the graph.
         rates["train"] = median([epoch.images_per_second for epoch in report.history[1:]])
 

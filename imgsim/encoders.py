@@ -77,6 +77,7 @@ class Encoders:
             interrupted=trained.fit.interrupted,
             compared=trained.compared,
             onnx_difference=trained.onnx_difference,
+            colours=trained.colours,
         )
 
     def import_(self, source: EncoderSource) -> EncoderReport:

@@ -26,7 +26,7 @@ def draw_history(path: Path, history: Sequence[EpochRecord]) -> None:
     epochs = [record.epoch for record in history]
     axes.plot(epochs, [record.loss for record in history], marker="o", label="training")
     axes.plot(epochs, [record.val_loss for record in history], marker="o", label="validation")
-    axes.set(xlabel="epoch", ylabel="mean squared error", yscale="log")
+    axes.set(xlabel="epoch", ylabel="loss", yscale="log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()

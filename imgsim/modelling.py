@@ -16,6 +16,7 @@ from imgsim.terminal import interruptible, print_evaluation, progress_bar, say, 
 from imgsim.types import EncoderInfo
 
 _DRAWN = 20  # queries of a sheet
+_COLOURS = {"keep": "kept", "ignore": "ignored"}
 
 
 class RecipeName(StrEnum):
@@ -160,13 +161,17 @@ def train(
     for refusal in report.refused:
         say(f"left out: {printable(refusal.path)}: {printable(refusal.reason)}")
     best, encoder = report.history[report.best_epoch - 1], report.encoder
-    ended = " (interrupted)" if report.interrupted else ""
-    options.note(
+    ended = " (interrupted; --resume goes on)" if report.interrupted else ""
+    for line in (
         f"trained on {report.images:,} images for {len(report.history)} epochs{ended}: best "
         f"validation loss {best.val_loss:.5f} in epoch {report.best_epoch}, {encoder.dim:,} values "
-        f"a latent\nONNX against Keras on {report.compared} images: greatest difference "
-        f"{report.onnx_difference:.2g}\nencoder, history and reconstructions: {encoder.directory}"
-    )
+        "a latent",
+        f"colours were {_COLOURS[report.colours]}; --colours decides it",
+        f"ONNX against Keras on {report.compared} images: greatest difference "
+        f"{report.onnx_difference:.2g}",
+        f"encoder, history and reconstructions: {encoder.directory}",
+    ):
+        options.note(line)
     _offer(encoder, options)
 
 

@@ -49,6 +49,7 @@ class Trained:
     refused: tuple[Refusal, ...]
     compared: int
     onnx_difference: float
+    colours: str
 
 
 def train(
@@ -96,7 +97,9 @@ def train(
         directory / "reconstructions.png", sample, np.rint(255 * outputs).astype(np.uint8)
     )
     difference = _difference(encoder, Encoder(directory), sample)
-    return Trained(fitted, len(images.paths), images.refused(), len(sample), difference)
+    return Trained(
+        fitted, len(images.paths), images.refused(), len(sample), difference, settings.colours
+    )
 
 
 class _Images:

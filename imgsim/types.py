@@ -297,7 +297,7 @@ class TrainingReport:
     """What a training run made.
 
     ``onnx_difference`` is the greatest absolute difference between the latents of the ONNX encoder
-    and of Keras on ``compared`` images.
+    and of Keras on ``compared`` images; ``colours`` says whether they were kept or ignored.
     """
 
     encoder: EncoderInfo
@@ -308,6 +308,7 @@ class TrainingReport:
     interrupted: bool
     compared: int
     onnx_difference: float
+    colours: str
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from imgsim import errors
 from imgsim.vectors import write_segment
+from tests.models import write_projection
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +27,11 @@ def test_the_readme_does_what_it_says(tmp_path, pictures):
     """Run its shell and Python blocks in a folder that has `photos`, in order."""
     pictures.rename(tmp_path / "photos")
     (tmp_path / "photos" / "chelsea-0.jpg").rename(tmp_path / "photos" / "cat.jpg")
+    for path in sorted((tmp_path / "photos").iterdir()):
+        folder = tmp_path / "labelled" / path.name.partition("-")[0].removesuffix(".jpg")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    write_projection(tmp_path / "model.onnx")
     (tmp_path / "list.txt").write_text("photos/cat.jpg\nphotos/rocket-1.jpg\n")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment.pop("IMGSIM_COLLECTION", None)
@@ -43,6 +49,7 @@ def test_the_readme_does_what_it_says(tmp_path, pictures):
         "neighbours.parquet",
         "features.npz",
         "vectors.faiss",
+        "sheet.png",
     ):
         assert (tmp_path / name).stat().st_size > 1_000
     (code,) = blocks("README.md", "python")

@@ -240,7 +240,7 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path, crops):
                 break
         rest = process.stderr.read()
     assert process.returncode == 0, rest
-    assert "(interrupted)" in rest
+    assert "(interrupted; --resume goes on)" in rest
     with Collection.open(collection, create=False) as opened:
         assert opened.info().encoder is not None
         assert opened.check() == []
