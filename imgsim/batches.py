@@ -1,5 +1,6 @@
 """Batches of images for a training, streamed from files."""
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -40,7 +41,9 @@ def batches(
         dataset = tf.data.Dataset.zip(dataset, seeds).map(_views(settings))
     else:
         dataset = dataset.map(lambda images: (images, {RECONSTRUCTION: images / 255}))
-    return dataset.prefetch(2)
+    steady = tf.data.Options()
+    steady.autotune.enabled = False  # at the end of an epoch its thread sleeps on for many seconds
+    return dataset.prefetch(2).with_options(steady)
 
 
 def _images(
@@ -63,7 +66,7 @@ def _images(
         dataset = dataset.shuffle(len(numbers), seed=settings.seed)
         if steps_of_epoch(len(numbers), settings):
             dataset = dataset.repeat()
-    dataset = dataset.map(to_tensors, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.map(to_tensors, num_parallel_calls=os.cpu_count() or 1)
     return dataset.filter(lambda _, loaded: loaded).map(lambda px, _: tf.cast(px, tf.float32))
 
 
