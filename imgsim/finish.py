@@ -51,7 +51,8 @@ def principal_directions(latents: NDArray[np.float32], most: int) -> Affine:
     which helps those that vary little.
     """
     pca = PCA(min(most, len(latents) - 1, latents.shape[1]), svd_solver="covariance_eigh")
-    pca.fit(latents.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # shares of no variance, if all rows are equal
+        pca.fit(latents.astype(np.float64))
     deviations = np.sqrt(pca.explained_variance_ + 1e-3 * pca.explained_variance_.max() + 1e-12)
     weights = (pca.components_ / deviations[:, np.newaxis] ** (2 * _POWER)).T
     return Affine(weights.astype(np.float32), (-pca.mean_ @ weights).astype(np.float32))

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from imgsim.finish import colours_agree, palette, principal_directions, unit
+
+
+def softmax(values):
+    powers = np.exp(values - values.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+class TestDirections:
+    def test_they_are_principal(self):
+        random = np.random.default_rng(0)
+        rows = random.normal(size=(500, 6)) * [9, 5, 3, 1, 1, 1] + 7
+        layer = principal_directions(rows.astype(np.float32), 3)
+        found = rows @ layer.weights + layer.bias
+        assert found.shape == (500, 3)
+        assert np.abs(found.mean(axis=0)).max() < 1e-3
+        covariance = np.cov(found.T)
+        assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-2
+        assert np.allclose(np.diag(covariance), np.array([9, 5, 3]) ** (2 - 0.4), rtol=0.15)
+
+    @pytest.mark.parametrize(("rows", "values", "kept"), [(3, 6, 2), (50, 6, 6), (2, 6, 1)])
+    def test_there_are_no_more_than_the_rows_allow(self, rows, values, kept):
+        random = np.random.default_rng(0).normal(size=(rows, values)).astype(np.float32)
+        assert principal_directions(random, 256).weights.shape == (values, kept)
+
+    def test_equal_rows(self):
+        layer = principal_directions(np.ones((5, 4), np.float32), 3)
+        assert np.isfinite(layer.weights).all()
+        assert np.abs(np.ones(4) @ layer.weights + layer.bias).max() < 1e-3
+
+    def test_unit(self):
+        rows = unit(np.array([[3, 4], [0, 0]], np.float32))
+        assert np.allclose(rows, [[0.6, 0.8], [0, 0]])
+
+
+class TestPalette:
+    def test_every_colour_of_a_few_has_its_own_share(self):
+        colours = np.array([[255, 0, 0], [0, 255, 0], [20, 20, 20], [250, 250, 250]], np.uint8)
+        images = np.broadcast_to(colours[:, np.newaxis, np.newaxis], (4, 8, 8, 3))
+        layer = palette(images, seed=0)
+        shares = softmax(colours @ layer.weights + layer.bias)
+        assert shares.shape == (4, 4)
+        assert np.allclose(shares.max(axis=1), 1, atol=1e-3)
+        assert len(set(shares.argmax(axis=1))) == 4
+
+    def test_there_are_256_of_many(self):
+        images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+        layer = palette(images, seed=0)
+        assert layer.weights.shape == (3, 256)
+        assert np.array_equal(layer.weights, palette(images, seed=0).weights)
+
+
+class TestColoursAgree:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def patterns(cls):
+        """Ten patterns in grey."""
+        return np.random.default_rng(0).integers(60, 196, (10, 4, 4), np.uint8)
+
+    def test_each_thing_has_its_colours_or_any(self, patterns):
+        own = colours_agree(painted(patterns, lambda number, _: number % 10))
+        any_of_them = colours_agree(painted(patterns, lambda _, random: random.integers(10)))
+        assert own > 0.45  # of 19 alike, 10 are nearest in two ways
+        assert any_of_them < 0.15
+
+    def test_two_images(self):
+        assert colours_agree(np.zeros((2, 8, 8, 3), np.uint8)) == 1
+
+
+def painted(patterns, colour_of):
+    """Return 200 images of the patterns, each in one of ten colours."""
+    random = np.random.default_rng(1)
+    tints = random.uniform(0.2, 1, (10, 3))
+    images = []
+    for number in range(200):
+        grey = patterns[number % 10].repeat(8, axis=0).repeat(8, axis=1)[..., np.newaxis]
+        noise = random.normal(0, 4, grey.shape)
+        tinted = (grey + noise) * tints[colour_of(number, random)]
+        images.append(np.clip(tinted, 0, 255).astype(np.uint8))
+    return np.stack(images)
