@@ -62,6 +62,8 @@ class Encoders:
         """
         from imgsim import training  # noqa: PLC0415 - TensorFlow takes seconds
 
+        if name in {each.name for each in self.list()}:
+            raise EncoderError(f"another encoder has the name {name}; choose one with --name")
         checkpoints = Checkpoints(self._path / CHECKPOINTS)
         with writer_lock(self._path), new_directory(self._path / "encoders") as scratch:
             trained = training.train(found, settings, scratch, checkpoints, on_progress)

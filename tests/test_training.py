@@ -387,3 +387,11 @@ def test_a_collection_with_vectors_keeps_them(filled, crops):
     assert (report.encoder.name, report.encoder.active) == ("new", False)
     assert filled.info() == before
     assert filled.encoders.reencode("new").switched
+
+
+def test_a_name_that_is_taken_is_refused_before_the_training(filled, crops):
+    (taken,) = (encoder.name for encoder in filled.encoders.list())
+    told = []
+    with pytest.raises(EncoderError, match="has the name"):
+        filled.train(crops, SMALL, told.append, name=taken)
+    assert told == []
