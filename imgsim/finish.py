@@ -17,7 +17,7 @@ from imgsim.yardsticks import grey_of, histogram_of
 
 COLOURS = 256
 _PIXELS = 60_000
-_POWER = 0.1  # of the standard deviations, by which the principal directions are divided
+_POWER = 0.2  # of the standard deviations, by which the principal directions are divided
 _SHARPNESS = 4.0
 _NEAREST = 10
 
@@ -54,7 +54,7 @@ def principal_directions(latents: NDArray[np.float32], most: int) -> Affine:
     with np.errstate(invalid="ignore"):  # shares of no variance, if all rows are equal
         pca.fit(latents.astype(np.float64))
     deviations = np.sqrt(pca.explained_variance_ + 1e-3 * pca.explained_variance_.max() + 1e-12)
-    weights = (pca.components_ / deviations[:, np.newaxis] ** (2 * _POWER)).T
+    weights = (pca.components_ / deviations[:, np.newaxis] ** _POWER).T
     return Affine(weights.astype(np.float32), (-pca.mean_ @ weights).astype(np.float32))
 
 

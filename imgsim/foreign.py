@@ -1,7 +1,8 @@
 """Encoders made elsewhere: find out how to feed an ONNX model, and whether it is one."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,18 @@ def adopt(source: EncoderSource, directory: Path) -> list[str]:
         raise EncoderError(f"{source.file}: gives values that are not finite")
     if not np.array_equal(rows, again):
         raise EncoderError(f"{source.file}: gives different rows for the same image")
-    write_feed(directory, replace(feed, dim=len(rows[0])))
+    feed = replace(feed, dim=len(rows[0]))
+    _inscribe(target, feed)
+    write_feed(directory, feed)
     return list(_warnings(feed, np.stack(rows)))
+
+
+def _inscribe(target: Path, feed: Feed) -> None:
+    """Note in the model how it is fed, so that its checksum is another if it is fed otherwise."""
+    model = onnx.load(target)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "imgsim", json.dumps(asdict(feed))
+    onnx.save(model, target)
 
 
 def _copy(file: Path, target: Path) -> None:

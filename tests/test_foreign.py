@@ -102,6 +102,15 @@ class TestFeeding:
         encoder, _ = adopted(collection, path, output="pooled")
         assert (encoder.encode(image[np.newaxis]) <= 0).all()
 
+    def test_the_same_file_fed_otherwise_is_another_encoder(self, collection, tmp_path, image):
+        path = write_model(tmp_path / "m.onnx")
+        one, _ = adopted(collection, path)
+        two, _ = adopted(collection, path, mean=(0.5, 0.5, 0.5))
+        assert not np.array_equal(one.encode(image[np.newaxis]), two.encode(image[np.newaxis]))
+        assert len(collection.encoders.list()) == 2
+        assert adopted(collection, path)[0].fingerprint == one.fingerprint
+        assert len(collection.encoders.list()) == 2
+
     def test_weights_beside_the_model(self, collection, tmp_path, image):
         path = write_projection(tmp_path / "m.onnx", side=8, dim=64)
         model = onnx.load(path)
