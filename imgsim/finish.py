@@ -5,6 +5,7 @@ the principal directions of the latents, unit length again; and beside it the sh
 the image, so that the squared distance is a weighted mean of the two.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,16 +79,18 @@ def palette(images: NDArray[np.uint8], seed: int) -> Affine:
     return Affine(weights.astype(np.float32), bias.astype(np.float32))
 
 
-def colours_agree(images: NDArray[np.uint8]) -> float:
-    """Return how far images (n, height, width, 3) of like colours look alike in grey, from 0 to 1.
+def colours_agree(images: Iterable[NDArray[np.uint8]]) -> float:
+    """Return how far images (height, width, 3) of like colours look alike in grey, from 0 to 1.
 
     It is the share of each image's 10 nearest by colours that are among its 10 nearest by grey
     pixels. Where it is great, colours say what is shown; where it is small, they vary for one and
     the same thing.
     """
-    rows = [np.stack([of(image) for image in images]) for of in (histogram_of, grey_of)]
-    by_colour, by_grey = map(_nearest, rows)
-    shared = [len(set(a) & set(b)) / len(a) for a, b in zip(by_colour, by_grey, strict=True)]
+    described = ((histogram_of(image), grey_of(image)) for image in images)
+    by_colour, by_grey = (_nearest(np.stack(rows)) for rows in zip(*described, strict=True))
+    shared = [
+        len(set(a) & set(b)) / max(1, len(a)) for a, b in zip(by_colour, by_grey, strict=True)
+    ]
     return float(np.mean(shared))
 
 

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -37,6 +37,7 @@ _TOLERANCE = 1e-4
 _SAMPLED = 5_000  # images to which the last layers are fitted
 _JUDGED = 6_000  # images that say what colours mean
 _AGREED = 0.07
+_STACKED = 1 << 29  # bytes of images in one array
 _CACHED = 1 << 30  # bytes of decoded images
 
 
@@ -71,6 +72,7 @@ def train(
     if len(images.paths) < 2:
         raise EncoderError(f"training needs at least 2 images, found {len(images.paths)}")
     split = images.split(settings)
+    images.first(split[0], 1)
     if state is None:
         if settings.colours == "auto":
             settings = replace(settings, colours=images.colours(split[0]))
@@ -151,19 +153,32 @@ class _Images:
             self._cache[number] = pixels
         return pixels
 
-    def first(self, numbers: Sequence[int], most: int) -> NDArray[np.uint8]:
-        """Return up to ``most`` of the images that can be decoded, (n, side, side, 3) uint8."""
-        found: list[NDArray[np.uint8]] = []
+    def decoded(self, numbers: Sequence[int], most: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield up to ``most`` of the images that can be decoded."""
+        left = most
         for number in numbers:
-            if len(found) == most:
-                break
+            if not left:
+                return
             with suppress(ImageError):
-                found.append(self.load(number))
+                yield self.load(number)
+                left -= 1
+
+    def first(self, numbers: Sequence[int], most: int) -> NDArray[np.uint8]:
+        """Return up to ``most`` of the images that can be decoded, (n, side, side, 3) uint8.
+
+        They are fewer if they would take more than half a gigabyte. Raises :class:`EncoderError` if
+        there are none.
+        """
+        found = list(self.decoded(numbers, min(most, _STACKED // (3 * self._side**2) or 1)))
+        if not found:
+            raise EncoderError(
+                "none of the training or none of the validation images can be decoded"
+            )
         return np.stack(found)
 
     def colours(self, numbers: Sequence[int]) -> Literal["keep", "ignore"]:
         """Return what colours seem to mean in some of the images."""
-        return "keep" if colours_agree(self.first(numbers, _JUDGED)) > _AGREED else "ignore"
+        return "keep" if colours_agree(self.decoded(numbers, _JUDGED)) > _AGREED else "ignore"
 
     def refused(self) -> tuple[Refusal, ...]:
         """Return the files that could not be decoded, sorted by path."""

@@ -315,6 +315,25 @@ class TestContrastive:
         assert len(report.history) == report.best_epoch + 2
 
 
+@pytest.mark.parametrize("settings", [VIEWS, TrainingSettings(image_size=32, epochs=1), SMALL])
+def test_no_training_image_can_be_decoded(tmp_path, crops, settings):
+    """One of two images is broken, and the other is needed for the validation."""
+    with open(crops[0], "rb") as file:
+        (tmp_path / "cut.jpg").write_bytes(file.read(900))
+    with (
+        Collection.open(tmp_path / "c") as collection,
+        pytest.raises(EncoderError, match="can be decoded"),
+    ):
+        collection.train([crops[0], tmp_path / "cut.jpg"], settings)
+
+
+@pytest.mark.parametrize("colours", ["auto", "keep", "ignore"])
+def test_two_images_are_enough_for_views(tmp_path, crops, colours):
+    settings = replace(VIEWS, epochs=1, colours=colours)
+    with Collection.open(tmp_path / "c") as collection:
+        assert collection.train(crops[:2], settings).images == 2
+
+
 class TestResume:
     def test_after_sigkill(self, tmp_path, crops):
         """A real SIGKILL of a real process after its third epoch; the rest is trained after it."""
