@@ -1,40 +1,46 @@
 """Measure how well encoders retrieve images of the same label: recipes, ingredients, yardsticks.
 
-Each recipe trains on the images of a folder alone, without labels, with every seed. Figures are
-means over the seeds, with the least and the greatest. Queries are the same for all.
+Each training sees the images of a folder alone, without labels, and runs once for every seed.
+Figures are means over the seeds, with the least and the greatest. Queries are the same for all.
+Colours count little or much by default, as the images say; the last line tells which. All this
+takes hours: trainings that the JSON file has already are not run again.
 """
 
 import argparse
 import csv
+import itertools
+import json
 import os
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import imagehash
+import keras
 import numpy as np
 from measure import print_table, write_json
 from numpy.typing import NDArray
 from PIL import Image
 
 from imgsim import PLAIN, Collection, TrainingSettings
+from imgsim.autoencoder import encoder_of
 from imgsim.encoder import Encoder
 from imgsim.evaluate import Ranking, chosen_queries, rank
+from imgsim.finish import principal_directions, unit
 from imgsim.images import decode
 from imgsim.yardsticks import histogram_of, pixels_of
 
 DEFAULT = TrainingSettings()
-RECIPES = {
+TRAININGS = {
     "plain": replace(PLAIN, time_budget=DEFAULT.time_budget),
-    "+ unit length, 256 directions": replace(PLAIN, time_budget=1_200.0, principal=256, unit=True),
-    "views, not reconstructed": replace(DEFAULT, reconstruct=0.0, colours="ignore", principal=0),
-    "+ reconstructed": replace(DEFAULT, colours="ignore", principal=0),
-    "+ 256 directions": replace(DEFAULT, colours="ignore"),
-    "+ colours kept": replace(DEFAULT, colours="keep"),
-    "default": DEFAULT,
+    "views alone": replace(DEFAULT, reconstruct=0.0),
+    "colours little": replace(DEFAULT, colours="little"),
+    "colours much": replace(DEFAULT, colours="much"),
 }
+Figures = dict[str, float]
 
 
 class Labelled:
@@ -56,7 +62,7 @@ class Labelled:
         """Return the pixels of all images."""
         return [decode(path, side, side) for path in self.paths]
 
-    def figures(self, vectors: NDArray[np.float32]) -> dict[str, float]:
+    def figures(self, vectors: NDArray[np.float32]) -> Figures:
         """Return R@1, P@10 and mAP, and R@1 of natural photographs against iconic pictures."""
         found = measures(rank(vectors, self.labels, self.queries, self.natural))
         if len(self.iconic):
@@ -65,7 +71,7 @@ class Labelled:
         return found
 
 
-def measures(ranking: Ranking) -> dict[str, float]:
+def measures(ranking: Ranking) -> Figures:
     """Return the means over all queries."""
     return {
         "R@1": float(ranking.relevant[:, 0].mean()),
@@ -74,7 +80,7 @@ def measures(ranking: Ranking) -> dict[str, float]:
     }
 
 
-def yardsticks(data: Labelled) -> dict[str, dict[str, float]]:
+def yardsticks(data: Labelled) -> dict[str, Figures]:
     """Return the figures of what needs no training."""
     images = data.images(128)
     hashes = [imagehash.phash(Image.fromarray(image)).hash.ravel() for image in images]
@@ -85,32 +91,56 @@ def yardsticks(data: Labelled) -> dict[str, dict[str, float]]:
     }
 
 
-def trained(data: Labelled, settings: TrainingSettings) -> dict[str, float]:
-    """Train once and return the figures, the training time and its rate."""
+def trained(data: Labelled, settings: TrainingSettings) -> dict[str, Any]:
+    """Train once; return the figures of its vectors by what is made of the latent, and facts."""
     with tempfile.TemporaryDirectory() as scratch, Collection.open(scratch) as collection:
         began = time.perf_counter()
         report = collection.train(data.folder, settings)
         minutes = (time.perf_counter() - began) / 60
-        encoder = Encoder(Path(report.encoder.directory))
+        directory = Path(report.encoder.directory)
         images = data.images(settings.image_size)
+        latents = latents_of(directory / "model.keras", images)
+        encoder = Encoder(directory)
         vectors = np.concatenate([encoder.encode(image[np.newaxis]) for image in images])
-    rate = float(np.median([epoch.images_per_second for epoch in report.history]))
-    return data.figures(vectors) | {
-        "minutes": minutes,
-        "images/s": rate,
-        "values": encoder.feed.dim,
+    directions = principal_directions(unit(latents), DEFAULT.principal, 0.2)
+    figures = {
+        "latent": data.figures(latents),
+        "unit length": data.figures(unit(latents)),
+        "256 directions": data.figures(unit(unit(latents) @ directions.weights + directions.bias)),
+        "encoder": data.figures(vectors),
     }
+    rates = [epoch.images_per_second for epoch in report.history]
+    facts = {"minutes": minutes, "images/s": float(np.median(rates)), "epochs": len(rates)}
+    return {"figures": figures, "colours": report.colours, **facts}
 
 
-def summary(runs: Sequence[dict[str, float]]) -> list[str]:
+def latents_of(autoencoder: Path, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Return the flattened latents (n, d) of images."""
+    encoder = encoder_of(keras.models.load_model(autoencoder))
+    batches = (np.stack(images[i : i + 64]) for i in range(0, len(images), 64))
+    return np.concatenate([encoder.predict_on_batch(batch.astype(np.float32)) for batch in batches])
+
+
+def cells(runs: Sequence[Figures]) -> list[str]:
     """Return a cell for each figure: the mean, and the ends if there are several runs."""
-    cells = []
+    found = []
     for name in runs[0]:
         values = [run[name] for run in runs]
-        digits = 3 if max(values) <= 1 else 0
-        ends = f" ({min(values):.{digits}f}-{max(values):.{digits}f})" if len(runs) > 1 else ""
-        cells.append(f"{np.mean(values):.{digits}f}{ends}")
-    return cells
+        ends = f" ({min(values):.3f}-{max(values):.3f})" if len(runs) > 1 else ""
+        found.append(f"{np.mean(values):.3f}{ends}")
+    return found
+
+
+def table(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row for each kind of vectors."""
+    rows = [(name, "", *cells([figures])) for name, figures in results["yardsticks"].items()]
+    for training, seeds in results["trainings"].items():
+        runs = list(seeds.values())
+        rows += [
+            (training, name, *cells([run["figures"][name] for run in runs]))
+            for name in runs[0]["figures"]
+        ]
+    return [("training", "vectors", *next(iter(results["yardsticks"].values()))), *rows]
 
 
 def main() -> None:
@@ -120,23 +150,27 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="a table; its column path is in the folder")
     parser.add_argument("--column", default="label")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--recipes", nargs="*", choices=RECIPES, default=list(RECIPES))
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--trainings", nargs="*", choices=TRAININGS, default=list(TRAININGS))
+    parser.add_argument("--json", type=Path, help="write the figures to this file, and go on there")
     options = parser.parse_args()
-    table = options.labels or options.images / "manifest.csv"
-    data = Labelled(options.images, table, options.column)
-    results: dict[str, list[dict[str, float]]] = {
-        name: [figures] for name, figures in yardsticks(data).items()
-    }
-    for name in options.recipes:
-        for seed in range(options.seeds):
-            found = trained(data, replace(RECIPES[name], seed=seed))
-            results.setdefault(name, []).append(found)
-            print(name, seed, summary([found]), flush=True)
-            write_json(options.json, {"images": len(data.paths), "results": results})
+    data = Labelled(
+        options.images, options.labels or options.images / "manifest.csv", options.column
+    )
+    results: dict[str, Any] = {"images": len(data.paths), "queries": len(data.queries)}
+    if options.json and options.json.exists():
+        results |= json.loads(options.json.read_text())
+    results.setdefault("yardsticks", yardsticks(data))
+    trainings = results.setdefault("trainings", {})
+    for seed, name in itertools.product(map(str, range(options.seeds)), options.trainings):
+        runs = trainings.setdefault(name, {})
+        if seed not in runs:
+            runs[seed] = trained(data, replace(TRAININGS[name], seed=int(seed)))
+            print(name, seed, json.dumps(runs[seed]), flush=True)
+            write_json(options.json, results)
     print(f"{len(data.paths):,} images, {len(data.queries):,} queries, {os.cpu_count()} cores\n")
-    header = max((list(runs[0]) for runs in results.values()), key=len)
-    print_table([("vectors", *header), *((name, *summary(r)) for name, r in results.items())])
+    print_table(table(results))
+    decided = sorted({run["colours"] for run in trainings.get("views alone", {}).values()})
+    print(f"\nby default colours count: {', '.join(decided)}")
 
 
 if __name__ == "__main__":

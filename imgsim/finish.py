@@ -1,8 +1,9 @@
 """The last layers of an encoder, fitted to the training images after the training.
 
 They turn the flattened latent into the vector whose Euclidean distances are searched: unit length,
-the principal directions of the latents, unit length again; and beside it the shares of colours in
-the image, so that the squared distance is a weighted mean of the two.
+the principal directions of the latents, unit length again; beside it the shares of colours in the
+image, so that the squared distance is a weighted mean of the two; and of both together the
+principal directions.
 """
 
 from collections.abc import Iterable
@@ -17,10 +18,9 @@ from sklearn.neighbors import NearestNeighbors
 from imgsim.yardsticks import grey_of, histogram_of
 
 COLOURS = 256
+AGREED = 0.06
 _PIXELS = 60_000
-_POWER = 0.2  # of the standard deviations, by which the principal directions are divided
 _SHARPNESS = 4.0
-_NEAREST = 10
 
 # Luminance and chrominance (YIQ) from RGB in 0..255, with chrominance weighted four times as much.
 _SPACE = (
@@ -45,17 +45,17 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
-def principal_directions(latents: NDArray[np.float32], most: int) -> Affine:
-    """Return the layer from latents (n, d) of unit length to their principal directions.
+def principal_directions(rows: NDArray[np.float32], most: int, power: float) -> Affine:
+    """Return the layer from rows (n, d) to their principal directions.
 
-    There are up to ``most``, and fewer than n; each is divided by a small power of its deviation,
-    which helps those that vary little.
+    There are up to ``most``, and fewer than n; each is divided by a power of its deviation. A small
+    one helps those that vary little; 0 leaves distances as they are.
     """
-    pca = PCA(min(most, len(latents) - 1, latents.shape[1]), svd_solver="covariance_eigh")
+    pca = PCA(min(most, len(rows) - 1, rows.shape[1]), svd_solver="covariance_eigh")
     with np.errstate(invalid="ignore"):  # shares of no variance, if all rows are equal
-        pca.fit(latents.astype(np.float64))
+        pca.fit(rows.astype(np.float64))
     deviations = np.sqrt(pca.explained_variance_ + 1e-3 * pca.explained_variance_.max() + 1e-12)
-    weights = (pca.components_ / deviations[:, np.newaxis] ** _POWER).T
+    weights = (pca.components_ / deviations[:, np.newaxis] ** power).T
     return Affine(weights.astype(np.float32), (-pca.mean_ @ weights).astype(np.float32))
 
 
@@ -82,20 +82,22 @@ def palette(images: NDArray[np.uint8], seed: int) -> Affine:
 def colours_agree(images: Iterable[NDArray[np.uint8]]) -> float:
     """Return how far images (height, width, 3) of like colours look alike in grey, from 0 to 1.
 
-    It is the share of each image's 10 nearest by colours that are among its 10 nearest by grey
-    pixels. Where it is great, colours say what is shown; where it is small, they vary for one and
-    the same thing.
+    It is the share of images whose nearest by colours is their nearest by grey pixels. Where it is
+    more than AGREED, colours say what is shown; where less, they vary for one and the same thing.
+    It is 0 for fewer than 2 images.
     """
-    described = ((histogram_of(image), grey_of(image)) for image in images)
+    described = [(histogram_of(image), grey_of(image)) for image in images]
+    if len(described) < 2:
+        return 0.0
     by_colour, by_grey = (_nearest(np.stack(rows)) for rows in zip(*described, strict=True))
-    shared = [
-        len(set(a) & set(b)) / max(1, len(a)) for a, b in zip(by_colour, by_grey, strict=True)
-    ]
-    return float(np.mean(shared))
+    return float(np.mean(by_colour == by_grey))
 
 
-def _nearest(rows: NDArray[np.float32]) -> list[list[int]]:
-    """Return the nearest 10 others of each row."""
-    k = min(_NEAREST + 1, len(rows))
-    found = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(rows).kneighbors(rows)[1]
-    return [[i for i in near if i != row][: k - 1] for row, near in enumerate(found.tolist())]
+def _nearest(rows: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the nearest other of each row."""
+    found: NDArray[np.int64] = (
+        NearestNeighbors(n_neighbors=1, algorithm="brute")
+        .fit(rows)
+        .kneighbors(return_distance=False)[:, 0]
+    )
+    return found

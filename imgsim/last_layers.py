@@ -11,7 +11,8 @@ from imgsim.finish import Affine, palette, principal_directions, unit
 from imgsim.settings import TrainingSettings
 
 _COLOUR_SIDE = 32  # of the image whose colours are counted
-_SHARE = 0.7  # of the square of a vector's length that is that of colours, where they are kept
+_SHARES = {"none": 0.0, "little": 0.2, "much": 0.7}  # of colours in the square of a distance
+_POWER = 0.2  # of the deviations of the latents, by which their principal directions are divided
 _BATCH = 64
 
 
@@ -23,19 +24,27 @@ def finished(
     They are fitted to ``images`` (n, height, width, 3).
     """
     x = encoder.output
-    if settings.principal and len(images) > 1:
+    principal = settings.principal if len(images) > 1 else 0
+    if principal:
         latents = unit(_outputs(encoder, images))
-        directions = principal_directions(latents, settings.principal)
-        x = layers.UnitNormalization()(x)
-        x = _affine(layers.Dense(len(directions.bias)), directions, x)
+        x = _directed(layers.UnitNormalization()(x), latents, principal, _POWER)
     if settings.unit:
         x = layers.UnitNormalization()(x)
-    if settings.colours == "keep":
+    share = _SHARES[settings.colours]
+    if share:
         shares = _shares(encoder.input, palette(images, settings.seed))
-        x = layers.Concatenate()([(1 - _SHARE) ** 0.5 * x, _SHARE**0.5 * shares])
+        x = layers.Concatenate()([(1 - share) ** 0.5 * x, share**0.5 * shares])
+        if 0 < principal < len(images):
+            x = _directed(x, _outputs(keras.Model(encoder.input, x), images), principal, 0.0)
     model = keras.Model(encoder.input, x, name="encoder")
     model(np.zeros((1, *model.input.shape[1:]), np.float32))  # Keras exports what was called
     return model
+
+
+def _directed(x: Any, rows: NDArray[np.float32], most: int, power: float) -> Any:  # noqa: ANN401
+    """Return the principal directions of ``x``, fitted to ``rows``."""
+    directions = principal_directions(rows, most, power)
+    return _affine(layers.Dense(len(directions.bias)), directions, x)
 
 
 def _outputs(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:

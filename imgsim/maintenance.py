@@ -88,9 +88,11 @@ def compact(ctx: typer.Context, dry_run: DryRun = False, as_json: Json = False) 
         report = collection.compact(dry_run=dry_run)
     if as_json:
         print(json.dumps(asdict(report) | {"dry_run": dry_run}))
-    became, dropped = ("would become", "to drop") if dry_run else ("became", "dropped")
-    segments = f"{report.before:,} segments {became} {report.after:,}"
-    options.note(f"{segments}; {report.dropped:,} vectors {dropped}")
+    would = "would be " if dry_run else ""
+    options.note(
+        f"segments before: {report.before:,}, after: {report.after:,}; "
+        f"vectors {would}dropped: {report.dropped:,}"
+    )
 
 
 def check(

@@ -16,7 +16,6 @@ from imgsim.terminal import interruptible, print_evaluation, progress_bar, say, 
 from imgsim.types import EncoderInfo
 
 _DRAWN = 20  # queries of a sheet
-_COLOURS = {"keep": "kept", "ignore": "ignored"}
 
 
 class RecipeName(StrEnum):
@@ -27,11 +26,12 @@ class RecipeName(StrEnum):
 
 
 class Colours(StrEnum):
-    """What colours mean."""
+    """How much colours count."""
 
     auto = "auto"
-    keep = "keep"
-    ignore = "ignore"
+    much = "much"
+    little = "little"
+    none = "none"
 
 
 class Layout(StrEnum):
@@ -73,8 +73,8 @@ def train(
     colours: Annotated[
         Colours | None,
         typer.Option(
-            help="Whether colours tell what is in these pictures.",
-            show_default="auto; ignore if plain",
+            help="How much the colours of an image count; auto is much or little.",
+            show_default="auto; none if plain",
         ),
     ] = None,
     image_size: Annotated[
@@ -152,6 +152,8 @@ def train(
         "validation_split": validation_split,
     }
     changes = {name: value for name, value in chosen.items() if value is not None}
+    if resume and (changes or seed or recipe != RecipeName.contrastive):
+        raise typer.BadParameter("--resume goes on as it was begun; leave out how to train")
     try:
         settings = replace(RECIPES[recipe], seed=seed, **changes)
     except ValueError as error:
@@ -166,7 +168,7 @@ def train(
         f"trained on {report.images:,} images for {len(report.history)} epochs{ended}: best "
         f"validation loss {best.val_loss:.5f} in epoch {report.best_epoch}, {encoder.dim:,} values "
         "a latent",
-        f"colours were {_COLOURS[report.colours]}; --colours decides it",
+        f"how much colours count: {report.colours}; --colours decides it",
         f"ONNX against Keras on {report.compared} images: greatest difference "
         f"{report.onnx_difference:.2g}",
         f"encoder, history and reconstructions: {encoder.directory}",

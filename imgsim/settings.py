@@ -30,9 +30,9 @@ class TrainingSettings:
     as many as make about 1,024 latent values.
 
     ``principal`` directions of the latents, if not 0, and then ``unit`` length are the encoder's
-    last layers. ``colours`` says what they mean in these pictures: ``ignore`` trains on views of
-    any colour; ``keep`` trains on views that keep theirs, and puts beside the latent which share of
-    the image each colour has; ``auto`` lets the images decide.
+    last layers. ``colours`` says how much they count: ``none`` and ``little`` train on views of any
+    colour, ``much`` on views that keep theirs; ``little`` and ``much`` put beside the latent which
+    share of the image each colour has; ``auto`` lets the images decide between these two.
 
     A training ends after ``epochs``, after ``time_budget`` seconds, or when ``patience`` epochs, if
     not 0, have not lowered the validation loss. Settings that make no sense raise ValueError.
@@ -49,7 +49,7 @@ class TrainingSettings:
     contrast: float = 1.0
     principal: int = 256
     unit: bool = True
-    colours: Literal["auto", "keep", "ignore"] = "auto"
+    colours: Literal["auto", "much", "little", "none"] = "auto"
     time_budget: float = 1_200.0
     patience: int = 0
 
@@ -67,8 +67,8 @@ class TrainingSettings:
             raise ValueError("the seed must be at least 0 and below 2^32")
         if not self.time_budget > 0:
             raise ValueError("the time budget must be positive")
-        if self.colours not in {"auto", "keep", "ignore"}:
-            raise ValueError("colours must be auto, keep or ignore")
+        if self.colours not in {"auto", "much", "little", "none"}:
+            raise ValueError("colours must be auto, much, little or none")
         if min(self.reconstruct, self.contrast, self.principal, self.patience) < 0:
             raise ValueError("weights, directions and patience must not be negative")
         if not self.reconstruct + self.contrast > 0:
@@ -84,7 +84,7 @@ PLAIN = TrainingSettings(
     contrast=0.0,
     principal=0,
     unit=False,
-    colours="ignore",
+    colours="none",
     time_budget=math.inf,
 )
 """Reconstruct the input: Adam, mean squared error, flattened latent, nothing else."""

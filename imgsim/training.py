@@ -25,7 +25,7 @@ from imgsim.autoencoder import (
 from imgsim.checkpoints import Checkpoints, TrainingState
 from imgsim.encoder import MODEL_NAME, Encoder, Feed, write_feed
 from imgsim.errors import EncoderError, ImageError, TrainingDiverged
-from imgsim.finish import colours_agree
+from imgsim.finish import AGREED, colours_agree
 from imgsim.fitting import Fit, fit
 from imgsim.images import decode, is_image
 from imgsim.last_layers import finished
@@ -35,8 +35,7 @@ from imgsim.types import EpochRecord, ImageFile, Refusal, TrainingProgress
 _COMPARED = 16
 _TOLERANCE = 1e-4
 _SAMPLED = 5_000  # images to which the last layers are fitted
-_JUDGED = 6_000  # images that say what colours mean
-_AGREED = 0.07
+_JUDGED = 6_000  # images that say how much colours count
 _STACKED = 1 << 29  # bytes of images in one array
 _CACHED = 1 << 30  # bytes of decoded images
 
@@ -176,9 +175,9 @@ class _Images:
             )
         return np.stack(found)
 
-    def colours(self, numbers: Sequence[int]) -> Literal["keep", "ignore"]:
-        """Return what colours seem to mean in some of the images."""
-        return "keep" if colours_agree(self.decoded(numbers, _JUDGED)) > _AGREED else "ignore"
+    def colours(self, numbers: Sequence[int]) -> Literal["much", "little"]:
+        """Return how much colours seem to count in some of the images."""
+        return "much" if colours_agree(self.decoded(numbers, _JUDGED)) > AGREED else "little"
 
     def refused(self) -> tuple[Refusal, ...]:
         """Return the files that could not be decoded, sorted by path."""

@@ -283,7 +283,7 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One row of history.csv: mean squared errors of pixels scaled to 0..1."""
+    """One row of history.csv; :class:`TrainingSettings` says what the losses are."""
 
     epoch: int
     loss: float
@@ -297,7 +297,7 @@ class TrainingReport:
     """What a training run made.
 
     ``onnx_difference`` is the greatest absolute difference between the latents of the ONNX encoder
-    and of Keras on ``compared`` images; ``colours`` says whether they were kept or ignored.
+    and of Keras on ``compared`` images; ``colours`` says how much they count: much, little or none.
     """
 
     encoder: EncoderInfo

@@ -30,7 +30,8 @@ class Jitter:
     grey: float
 
 
-JITTERS = {"ignore": Jitter(0.8, 0.2, 0.2), "keep": Jitter(0.2, 0.01, 0.0)}
+_ANY, _OWN = Jitter(0.8, 0.2, 0.2), Jitter(0.2, 0.01, 0.0)
+JITTERS = {"none": _ANY, "little": _ANY, "much": _OWN}
 
 
 def view_of(

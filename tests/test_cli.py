@@ -358,11 +358,11 @@ class TestUpkeep:
     def test_compact(self, stored, pictures, imgsim):
         imgsim("-c", stored, "remove", sorted(pictures.iterdir())[0])
         dry = imgsim("-c", stored, "compact", "--dry-run")
-        assert lines(dry.stderr) == ["1 segments would become 1; 1 vectors to drop"]
+        assert lines(dry.stderr) == ["segments before: 1, after: 1; vectors would be dropped: 1"]
         done = imgsim("-c", stored, "compact", "--json")
         assert json.loads(done.stdout) == {"before": 1, "after": 1, "dropped": 1, "dry_run": False}
         assert lines(imgsim("-c", stored, "compact").stderr) == [
-            "1 segments became 1; 0 vectors dropped"
+            "segments before: 1, after: 1; vectors dropped: 0"
         ]
 
     def test_relocate(self, stored, pictures, imgsim):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
 
 from imgsim.finish import colours_agree, palette, principal_directions, unit
 
@@ -13,7 +14,7 @@ class TestDirections:
     def test_they_are_principal(self):
         random = np.random.default_rng(0)
         rows = random.normal(size=(500, 6)) * [9, 5, 3, 1, 1, 1] + 7
-        layer = principal_directions(rows.astype(np.float32), 3)
+        layer = principal_directions(rows.astype(np.float32), 3, 0.2)
         found = rows @ layer.weights + layer.bias
         assert found.shape == (500, 3)
         assert np.abs(found.mean(axis=0)).max() < 1e-3
@@ -24,10 +25,15 @@ class TestDirections:
     @pytest.mark.parametrize(("rows", "values", "kept"), [(3, 6, 2), (50, 6, 6), (2, 6, 1)])
     def test_there_are_no_more_than_the_rows_allow(self, rows, values, kept):
         random = np.random.default_rng(0).normal(size=(rows, values)).astype(np.float32)
-        assert principal_directions(random, 256).weights.shape == (values, kept)
+        assert principal_directions(random, 256, 0.2).weights.shape == (values, kept)
+
+    def test_power_0_keeps_distances(self):
+        rows = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+        layer = principal_directions(rows, 6, 0.0)
+        assert np.allclose(pdist(rows @ layer.weights + layer.bias), pdist(rows), rtol=1e-4)
 
     def test_equal_rows(self):
-        layer = principal_directions(np.ones((5, 4), np.float32), 3)
+        layer = principal_directions(np.ones((5, 4), np.float32), 3, 0.2)
         assert np.isfinite(layer.weights).all()
         assert np.abs(np.ones(4) @ layer.weights + layer.bias).max() < 1e-3
 
@@ -54,30 +60,19 @@ class TestPalette:
 
 
 class TestColoursAgree:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def patterns(cls):
-        """Ten patterns in grey."""
-        return np.random.default_rng(0).integers(60, 196, (10, 4, 4), np.uint8)
+    @pytest.mark.parametrize(("own", "least", "most"), [(True, 0.9, 1.0), (False, 0.0, 0.1)])
+    def test_a_thing_has_its_colour_or_any(self, own, least, most):
+        random = np.random.default_rng(0)
+        patterns = random.integers(60, 196, (100, 4, 4, 1), np.uint8)
+        tints = random.uniform(0.2, 1, (100, 3))
+        images = []
+        for number in range(200):  # two of each
+            grey = patterns[number // 2].repeat(8, axis=0).repeat(8, axis=1)
+            tint = tints[number // 2 if own else random.integers(100)]
+            tinted = (grey + random.normal(0, 4, grey.shape)) * tint
+            images.append(np.clip(tinted, 0, 255).astype(np.uint8))
+        assert least <= colours_agree(images) <= most
 
-    def test_each_thing_has_its_colours_or_any(self, patterns):
-        own = colours_agree(painted(patterns, lambda number, _: number % 10))
-        any_of_them = colours_agree(painted(patterns, lambda _, random: random.integers(10)))
-        assert own > 0.45  # of 19 alike, 10 are nearest in two ways
-        assert any_of_them < 0.15
-
-    def test_two_images(self):
-        assert colours_agree(np.zeros((2, 8, 8, 3), np.uint8)) == 1
-
-
-def painted(patterns, colour_of):
-    """Return 200 images of the patterns, each in one of ten colours."""
-    random = np.random.default_rng(1)
-    tints = random.uniform(0.2, 1, (10, 3))
-    images = []
-    for number in range(200):
-        grey = patterns[number % 10].repeat(8, axis=0).repeat(8, axis=1)[..., np.newaxis]
-        noise = random.normal(0, 4, grey.shape)
-        tinted = (grey + noise) * tints[colour_of(number, random)]
-        images.append(np.clip(tinted, 0, 255).astype(np.uint8))
-    return np.stack(images)
+    @pytest.mark.parametrize(("images", "agreement"), [(0, 0), (1, 0), (2, 1)])
+    def test_few_images(self, images, agreement):
+        assert colours_agree(np.zeros((images, 8, 8, 3), np.uint8)) == agreement

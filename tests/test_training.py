@@ -20,7 +20,7 @@ from imgsim.images import decode
 from tests.conftest import interruptible
 
 SMALL = replace(PLAIN, image_size=32, latent_channels=4, epochs=3, batch_size=8)
-VIEWS = TrainingSettings(image_size=32, epochs=3, batch_size=8, colours="ignore")
+VIEWS = TrainingSettings(image_size=32, epochs=3, batch_size=8, colours="none")
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +286,8 @@ class TestContrastive:
         assert first.loss == pytest.approx(second.loss, rel=1e-2)
         assert first.val_loss == pytest.approx(second.val_loss, rel=1e-2)
 
-    def test_colours_that_are_kept_are_in_the_vector(self, tmp_path, crops):
-        settings = replace(VIEWS, epochs=1, colours="keep")
+    def test_colours_that_count_are_in_the_vector(self, tmp_path, crops):
+        settings = replace(VIEWS, epochs=1, colours="much")
         with Collection.open(tmp_path / "c") as collection:
             report = collection.train(crops, settings)
         encoder = Encoder(Path(report.encoder.directory))
@@ -297,6 +297,12 @@ class TestContrastive:
         one, two = encoder.encode(np.stack([image, shuffled]))[:, 33:]
         assert np.allclose(one, two, atol=1e-4)
         assert np.sum(one**2) == pytest.approx(0.7, abs=1e-3)
+
+    @pytest.mark.parametrize("colours", ["none", "little", "much"])
+    def test_colours_do_not_make_it_longer(self, tmp_path, crops, colours):
+        settings = replace(VIEWS, epochs=1, principal=5, colours=colours)
+        with Collection.open(tmp_path / "c") as collection:
+            assert collection.train(crops, settings).encoder.dim == 5
 
     def test_the_time_budget_ends_it(self, tmp_path, crops):
         settings = replace(VIEWS, epochs=1_000_000, time_budget=4.0)
@@ -327,7 +333,7 @@ def test_no_training_image_can_be_decoded(tmp_path, crops, settings):
         collection.train([crops[0], tmp_path / "cut.jpg"], settings)
 
 
-@pytest.mark.parametrize("colours", ["auto", "keep", "ignore"])
+@pytest.mark.parametrize("colours", ["auto", "much", "little", "none"])
 def test_two_images_are_enough_for_views(tmp_path, crops, colours):
     settings = replace(VIEWS, epochs=1, colours=colours)
     with Collection.open(tmp_path / "c") as collection:

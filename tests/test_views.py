@@ -9,7 +9,7 @@ from imgsim.views import JITTERS, Jitter, nt_xent, view_of
 IMAGES = np.random.default_rng(0).uniform(0, 255, (6, 32, 32, 3)).astype(np.float32)
 
 
-def views(seed, jitter=JITTERS["ignore"], images=IMAGES):
+def views(seed, jitter=JITTERS["little"], images=IMAGES):
     seeds = tf.constant([seed, 0], tf.int64)
     return [np.asarray(tensor) for tensor in view_of(images, 16, jitter, seeds)]
 
@@ -43,7 +43,7 @@ class TestViews:
         view = views(1, images=grey)[0]
         assert np.ptp(view, axis=-1).max() < 1
 
-    @pytest.mark.parametrize(("name", "greys"), [("ignore", (0.1, 0.3)), ("keep", (0, 0))])
+    @pytest.mark.parametrize(("name", "greys"), [("little", (0.1, 0.3)), ("much", (0, 0))])
     def test_some_lose_their_colours(self, name, greys):
         images = np.broadcast_to(np.float32([200, 100, 50]), (400, 4, 4, 3))
         view = views(5, JITTERS[name], images)[0]
@@ -69,7 +69,7 @@ class TestLoss:
 
 
 class TestBatches:
-    SETTINGS = TrainingSettings(image_size=32, batch_size=4, colours="ignore")
+    SETTINGS = TrainingSettings(image_size=32, batch_size=4, colours="none")
 
     def load(self, number):
         return np.full((32, 32, 3), number, np.uint8)
