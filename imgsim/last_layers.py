@@ -11,7 +11,7 @@ from imgsim.finish import Affine, palette, principal_directions, unit
 from imgsim.settings import TrainingSettings
 
 _COLOUR_SIDE = 32  # of the image whose colours are counted
-_SHARES = {"none": 0.0, "little": 0.2, "much": 0.7}  # of colours in the square of a distance
+_SHARES = {"none": 0.0, "little": 0.15, "much": 0.7}  # of colours in the square of a distance
 _POWER = 0.2  # of the deviations of the latents, by which their principal directions are divided
 _BATCH = 64
 

@@ -91,7 +91,7 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Most passes over the images.", show_default="100; 10 if plain"),
+        typer.Option(min=1, help="Most passes over the images.", show_default="200; 10 if plain"),
     ] = None,
     time_budget: Annotated[
         str | None,
@@ -153,7 +153,7 @@ def train(
     }
     changes = {name: value for name, value in chosen.items() if value is not None}
     if resume and (changes or seed or recipe != RecipeName.contrastive):
-        raise typer.BadParameter("--resume goes on as it was begun; leave out how to train")
+        raise typer.BadParameter("--resume goes on as it was begun; give no other options")
     try:
         settings = replace(RECIPES[recipe], seed=seed, **changes)
     except ValueError as error:
