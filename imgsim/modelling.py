@@ -91,7 +91,7 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Most passes over the images.", show_default="200; 10 if plain"),
+        typer.Option(min=1, help="Most passes over the images.", show_default="500; 10 if plain"),
     ] = None,
     time_budget: Annotated[
         str | None,

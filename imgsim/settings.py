@@ -40,7 +40,7 @@ class TrainingSettings:
 
     image_size: int = 64
     latent_channels: int = 0
-    epochs: int = 200
+    epochs: int = 500
     batch_size: int = 128
     learning_rate: float = 2e-3
     validation_split: float = 0.05

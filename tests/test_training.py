@@ -374,6 +374,12 @@ class TestResume:
         assert len(again.history) == 3
         assert again.history[2].loss < report.history[0].loss
 
+    @pytest.mark.parametrize("option", ["--epochs=3", "--seed=1", "--recipe=plain"])
+    def test_other_options_are_refused(self, crops, imgsim, option):
+        done = imgsim("train", crops[0], "--resume", option)
+        assert done.returncode == 2
+        assert "--resume goes on as it was begun; give no other options" in done.stderr
+
     def test_nothing_to_resume(self, tmp_path, crops):
         with (
             Collection.open(tmp_path / "c") as collection,
