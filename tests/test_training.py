@@ -378,7 +378,7 @@ class TestResume:
     def test_other_options_are_refused(self, crops, imgsim, option):
         done = imgsim("train", crops[0], "--resume", option)
         assert done.returncode == 2
-        assert "--resume goes on as it was begun; give no other options" in done.stderr
+        assert b"--resume goes on as it was begun; give no other options" in done.stderr
 
     def test_nothing_to_resume(self, tmp_path, crops):
         with (
