@@ -108,7 +108,10 @@ def create_residual_autoencoder(
     x = layers.Reshape(grid.shape[1:])(latent)
     x = _transpose(filters[1], 3, 2)(x)  # half as wide as the encoder, and so half the work
     x = _transpose(filters[0], 3, 2)(x)
-    x = _pixels(layers.Conv2D(3 * strides[0] * strides[1], 3, padding="same")(x), strides)
+    pixels = layers.Conv2D(
+        3 * strides[0] * strides[1], 3, padding="same", kernel_initializer="zeros"
+    )  # random weights would leave their texture in reconstructions
+    x = _pixels(pixels(x), strides)
     x = layers.Activation("sigmoid", dtype="float32", name=RECONSTRUCTION)(x)
     outputs = {RECONSTRUCTION: x, PROJECTION: projection}
     return keras.Model(image, outputs, name="autoencoder")
