@@ -35,7 +35,7 @@ from imgsim.yardsticks import histogram_of, pixels_of
 
 DEFAULT = TrainingSettings()
 TRAININGS = {
-    "plain": replace(PLAIN, time_budget=DEFAULT.time_budget),
+    "plain": PLAIN,
     "views alone": replace(DEFAULT, reconstruct=0.0),
     "colours little": replace(DEFAULT, colours="little"),
     "colours much": replace(DEFAULT, colours="much"),
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="a table; its column path is in the folder")
     parser.add_argument("--column", default="label")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=DEFAULT.time_budget / 60)
     parser.add_argument("--trainings", nargs="*", choices=TRAININGS, default=list(TRAININGS))
     parser.add_argument("--json", type=Path, help="write the figures to this file, and go on there")
     options = parser.parse_args()
@@ -166,7 +167,8 @@ def main() -> None:
     for seed, name in itertools.product(map(str, range(options.seeds)), options.trainings):
         runs = trainings.setdefault(name, {})
         if seed not in runs:
-            runs[seed] = trained(data, replace(TRAININGS[name], seed=int(seed)))
+            settings = replace(TRAININGS[name], time_budget=60 * options.minutes, seed=int(seed))
+            runs[seed] = trained(data, settings)
             print(name, seed, json.dumps(runs[seed]), flush=True)
             write_json(options.json, results)
     print(f"{len(data.paths):,} images, {len(data.queries):,} queries, {os.cpu_count()} cores\n")
