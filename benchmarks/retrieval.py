@@ -157,9 +157,15 @@ def main() -> None:
     data = Labelled(
         options.images, options.labels or options.images / "manifest.csv", options.column
     )
-    results: dict[str, Any] = {"images": len(data.paths), "queries": len(data.queries)}
+    results: dict[str, Any] = {
+        "images": len(data.paths),
+        "queries": len(data.queries),
+        "minutes": options.minutes,
+    }
     if options.json and options.json.exists():
         results |= json.loads(options.json.read_text())
+        if results["minutes"] != options.minutes:
+            parser.error(f"{options.json} has trainings of {results['minutes']:g} minutes")
         del results["machine"]  # that of the last run is noted
     if "yardsticks" not in results:
         results["yardsticks"] = yardsticks(data)

@@ -74,7 +74,7 @@ def train(
     if len(images.paths) < 2:
         raise EncoderError(f"training needs at least 2 images, found {len(images.paths)}")
     split = images.split(settings)
-    images.first(split[0], 1)
+    images.first(split[0], 1)  # or it raises before anything is built
     if state is None:
         if settings.colours == "auto":
             settings = replace(settings, colours=images.colours(split[0]))
