@@ -223,7 +223,7 @@ def _identify(path: str, file: BufferedReader) -> Image.Image:
             return Image.open(file, formats=_COMMON)
         except UnidentifiedImageError:
             return Image.open(file, formats=_formats())
-    except UnidentifiedImageError as error:
+    except (UnidentifiedImageError, ValueError) as error:  # some readers take any text for theirs
         raise NotAnImage(path, "not an image in a known format") from error
     except Exception as error:  # the decode boundary: hostile files raise anything
         raise _refusal(path, error) from error

@@ -130,9 +130,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships no
 
     def _finite(self, logs: dict[str, Any] | None, name: str) -> float:
         if not logs or name not in logs:
-            raise EncoderError(
-                "none of the training or none of the validation images can be decoded"
-            )
+            raise EncoderError(f"no {name}: none of its images can be decoded any longer")
         value = float(logs[name])
         if not math.isfinite(value):
             epoch = len(self.state.history) + 1

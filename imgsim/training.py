@@ -176,9 +176,7 @@ class _Images:
         """
         found = list(self.decoded(numbers, min(most, _STACKED // (3 * self._side**2) or 1)))
         if not found:
-            raise EncoderError(
-                "none of the training or none of the validation images can be decoded"
-            )
+            raise EncoderError("none of the training images can be decoded")
         return np.stack(found)
 
     def colours(self, numbers: Sequence[int]) -> Literal["much", "little"]:

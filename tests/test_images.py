@@ -197,9 +197,10 @@ class TestDecode:
 
 
 class TestRefusals:
-    def test_text(self, tmp_path):
+    @pytest.mark.parametrize("text", ["not a picture", "width = 640\n"])
+    def test_text(self, tmp_path, text):
         path = tmp_path / "a.jpg"
-        path.write_text("not a picture")
+        path.write_text(text)
         with pytest.raises(NotAnImage):
             decode(str(path), 4, 4)
         assert not is_image(str(path))
