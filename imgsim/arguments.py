@@ -1,4 +1,4 @@
-"""What commands share: their options, and the paths that files and stdin list."""
+"""What commands share: options, what they say, and the paths that files and stdin list."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgsim.terminal import say
-from imgsim.types import Within
+from imgsim.types import EncoderInfo, Within
 
 if TYPE_CHECKING:
     from imgsim.collection import Collection
@@ -37,6 +37,10 @@ NotUnder = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Report, and change nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+Name = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What to call the encoder.", show_default="its checksum"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,15 @@ class Options:
         """Tell a person something that a script does not need."""
         if not self.quiet:
             say(message)
+
+
+def offer_reencode(encoder: EncoderInfo, options: Options) -> None:
+    """Say how an encoder takes over whose collection holds vectors of another."""
+    if not encoder.active:
+        options.note(
+            f"the collection goes on with the vectors of another encoder; `imgsim reencode "
+            f"--encoder {encoder.name}` gives its {encoder.images:,} images new ones"
+        )
 
 
 def wanted(

@@ -1,4 +1,4 @@
-"""The Keras autoencoder; the only module that imports Keras and TensorFlow."""
+"""The Keras autoencoder, and what is made of Keras models."""
 
 import os
 import warnings
@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from imgsim.encoder import first_line
 from imgsim.errors import EncoderError
 from imgsim.settings import SHRINK, TrainingSettings
 
@@ -208,10 +209,10 @@ def export_layer(path: Path, layer: str, target: Path) -> None:
     try:
         model = keras.models.load_model(path, compile=False)
         output = model.get_layer(layer).output
+        if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
+            raise EncoderError(f"{path}: must have one input, the image")
+        part = keras.Model(model.inputs[0], output)
+        part(np.zeros([size or 32 for size in (1, *model.inputs[0].shape[1:])], np.float32))
     except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise EncoderError(f"{path}: {str(error).splitlines()[0]}") from error
-    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
-        raise EncoderError(f"{path}: must have one input, the image")
-    part = keras.Model(model.inputs[0], output)
-    part(np.zeros([size or 32 for size in (1, *model.inputs[0].shape[1:])], np.float32))
+        raise EncoderError(f"{path}: {first_line(error)}") from error
     export_onnx(part, target)

@@ -31,12 +31,12 @@ def batches(
 
     Images that ``load`` refuses are left out. With ``settings.contrast`` a batch is two views of
     each image, all the first ones before the second. Training batches are shuffled, and always of
-    other views; those for validation are the same every time.
+    other views, of as many images; those for validation are the same every time.
     """
     dataset = _images(load, numbers, settings, training=training)
-    whole = training and settings.contrast > 0 and len(numbers) >= settings.batch_size
-    dataset = dataset.batch(settings.batch_size, drop_remainder=whole)
+    dataset = dataset.batch(settings.batch_size)
     if settings.contrast:
+        dataset = _whole(dataset, settings.batch_size) if training else dataset
         seeds = tf.data.Dataset.random(settings.seed, rerandomize_each_iteration=training)
         dataset = tf.data.Dataset.zip(dataset, seeds).map(_views(settings))
     else:
@@ -68,6 +68,15 @@ def _images(
             dataset = dataset.repeat()
     dataset = dataset.map(to_tensors, num_parallel_calls=os.cpu_count() or 1)
     return dataset.filter(lambda _, loaded: loaded).map(lambda px, _: tf.cast(px, tf.float32))
+
+
+def _whole(dataset: tf.data.Dataset, size: int) -> tf.data.Dataset:
+    """Leave out a last batch that is smaller, unless it is the only one."""
+
+    def wanted(number: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        return (number == 0) | (tf.shape(images)[0] == size)
+
+    return dataset.enumerate().filter(wanted).map(lambda _, images: images)
 
 
 def _views(

@@ -127,6 +127,14 @@ class Bounds:
         return errors
 
 
+def are_of_another(path: Path, basis: Basis) -> bool:
+    """Say whether the file at ``path`` has bounds under another basis, which are of no use."""
+    try:
+        return bool(_header(path).get("basis") != basis.fingerprint)
+    except (OSError, ValueError):
+        return False
+
+
 def altered_bounds(path: Path) -> tuple[str, str] | None:
     """Return the sha256 that the file at ``path`` should have and has, if they differ."""
     expected = str(_header(path)["sha256"])

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -42,6 +42,8 @@ from imgsim.types import (
     Segment,
 )
 
+_SHORT = 12  # digits of a fingerprint that name an encoder
+
 
 class Catalog:
     """The SQLite file ``catalog.db`` of a collection."""
@@ -77,18 +79,23 @@ class Catalog:
         except sqlite3.Error as error:
             raise CollectionError(self._path, f"SQLite says: {error}") from error
 
-    def add_encoder(self, fingerprint: str, dim: int, name: str | None = None) -> EncoderRecord:
+    def add_encoder(
+        self, fingerprint: str, dim: int, name: str | None = None, *, instead: bool = False
+    ) -> EncoderRecord:
         """Commit an encoder, which becomes the active one if there are no images yet.
 
         Its name is what the fingerprint begins with unless it gets one. Raises
-        :class:`EncoderError` if another encoder has the name.
+        :class:`EncoderError` if another encoder has the name; with ``instead``, that loses it.
         """
         with self._transaction() as connection:
             snapshot = Snapshot(connection)
+            if instead and name is not None:
+                theirs = ENCODERS.c.name == name, ENCODERS.c.fingerprint != fingerprint
+                short = func.substr(ENCODERS.c.fingerprint, 1, _SHORT)
+                connection.execute(update(ENCODERS).where(*theirs).values(name=short))
             known = {record.fingerprint: record for record in snapshot.encoders()}
-            chosen = name or fingerprint[:12]
-            if any(r.name == chosen and r.fingerprint != fingerprint for r in known.values()):
-                raise EncoderError(f"another encoder has the name {chosen}; choose one with --name")
+            chosen = name or fingerprint[:_SHORT]
+            refuse_taken(known.values(), chosen, fingerprint)
             if fingerprint not in known:
                 facts = {"fingerprint": fingerprint, "dim": dim, "created_at": _now()}
                 connection.execute(insert(ENCODERS).values(active=False, name=chosen, **facts))
@@ -146,9 +153,18 @@ class Catalog:
         """Commit that the vectors of former encoders are no more."""
         with self._transaction() as connection:
             former = select(ENCODERS.c.id).where(ENCODERS.c.former)
-            theirs = select(SEGMENTS.c.id).where(SEGMENTS.c.encoder_id.in_(former))
-            connection.execute(delete(PLACEMENTS).where(PLACEMENTS.c.segment_id.in_(theirs)))
-            connection.execute(delete(SEGMENTS).where(SEGMENTS.c.encoder_id.in_(former)))
+            _delete_segments(connection, SEGMENTS.c.encoder_id.in_(former))
+
+    def forget_spare(self, segments: Sequence[Segment]) -> None:
+        """Commit that segments of encoders that are not active are no more."""
+        with self._transaction() as connection:
+            _delete_segments(connection, SEGMENTS.c.name.in_([each.name for each in segments]))
+
+    def forget_encoder(self, encoder: EncoderRecord) -> None:
+        """Commit that an encoder that is not active is no more, nor its vectors."""
+        with self._transaction() as connection:
+            _delete_segments(connection, SEGMENTS.c.encoder_id == encoder.id)
+            connection.execute(delete(ENCODERS).where(ENCODERS.c.id == encoder.id))
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -227,6 +243,12 @@ class Catalog:
                     both = path.in_(select(target).where(moved))
                     connection.execute(delete(table).where(both))
                 connection.execute(update(table).where(moved).values(path=target))
+
+
+def refuse_taken(encoders: Iterable[EncoderRecord], name: str, fingerprint: str = "") -> None:
+    """Raise :class:`EncoderError` if another encoder than that of a fingerprint has the name."""
+    if any(each.name == name and each.fingerprint != fingerprint for each in encoders):
+        raise EncoderError(f"another encoder has the name {name}; choose one with --name")
 
 
 def _reason(error: DatabaseError) -> str:
@@ -309,6 +331,13 @@ def _insert_segment(connection: Connection, segment: Segment, encoder_id: int = 
 def _now() -> int:
     """Return the time in seconds since the epoch."""
     return int(time.time())
+
+
+def _delete_segments(connection: Connection, chosen: ColumnElement[bool]) -> None:
+    """Delete segments of encoders that are not active."""
+    theirs = select(SEGMENTS.c.id).where(chosen)
+    connection.execute(delete(PLACEMENTS).where(PLACEMENTS.c.segment_id.in_(theirs)))
+    connection.execute(delete(SEGMENTS).where(chosen))
 
 
 def _delete_paths(connection: Connection, table: Table, paths: Sequence[bytes]) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints of a training, from which an interrupted one goes on."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ _STATE = "state.json"
 class TrainingState:
     """Where a training is: ``images`` is a checksum of what it trains on.
 
-    ``seconds`` is how long it has been going on.
+    ``name`` is what the encoder will be called; ``seconds`` is how long it has been going on.
     """
 
     settings: TrainingSettings
     images: str
+    name: str | None = None
     history: tuple[EpochRecord, ...] = ()
     best_epoch: int = 0
     seconds: float = 0.0
@@ -36,6 +38,11 @@ class Checkpoints:
     def model(self, epoch: int) -> Path:
         """Return where the model of an epoch is."""
         return self.directory / f"epoch-{epoch:04d}.keras"
+
+    def clear(self) -> None:
+        """Remove what there is of another training, first the state that names the models."""
+        (self.directory / _STATE).unlink(missing_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def load(self) -> TrainingState:
         """Return where the training is that was interrupted, or raise :class:`EncoderError`."""

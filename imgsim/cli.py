@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from imgsim import __version__, maintenance, modelling
+from imgsim import __version__, encoder_app, maintenance, modelling
 from imgsim.arguments import (
     DryRun,
     Json,
@@ -81,7 +81,7 @@ app = typer.Typer(
 )
 export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(export_app, name="export", help="Write neighbours, vectors or an index.")
-app.add_typer(modelling.encoder_app, name="encoder", help="Import, list and choose encoders.")
+app.add_typer(encoder_app.encoder_app, name="encoder", help="Import, list and choose encoders.")
 
 
 def main() -> None:

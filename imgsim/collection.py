@@ -22,7 +22,6 @@ from imgsim.errors import (
     CollectionError,
     CollectionNotFound,
     EncoderError,
-    EncoderMissing,
     ImageError,
     ImgsimError,
 )
@@ -320,9 +319,10 @@ class Collection:
         """
         with reading(self._path), self._catalog.snapshot() as snapshot:
             damages = snapshot.damages(self._path / CATALOG)
-            with suppress(EncoderMissing):
-                damages += encoder_damages(self._path, snapshot.encoder())
-                damages += self._store.damages(snapshot)
+            for record in snapshot.encoders():
+                directory = encoder_directory(self._path, record.fingerprint)
+                damages += encoder_damages(directory, record.fingerprint, record.dim)
+            damages += self._store.damages(snapshot)
             if deep:
                 damages += repair.altered_images(snapshot)
         return damages

@@ -24,6 +24,9 @@ _TYPES = {
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
+_NUMBERS = {*_TYPES, "tensor(bool)"} | {
+    f"tensor({sign}int{bits})" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,10 @@ class Model:
                 f"{inputs[0].type} {self.shape}"
             )
         self.dtype = _TYPES[inputs[0].type]
-        self.outputs = {each.name: each.shape for each in self._session.get_outputs()}
+        outputs = self._session.get_outputs()
+        self.outputs = {each.name: each.shape for each in outputs if each.type in _NUMBERS}
+        if not self.outputs:
+            raise EncoderError(f"{name}: has no output of numbers")
 
     def latent(self, image: NDArray[np.uint8], feed: Feed) -> NDArray[np.float32]:
         """Return what the model gives for one image (height, width, 3), flattened (d,) float32.

@@ -1,19 +1,20 @@
 """The encoders that a collection holds, one folder each."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from imgsim.catalog import Catalog
+from imgsim.catalog import Catalog, refuse_taken
 from imgsim.checkpoints import Checkpoints
 from imgsim.compaction import what_pays
 from imgsim.encoder import MODEL_NAME, Encoder, read_feed
-from imgsim.errors import EncoderError, EncoderMismatch, ImageError
+from imgsim.errors import EncoderError, EncoderMismatch, ImageError, ImgsimError
 from imgsim.files import new_directory, publish_directory, writer_lock
 from imgsim.layout import CHECKPOINTS
 from imgsim.reencode import Reencode, take_over
+from imgsim.repair import drop_damaged
 from imgsim.settings import EncoderSource, TrainingSettings
 from imgsim.snapshot import Snapshot
 from imgsim.store import VectorStore
@@ -62,14 +63,14 @@ class Encoders:
         """
         from imgsim import training  # noqa: PLC0415 - TensorFlow takes seconds
 
-        if name in {each.name for each in self.list()}:
-            raise EncoderError(f"another encoder has the name {name}; choose one with --name")
         checkpoints = Checkpoints(self._path / CHECKPOINTS)
         with writer_lock(self._path), new_directory(self._path / "encoders") as scratch:
-            trained = training.train(found, settings, scratch, checkpoints, on_progress)
-            encoder = self._adopted(scratch, name)
+            if settings is not None and name is not None:
+                refuse_taken(self._records(), name)
+            trained = training.train(found, settings, scratch, checkpoints, on_progress, name)
+            encoder = self._adopted(scratch, trained.name, instead=settings is None)
             if not trained.fit.interrupted:
-                shutil.rmtree(checkpoints.directory, ignore_errors=True)
+                checkpoints.clear()
         return TrainingReport(
             encoder=encoder,
             images=trained.images,
@@ -94,16 +95,31 @@ class Encoders:
             warnings = adopt(source, scratch)
             return EncoderReport(self._adopted(scratch, source.name), tuple(warnings))
 
-    def use(self, name: str) -> None:
+    def use(self, name: str) -> EncoderReport:
         """Let one take over that has a vector of every image, as the former encoder has.
 
-        Raises :class:`EncoderMismatch` if it has not.
+        Vectors of it that are damaged are forgotten. Raises :class:`EncoderMismatch` if not all are
+        there.
         """
         with writer_lock(self._path):
             record = self._named(name)
             load_encoder(self._path, record)
+            drop_damaged(self._catalog, self._store, record)
             take_over(self._catalog, self._store, record)
-            tidy(self._path, self._catalog, self._store, what_pays)
+            warnings = self._tidied()
+        return EncoderReport(self.get(name), warnings)
+
+    def remove(self, name: str) -> None:
+        """Forget one that is not the active one, and its vectors.
+
+        Raises :class:`EncoderError` for the active one.
+        """
+        with writer_lock(self._path):
+            record = self._named(name)
+            if record.active:
+                raise EncoderError(f"{name} made the vectors in use; let another take over first")
+            self._catalog.forget_encoder(record)
+            sweep(self._path, self._catalog, self._store)
 
     def reencode(self, name: str, on_progress: Progress | None = None) -> ReencodeReport:
         """Give every image a vector of the encoder with this name, which then takes over.
@@ -115,23 +131,42 @@ class Encoders:
         with writer_lock(self._path):
             sweep(self._path, self._catalog, self._store)
             record = self._named(name)
-            run = Reencode(self._catalog, self._store, record)
-            report = run.run(load_encoder(self._path, record), on_progress)
-            if report.switched:
-                tidy(self._path, self._catalog, self._store, what_pays)
-        return report
+            encoder = load_encoder(self._path, record)
+            drop_damaged(self._catalog, self._store, record)
+            report = Reencode(self._catalog, self._store, record).run(encoder, on_progress)
+            warnings = self._tidied() if report.switched else ()
+        return replace(report, warnings=warnings)
+
+    def _tidied(self) -> tuple[str, ...]:
+        """Tidy up after a switch, which stays whatever fails; return what did."""
+        try:
+            tidy(self._path, self._catalog, self._store, what_pays)
+        except ImgsimError as error:
+            return (str(error),)
+        return ()
+
+    def _records(self) -> Sequence[EncoderRecord]:
+        with self._catalog.snapshot() as snapshot:
+            return snapshot.encoders()
 
     def _named(self, name: str) -> EncoderRecord:
         with self._catalog.snapshot() as snapshot:
             return snapshot.encoder_named(name)
 
-    def _adopted(self, scratch: Path, name: str | None) -> EncoderInfo:
-        """Publish the encoder whose files are in ``scratch``, and note it in the catalog."""
+    def _adopted(self, scratch: Path, name: str | None, *, instead: bool = False) -> EncoderInfo:
+        """Publish the encoder whose files are in ``scratch``, and note it in the catalog.
+
+        With ``instead``, one that has the name loses it.
+        """
         encoder = Encoder(scratch)
+        facts = encoder.fingerprint, encoder.feed.dim
+        if name is not None and not instead:
+            refuse_taken(self._records(), name, encoder.fingerprint)
         directory = encoder_directory(self._path, encoder.fingerprint)
-        if not directory.exists():  # the same images and seed can give the same bytes
+        if encoder_damages(directory, *facts):  # the same images and seed can give the same bytes
+            shutil.rmtree(directory, ignore_errors=True)
             publish_directory(scratch, directory)
-        record = self._catalog.add_encoder(encoder.fingerprint, encoder.feed.dim, name)
+        record = self._catalog.add_encoder(*facts, name, instead=instead)
         with self._catalog.snapshot() as snapshot:
             return _described(self._path, snapshot, record)
 
@@ -145,7 +180,7 @@ def load_encoder(collection: Path, record: EncoderRecord) -> Encoder:
     """Return the encoder, or raise :class:`EncoderMismatch` if the file is another one."""
     directory = encoder_directory(collection, record.fingerprint)
     encoder = Encoder(directory)
-    if not _is_that(encoder, record):
+    if (encoder.fingerprint, encoder.feed.dim) != (record.fingerprint, record.dim):
         raise EncoderMismatch(
             f"{directory / MODEL_NAME}: is not the encoder that made the vectors: expected "
             f"sha256 {record.fingerprint}, found {encoder.fingerprint}"
@@ -171,19 +206,12 @@ def _described(collection: Path, snapshot: Snapshot, record: EncoderRecord) -> E
     )
 
 
-def encoder_damages(collection: Path, record: EncoderRecord) -> list[Damage]:
-    """Return what is wrong with the encoder's files."""
-    path = encoder_directory(collection, record.fingerprint) / MODEL_NAME
-    expected = f"sha256 {record.fingerprint}, {record.dim} values"
+def encoder_damages(directory: Path, fingerprint: str, dim: int) -> list[Damage]:
+    """Return what is wrong with an encoder's files, of which one may be missing."""
+    path, expected = directory / MODEL_NAME, f"sha256 {fingerprint}, {dim} values"
     try:
-        encoder = Encoder(path.parent)
+        encoder = Encoder(directory)
+        found = f"sha256 {encoder.fingerprint}, {encoder.feed.dim} values"
     except EncoderError as error:
-        return [Damage(str(path), expected, str(error))]
-    if _is_that(encoder, record):
-        return []
-    found = f"sha256 {encoder.fingerprint}, {encoder.feed.dim} values"
-    return [Damage(str(path), expected, found)]
-
-
-def _is_that(encoder: Encoder, record: EncoderRecord) -> bool:
-    return (encoder.fingerprint, encoder.feed.dim) == (record.fingerprint, record.dim)
+        found = str(error)
+    return [] if found == expected else [Damage(str(path), expected, found)]

@@ -27,9 +27,9 @@ from sklearn.metrics import average_precision_score
 
 from imgsim.encoder import Encoder
 from imgsim.errors import ImageError, LabelError
-from imgsim.images import is_image, opened
+from imgsim.images import decode, is_image
 from imgsim.labels import folder_labels, table_labels
-from imgsim.latents import in_threads
+from imgsim.latents import in_threads, vector_of
 from imgsim.settings import EvaluationSettings
 from imgsim.types import (
     ClassScore,
@@ -48,6 +48,7 @@ RECALLED = 1, 5, 10
 
 _RESAMPLES = 1_000
 _AT_ONCE = 1 << 24  # distances, in float64
+_SIDE = 128  # of the images that yardsticks describe
 
 
 class Features(NamedTuple):
@@ -79,8 +80,8 @@ def chosen_queries(labels: NDArray[np.int64], most: int, seed: int) -> NDArray[n
     counts = np.bincount(labels)
     if len(counts) < 2:
         raise LabelError(f"the images have {len(counts)} label; retrieval needs at least 2")
-    drawn = np.random.default_rng(seed).permutation(len(labels))[:most]
-    queries: NDArray[np.int64] = drawn[counts[labels[drawn]] > 1]
+    drawn = np.random.default_rng(seed).permutation(len(labels))
+    queries: NDArray[np.int64] = drawn[counts[labels[drawn]] > 1][:most]
     if not len(queries):
         raise LabelError("no label has more than one image, so nothing can be retrieved")
     return queries
@@ -141,8 +142,9 @@ def scores_of(ranking: Ranking) -> Scores:
 def _score(values: NDArray[Any]) -> Score:
     """Return the mean of per-query values and its bootstrapped 95 % interval."""
     values = values.astype(np.float64)
-    draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    random = np.random.default_rng(0)
+    draws = (random.integers(len(values), size=len(values)) for _ in range(_RESAMPLES))
+    low, high = np.percentile([values[draw].mean() for draw in draws], [2.5, 97.5])
     return Score(float(values.mean()), float(low), float(high))
 
 
@@ -161,12 +163,14 @@ def evaluate(
     refused = [Refusal(item.path, item.reason) for item in items if isinstance(item, ImageError)]
     files = [i for i in items if isinstance(i, ImageFile) and (i.claimed or is_image(i.path))]
     if settings.labels is None:
-        labels = folder_labels(file.path for file in files)
+        labels = folder_labels((file.path for file in files), root)
     else:
         labels = table_labels(Path(settings.labels), settings.column, root)
     paths = [file.path for file in files if file.path in labels]
     if not paths:
-        raise LabelError(f"{settings.labels or root}: labels none of {len(files):,} images found")
+        where = settings.labels or f"{root} (a folder for each label)"
+        why = "".join(f"; {each.path}: {each.reason}" for each in refused[:1])
+        raise LabelError(f"{where}: labels none of {len(files):,} images found{why}")
     images: dict[str, Features] = {}
     for done, (path, result) in enumerate(
         zip(paths, in_threads(partial(_features, encoder=encoder), paths), strict=True), start=1
@@ -182,10 +186,10 @@ def evaluate(
 
 
 def _features(path: str, encoder: Encoder) -> Features:
-    with opened(path) as image:
-        pixels = image.decode(encoder.feed.height, encoder.feed.width).values
-    latent = encoder.encode(pixels[np.newaxis])[0]
-    return Features(latent, pixels_of(pixels), histogram_of(pixels))
+    pixels = decode(path, encoder.feed.height, encoder.feed.width)
+    latent = vector_of(path, pixels, encoder)
+    image = decode(path, _SIDE, _SIDE)  # yardsticks are the same whatever the encoder
+    return Features(latent, pixels_of(image), histogram_of(image))
 
 
 def _evaluated(

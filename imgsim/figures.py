@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from imgsim.errors import ImageError, StoreError
-from imgsim.files import replacing, short_name
+from imgsim.files import printable, replacing, short_name
 from imgsim.images import thumbnail
 from imgsim.types import EpochRecord, QueryResult, Retrieved
 
@@ -93,7 +93,7 @@ def _outline(axes: Axes, *, right: bool) -> None:
 
 
 def _draw_image(axes: Axes, path: str, title: str) -> None:
-    axes.set_title(f"{title}\n{short_name(path)}", fontsize=7, parse_math=False)
+    axes.set_title(f"{printable(title)}\n{short_name(path)}", fontsize=7, parse_math=False)
     try:
         axes.imshow(np.asarray(thumbnail(path, _THUMBNAIL)))
     except ImageError as error:

@@ -6,6 +6,7 @@ image, so that the squared distance is a weighted mean of the two; and of both t
 principal directions.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ COLOURS = 256
 AGREED = 0.06
 _PIXELS = 60_000
 _SHARPNESS = 4.0
+_LEAST_SPREAD = 1e-4  # colours that are nearer to each other than so are hardly told apart
+_FEWEST_JUDGED = 200
 
 # Luminance and chrominance (YIQ) from RGB in 0..255, with chrominance weighted four times as much.
 _SPACE = (
@@ -71,8 +74,8 @@ def palette(images: NDArray[np.uint8], seed: int) -> Affine:
     points = pixels[drawn] @ _SPACE
     colours = min(COLOURS, len(np.unique(points, axis=0)))
     means = MiniBatchKMeans(colours, batch_size=4_096, n_init=1, random_state=seed).fit(points)
-    spread = float(np.mean(means.transform(points[:5_000]).min(axis=1) ** 2)) + 1e-6
-    sharpness = _SHARPNESS / spread / 2
+    spread = float(np.mean(means.transform(points[:5_000]).min(axis=1) ** 2))
+    sharpness = _SHARPNESS / max(spread, _LEAST_SPREAD) / 2
     centres = means.cluster_centers_
     weights = 2 * sharpness * _SPACE @ centres.T
     bias = -sharpness * np.square(centres).sum(axis=1)
@@ -82,15 +85,20 @@ def palette(images: NDArray[np.uint8], seed: int) -> Affine:
 def colours_agree(images: Iterable[NDArray[np.uint8]]) -> float:
     """Return how far images (height, width, 3) of like colours look alike in grey, from 0 to 1.
 
-    It is the share of images whose nearest by colours is their nearest by grey pixels. Where it is
-    more than AGREED, colours say what is shown; where less, they vary for one and the same thing.
-    It is 0 for fewer than 2 images.
+    It is the share of images whose nearest by colours is their nearest by grey pixels; of equal
+    images one counts. Where it is more than AGREED, colours say what is shown; where less, they
+    vary for one and the same thing. It is 0 for fewer than 200 images, which say too little.
     """
-    described = [(histogram_of(image), grey_of(image)) for image in images]
-    if len(described) < 2:
+    described = {_digest(image): (histogram_of(image), grey_of(image)) for image in images}
+    if len(described) < _FEWEST_JUDGED:
         return 0.0
-    by_colour, by_grey = (_nearest(np.stack(rows)) for rows in zip(*described, strict=True))
+    rows = zip(*described.values(), strict=True)
+    by_colour, by_grey = (_nearest(np.stack(each)) for each in rows)
     return float(np.mean(by_colour == by_grey))
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()
 
 
 def _nearest(rows: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -44,7 +44,8 @@ def fit(
     far. A loss that is not finite raises :class:`TrainingDiverged`.
     """
     settings = state.settings
-    training = batches(load, split[0], settings, training=True)
+    seed = (settings.seed + len(state.history)) % 2**32  # or a resumed one would draw as before
+    training = batches(load, split[0], replace(settings, seed=seed), training=True)
     validation = batches(load, split[1], settings, training=False)
     recorder = Recorder(min(EPOCH_IMAGES, len(split[0])), state, checkpoints, on_progress)
     model = autoencoder

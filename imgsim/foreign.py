@@ -19,6 +19,7 @@ from imgsim.settings import EncoderSource
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _NEAR = 0.02
+_NEUTRAL = {1.0, None, "0..255"}
 _AXES = {"nchw": (2, 3, 1), "nhwc": (1, 2, 3)}  # of height, width and channels
 
 
@@ -66,17 +67,19 @@ def _inscribe(target: Path, feed: Feed) -> None:
 def _copy(file: Path, target: Path) -> None:
     """Copy an ONNX model; one that keeps its weights in other files becomes one file."""
     try:
-        model = onnx.load(file, load_external_data=False)
-        if any(uses_external_data(tensor) for tensor in model.graph.initializer):
-            onnx.save(onnx.load(file), target)
-        else:
-            target.write_bytes(file.read_bytes())
+        model = onnx.load(file, "protobuf", load_external_data=False)
+        whole = not any(uses_external_data(tensor) for tensor in model.graph.initializer)
+        content = file.read_bytes() if whole else onnx.load(file, "protobuf").SerializeToString()
     except OSError as error:
         raise EncoderError(f"{file}: cannot be read: {error.strerror or error}") from error
     except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
         raise EncoderError(f"{file}: is not an ONNX model: {first_line(error)}") from error
     if not model.graph.node:
         raise EncoderError(f"{file}: is not an ONNX model")
+    try:
+        target.write_bytes(content)
+    except OSError as error:
+        raise EncoderError(f"{target}: cannot be written: {error.strerror}") from error
 
 
 def _feed(model: Model, source: EncoderSource) -> Feed:
@@ -90,6 +93,8 @@ def _feed(model: Model, source: EncoderSource) -> Feed:
         raise ValueError(f"has several outputs, choose one with --output: {outputs}")
     if source.output is not None and source.output not in model.outputs:
         raise ValueError(f"has no output {source.output}; it has {', '.join(model.outputs)}")
+    if model.dtype == np.uint8 and (any(source.mean) or {*source.std, source.scale} - _NEUTRAL):
+        raise ValueError("takes pixels as bytes; leave out --scale, --mean and --std")
     scaled = source.layer is None and model.dtype != np.uint8
     return Feed(
         height=_side(height, source.image_size),

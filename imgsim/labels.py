@@ -8,9 +8,10 @@ from imgsim.errors import LabelError
 from imgsim.files import absolute
 
 
-def folder_labels(paths: Iterable[str]) -> dict[str, str]:
-    """Return for each path the name of the folder that the file is in."""
-    return {path: Path(path).parent.name for path in paths}
+def folder_labels(paths: Iterable[str], root: str) -> dict[str, str]:
+    """Return for each path the name of the folder that the file is in; none for ``root`` itself."""
+    folders = {path: Path(path).parent for path in paths}
+    return {path: folder.name for path, folder in folders.items() if folder != Path(root)}
 
 
 def table_labels(table: Path, column: str, root: str) -> dict[str, str]:

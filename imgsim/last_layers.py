@@ -13,6 +13,7 @@ from imgsim.settings import TrainingSettings
 _COLOUR_SIDE = 32  # of the image whose colours are counted
 _SHARES = {"none": 0.0, "little": 0.15, "much": 0.7}  # of colours in the square of a distance
 _POWER = 0.2  # of the deviations of the latents, by which their principal directions are divided
+_LEAST_VARIANCE = 1e-4  # of latents of unit length; what is less is rounding
 _BATCH = 64
 
 
@@ -21,21 +22,25 @@ def finished(
 ) -> keras.Model:
     """Return the encoder with the last layers that the settings ask for.
 
-    They are fitted to ``images`` (n, height, width, 3).
+    They are fitted to ``images`` (n, height, width, 3); principal directions are left out if there
+    are no more images than directions, or nothing but images that are all alike.
     """
     x = encoder.output
-    principal = settings.principal if len(images) > 1 else 0
-    if principal:
+    enough = 0 < settings.principal < len(images)
+    if enough:
         latents = unit(_outputs(encoder, images))
-        x = _directed(layers.UnitNormalization()(x), latents, principal, _POWER)
+        enough = bool(latents.var(axis=0).sum() > _LEAST_VARIANCE)
+    if enough:
+        x = _directed(layers.UnitNormalization()(x), latents, settings.principal, _POWER)
     if settings.unit:
         x = layers.UnitNormalization()(x)
     share = _SHARES[settings.colours]
     if share:
         shares = _shares(encoder.input, palette(images, settings.seed))
         x = layers.Concatenate()([(1 - share) ** 0.5 * x, share**0.5 * shares])
-        if 0 < principal < len(images):
-            x = _directed(x, _outputs(keras.Model(encoder.input, x), images), principal, 0.0)
+        if enough:
+            both = _outputs(keras.Model(encoder.input, x), images)
+            x = _directed(x, both, settings.principal, 0.0)
     model = keras.Model(encoder.input, x, name="encoder")
     model(np.zeros((1, *model.input.shape[1:]), np.float32))  # Keras exports what was called
     return model

@@ -74,9 +74,10 @@ def encoded_again(
     """Yield the latents of images whose files still have their content."""
 
     def again(record: ImageRecord) -> Latent:
-        if stamp(record.path)[2] != record.sha256:
-            raise ImageError(record.path, "has other content by now")
-        return encoded(record.path, encoder)
+        with opened(record.path) as image:
+            if image.sha256 != record.sha256:
+                raise ImageError(record.path, "has other content by now")
+            return _encoded(image, encoder)
 
     return in_threads(again, records)
 
@@ -148,10 +149,16 @@ class Latents:
 
 def _encoded(image: OpenImage, encoder: Encoder) -> Latent:
     pixels = image.decode(encoder.feed.height, encoder.feed.width)
-    vector = encoder.encode(pixels.values[np.newaxis])[0]
-    if not np.isfinite(vector).all():
-        raise ImageError(image.path, "the encoder gives values for it that are not finite")
+    vector = vector_of(image.path, pixels.values, encoder)
     return Latent(_record(image, pixels.size), vector)
+
+
+def vector_of(path: str, pixels: NDArray[np.uint8], encoder: Encoder) -> NDArray[np.float32]:
+    """Return the latent (dim,) of an image, or raise :class:`ImageError` if it is not finite."""
+    vector: NDArray[np.float32] = encoder.encode(pixels[np.newaxis])[0]
+    if not np.isfinite(vector).all():
+        raise ImageError(path, "the encoder gives values for it that are not finite")
+    return vector
 
 
 def _record(image: OpenImage, size: tuple[int, int]) -> ImageRecord:

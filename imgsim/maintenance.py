@@ -79,9 +79,10 @@ def relocate(
 
 
 def compact(ctx: typer.Context, dry_run: DryRun = False, as_json: Json = False) -> None:
-    """Merge small segments, and drop vectors of images that were removed.
+    """Merge small segments, and drop vectors of removed images and of the former encoder.
 
-    `imgsim ingest` does so by itself when it pays. Queries go on meanwhile.
+    After that `imgsim encoder use` cannot go back. All but that `imgsim ingest` does by itself when
+    it pays. Queries go on meanwhile.
     """
     options: Options = ctx.obj
     with options.open() as collection:
@@ -125,7 +126,8 @@ def check(
                 )
             options.note(
                 f"encoded again: {report.encoded:,} images; forgotten: {len(report.forgotten):,}; "
-                f"kept damaged: {len(report.kept):,}; bounds made anew: {report.bounds:,}"
+                f"kept damaged: {len(report.kept):,}; bounds made anew: {report.bounds:,}; "
+                f"vectors of encoders not in use dropped: {report.dropped:,}"
             )
             damages = collection.check(deep=deep)
             if damages:

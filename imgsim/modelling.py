@@ -1,4 +1,4 @@
-"""The commands about encoders: train, evaluate, reencode, encoder import, list, show, use."""
+"""The commands that make, measure and apply encoders: train, evaluate, reencode."""
 
 import json
 from dataclasses import asdict, replace
@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from imgsim.arguments import ImagePaths, Json, Options
+from imgsim.arguments import ImagePaths, Json, Name, Options, offer_reencode
 from imgsim.errors import ImageError
 from imgsim.files import printable
-from imgsim.settings import RECIPES, EncoderSource, EvaluationSettings
+from imgsim.settings import RECIPES, EvaluationSettings
 from imgsim.terminal import interruptible, print_evaluation, progress_bar, say, training_display
-from imgsim.types import EncoderInfo
 
 _DRAWN = 20  # queries of a sheet
 
@@ -32,36 +31,6 @@ class Colours(StrEnum):
     much = "much"
     little = "little"
     none = "none"
-
-
-class Layout(StrEnum):
-    """Order of an image's axes."""
-
-    nchw = "nchw"
-    nhwc = "nhwc"
-
-
-class Scale(StrEnum):
-    """Range of pixels."""
-
-    unit = "0..1"
-    byte = "0..255"
-
-
-class Channels(StrEnum):
-    """Order of channels."""
-
-    rgb = "rgb"
-    bgr = "bgr"
-
-
-Name = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="What to call the encoder.", show_default="its checksum"),
-]
-EncoderName = Annotated[str, typer.Argument(metavar="NAME", help="An encoder's name.")]
-
-encoder_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 def train(
@@ -91,7 +60,11 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Most passes over the images.", show_default="500; 10 if plain"),
+        typer.Option(
+            min=1,
+            help="Most passes over the images, or over 20,000 of them.",
+            show_default="500; 10 if plain",
+        ),
     ] = None,
     time_budget: Annotated[
         str | None,
@@ -120,9 +93,8 @@ def train(
     validation_split: Annotated[
         float | None,
         typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Share of the images held out.",
+            metavar="SHARE",
+            help="Share of the images held out, of 2,000 at most.",
             show_default="0.05; 0.1 if plain",
         ),
     ] = None,
@@ -152,7 +124,7 @@ def train(
         "validation_split": validation_split,
     }
     changes = {name: value for name, value in chosen.items() if value is not None}
-    if resume and (changes or seed or recipe != RecipeName.contrastive):
+    if resume and (changes or seed or name or recipe != RecipeName.contrastive):
         raise typer.BadParameter("--resume goes on as it was begun; give no other options")
     try:
         settings = replace(RECIPES[recipe], seed=seed, **changes)
@@ -174,7 +146,7 @@ def train(
         f"encoder, history and reconstructions: {encoder.directory}",
     ):
         options.note(line)
-    _offer(encoder, options)
+    offer_reencode(encoder, options)
 
 
 def _seconds(text: str) -> float:
@@ -184,15 +156,6 @@ def _seconds(text: str) -> float:
         return float(text.rstrip("smh")) * units[text[-1:] if text[-1:] in units else "s"]
     except ValueError as error:
         raise typer.BadParameter(f"{text}: must be a time as 90s, 20m or 1.5h") from error
-
-
-def _offer(encoder: EncoderInfo, options: Options) -> None:
-    """Say how an encoder takes over whose collection holds vectors of another."""
-    if not encoder.active:
-        options.note(
-            f"the collection goes on with the vectors of another encoder; `imgsim reencode "
-            f"--encoder {encoder.name}` gives its {encoder.images:,} images new ones"
-        )
 
 
 def evaluate(
@@ -220,10 +183,15 @@ def evaluate(
 ) -> None:
     """Say how well the encoder finds images of the same label.
 
-    Beside it stand two yardsticks from the same images: their pixels at 32x32, and a histogram of
-    their colours. The images need not be stored.
+    Each query is one of the images, and the others are ranked by distance. R@k is the share of
+    queries with one of its label among the k nearest, P@10 the share of its label among the 10
+    nearest, mAP the mean average precision over all of its label; intervals hold 95 % of
+    bootstrapped means. Beside the encoder stand two yardsticks: the pixels at 32x32, and a
+    histogram of the colours. The images need not be stored.
     """
     options: Options = ctx.obj
+    if not labelled:
+        raise typer.BadParameter("the path is empty")
     settings = EvaluationSettings(labels, column, queries, seed)
     with options.open() as collection, progress_bar("evaluate", quiet=options.quiet) as show:
         evaluation = collection.evaluate(labelled, settings, show)
@@ -269,6 +237,8 @@ def reencode(
     for refusal in () if as_json else report.refused:
         say(f"not encoded: {printable(refusal.path)}: {printable(refusal.reason)}")
     options.note(f"{report.encoded:,} of {report.images:,} images encoded")
+    for warning in report.warnings:
+        say(f"imgsim: warning: {printable(warning)}")
     if report.switched:
         options.note(f"the encoder is {encoder} now")
         return
@@ -278,116 +248,3 @@ def reencode(
         "gone, `imgsim remove` any; then run this again"
     )
     raise typer.Exit(ImageError.exit_code)
-
-
-@encoder_app.command("import")
-def import_encoder(
-    ctx: typer.Context,
-    file: Annotated[
-        str | None, typer.Argument(metavar="FILE.onnx", help="An ONNX model of images.")
-    ] = None,
-    keras: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A Keras model instead; needs --layer.")
-    ] = None,
-    layer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The layer of --keras that is the latent.")
-    ] = None,
-    name: Name = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Height and width of images.", show_default="the model's"),
-    ] = None,
-    layout: Annotated[
-        Layout | None, typer.Option(help="Order of axes.", show_default="the model's")
-    ] = None,
-    scale: Annotated[
-        Scale | None,
-        typer.Option(
-            help="Range of pixels.", show_default="0..1; 0..255 for uint8 inputs and Keras"
-        ),
-    ] = None,
-    channels: Annotated[Channels, typer.Option(help="Order of channels.")] = Channels.rgb,
-    mean: Annotated[
-        str,
-        typer.Option(metavar="A,B,C", help="Subtracted after scaling, in the order of channels."),
-    ] = "0,0,0",
-    std: Annotated[str, typer.Option(metavar="A,B,C", help="Divides after that.")] = "1,1,1",
-    output: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which output.", show_default="the only one")
-    ] = None,
-    normalize: Annotated[
-        bool, typer.Option("--normalize", help="Bring vectors to unit length.")
-    ] = False,
-) -> None:
-    """Add an encoder made elsewhere: an ONNX model, or a layer of a Keras model.
-
-    The values of its output for an image, whatever their shape, are the vector.
-    """
-    options: Options = ctx.obj
-    chosen = file or keras
-    if chosen is None or (file and keras) or bool(keras) != bool(layer):
-        raise typer.BadParameter("name an ONNX file, or --keras FILE with --layer NAME")
-    source = EncoderSource(
-        file=chosen,
-        name=name,
-        layer=layer,
-        image_size=image_size,
-        layout=layout,
-        scale=scale,
-        channels=channels,
-        mean=_triple(mean),
-        std=_triple(std),
-        output=output,
-        normalize=normalize,
-    )
-    with options.open(create=True) as collection:
-        report = collection.encoders.import_(source)
-    for warning in report.warnings:
-        say(f"imgsim: warning: {printable(warning)}")
-    encoder = report.encoder
-    options.note(f"encoder {encoder.name}: {encoder.dim:,} values a vector: {encoder.directory}")
-    _offer(encoder, options)
-
-
-def _triple(text: str) -> tuple[float, float, float]:
-    try:
-        first, second, third = map(float, text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text}: must be three numbers with commas between") from error
-    return first, second, third
-
-
-@encoder_app.command("list")
-def list_encoders(ctx: typer.Context, as_json: Json = False) -> None:
-    """Print the encoders; a star marks the one that queries use."""
-    options: Options = ctx.obj
-    with options.open() as collection:
-        encoders = collection.encoders.list()
-    if as_json:
-        print(json.dumps([asdict(encoder) for encoder in encoders]))
-        return
-    width = max([4, *(len(printable(encoder.name)) for encoder in encoders)])
-    print(f"  {'name':<{width}}  {'values':>7}  {'image':>9}  {'vectors':>10}  checksum")
-    for each in encoders:
-        size = f"{each.feed.get('height', '?')}x{each.feed.get('width', '?')}"
-        print(
-            f"{'*' if each.active else ' '} {printable(each.name):<{width}}  {each.dim:>7,}  "
-            f"{size:>9}  {each.vectors:>10,}  {each.fingerprint[:12]}"
-        )
-
-
-@encoder_app.command("show")
-def show_encoder(ctx: typer.Context, name: EncoderName) -> None:
-    """Print facts about an encoder as JSON."""
-    options: Options = ctx.obj
-    with options.open() as collection:
-        print(json.dumps(asdict(collection.encoders.get(name)), indent=2))
-
-
-@encoder_app.command("use")
-def use_encoder(ctx: typer.Context, name: EncoderName) -> None:
-    """Let an encoder take over that has a vector of every image; see `imgsim reencode`."""
-    options: Options = ctx.obj
-    with options.open() as collection:
-        collection.encoders.use(name)
-    options.note(f"the encoder is {name} now")

@@ -20,7 +20,9 @@ _BATCH_SECONDS = 30.0
 
 def take_over(catalog: Catalog, store: VectorStore, record: EncoderRecord) -> None:
     """Let an encoder take over that has a vector of every image, or raise EncoderMismatch."""
-    if not record.active:
+    with catalog.snapshot() as snapshot:
+        able = not record.active and not snapshot.count_unplaced(record)
+    if able:
         store.forget_basis()  # before the commit: a basis for other vectors would not be noticed
     catalog.use_encoder(record)
 

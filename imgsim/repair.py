@@ -11,7 +11,7 @@ from imgsim.latents import Latent, encoded_again, in_threads, stamp
 from imgsim.presence import Roots, is_gone
 from imgsim.snapshot import Snapshot
 from imgsim.store import VectorStore
-from imgsim.types import Damage, RepairReport, Segment
+from imgsim.types import Damage, EncoderRecord, RepairReport, Segment
 
 _AT_ONCE = 4_096  # images
 
@@ -37,14 +37,16 @@ def repair(
 ) -> RepairReport:
     """Remove damaged bounds, and encode the images of damaged segments again.
 
-    An image that is in no segment is forgotten, and one whose file is gone for good or has other
-    content by now. Where a file cannot be reached, everything stays as it is.
+    Damaged vectors of encoders that are not active are forgotten. An image that is in no segment is
+    forgotten, and one whose file is gone for good or has other content by now. Where a file cannot
+    be reached, everything stays as it is.
     """
     with catalog.snapshot() as snapshot:
         segments, dangling = snapshot.segments(), snapshot.dangling()
         roots = Roots(snapshot.roots())
     catalog.forget(list(dangling), (), ())
     bounds = store.remove_damaged_bounds(segments)
+    dropped = drop_damaged(catalog, store)
     encoded_again, forgotten, kept = 0, list(dangling.values()), list[str]()
     for segment in segments:
         if store.segment_damage(segment) is not None:
@@ -52,7 +54,19 @@ def repair(
             encoded_again += done[0]
             forgotten += done[1]
             kept += done[2]
-    return RepairReport(encoded_again, tuple(forgotten), tuple(kept), bounds)
+    return RepairReport(encoded_again, tuple(forgotten), tuple(kept), bounds, dropped)
+
+
+def drop_damaged(catalog: Catalog, store: VectorStore, encoder: EncoderRecord | None = None) -> int:
+    """Forget damaged vectors of encoders that are not active, or of one of these.
+
+    Return how many. A reencode makes them anew.
+    """
+    with catalog.snapshot() as snapshot:
+        spare = snapshot.spare_segments(encoder)
+    damaged = [segment for segment in spare if store.segment_damage(segment) is not None]
+    catalog.forget_spare(damaged)
+    return sum(segment.rows for segment in damaged)
 
 
 def _encode_again(

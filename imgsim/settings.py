@@ -7,6 +7,8 @@ from typing import Literal
 SHRINK = 16
 """Height and width of a latent are those of the image divided by this."""
 
+_COLOURS = "auto", "much", "little", "none"
+
 
 @dataclass(frozen=True)
 class IngestSettings:
@@ -29,10 +31,11 @@ class TrainingSettings:
     views of each image. Without ``contrast`` there are no views. ``latent_channels`` 0 stands for
     as many as make about 1,024 latent values.
 
-    ``principal`` directions of the latents, if not 0, and then ``unit`` length are the encoder's
-    last layers. ``colours`` says how much they count: ``none`` and ``little`` train on views of any
-    colour, ``much`` on views that keep theirs; ``little`` and ``much`` put beside the latent which
-    share of the image each colour has; ``auto`` lets the images decide between these two.
+    ``principal`` directions of the latents, if not 0 and if there are more images, and then
+    ``unit`` length are the encoder's last layers. ``colours`` says how much they count: ``none``
+    and ``little`` train on views of any colour, ``much`` on views that keep theirs; ``little`` and
+    ``much`` put beside the latent which share of the image each colour has; ``auto`` lets the
+    images decide between these two.
 
     A training ends after ``epochs``, after ``time_budget`` seconds, or when ``patience`` epochs, if
     not 0, have not lowered the validation loss. Settings that make no sense raise ValueError.
@@ -55,24 +58,26 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense before anything is loaded."""
-        if self.image_size < SHRINK or self.image_size % SHRINK:
-            raise ValueError(f"the image size must be a multiple of {SHRINK}")
-        if min(self.epochs, self.batch_size) < 1 or self.latent_channels < 0:
-            raise ValueError("epochs, batch size and latent channels must be at least 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError("the learning rate must be a positive number")
-        if not 0 < self.validation_split < 1:
-            raise ValueError("the validation split must be between 0 and 1")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError("the seed must be at least 0 and below 2^32")
-        if not self.time_budget > 0:
-            raise ValueError("the time budget must be positive")
-        if self.colours not in {"auto", "much", "little", "none"}:
-            raise ValueError("colours must be auto, much, little or none")
-        if min(self.reconstruct, self.contrast, self.principal, self.patience) < 0:
-            raise ValueError("weights, directions and patience must not be negative")
-        if not self.reconstruct + self.contrast > 0:
-            raise ValueError("there must be a loss")
+        sizes_fit = self.image_size >= SHRINK and self.image_size % SHRINK == 0
+        counts_fit = min(self.epochs, self.batch_size) >= 1 and self.latent_channels >= 0
+        weights_fit = min(self.reconstruct, self.contrast, self.principal, self.patience) >= 0
+        for fits, otherwise in (
+            (sizes_fit, f"the image size must be a multiple of {SHRINK}"),
+            (counts_fit, "epochs, batch size and latent channels must be at least 1"),
+            (0 < self.learning_rate < math.inf, "the learning rate must be a positive number"),
+            (0 < self.validation_split < 1, "the validation split must be between 0 and 1"),
+            (0 <= self.seed < 2**32, "the seed must be at least 0 and below 2^32"),
+            (self.time_budget > 0, "the time budget must be positive"),
+            (self.colours in _COLOURS, f"colours must be one of {', '.join(_COLOURS)}"),
+            (
+                self.unit or self.colours == "none",
+                "colours count only beside a latent of unit length, which --recipe plain has not",
+            ),
+            (weights_fit, "weights, directions and patience must not be negative"),
+            (self.reconstruct + self.contrast > 0, "there must be a loss"),
+        ):
+            if not fits:
+                raise ValueError(otherwise)
 
 
 PLAIN = TrainingSettings(

@@ -102,6 +102,17 @@ class Snapshot:
         )
         return [Segment(*row) for row in rows]
 
+    def spare_segments(self, encoder: EncoderRecord | None = None) -> list[Segment]:
+        """Return the segments of encoders that are not active, or of one of these."""
+        chosen = () if encoder is None else (ENCODERS.c.id == encoder.id,)
+        rows = self._connection.execute(
+            select(SEGMENTS.c.name, SEGMENTS.c.rows, SEGMENTS.c.dim, SEGMENTS.c.sha256)
+            .join(ENCODERS, SEGMENTS.c.encoder_id == ENCODERS.c.id)
+            .where(not_(ENCODERS.c.active), *chosen)
+            .order_by(SEGMENTS.c.id)
+        )
+        return [Segment(*row) for row in rows]
+
     def segment_names(self) -> list[str]:
         """Return the names of all segments, whichever encoder made them."""
         return list(self._connection.execute(select(SEGMENTS.c.name)).scalars())

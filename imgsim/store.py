@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.basis import Basis, fit_basis, read_basis, sample_size, write_basis
-from imgsim.bounds import TILE, Bounds, altered_bounds, write_bounds
+from imgsim.bounds import TILE, Bounds, altered_bounds, are_of_another, write_bounds
 from imgsim.errors import CollectionDamaged, StoreError
 from imgsim.exact import Block, Nearest, checked_queries
 from imgsim.files import sha256_file
@@ -143,7 +143,7 @@ class VectorStore:
     def damages(self, snapshot: Snapshot) -> Iterator[Damage]:
         """Yield what is wrong with each segment file, and with the bounds that there are."""
         segments = snapshot.segments()
-        for segment in segments:
+        for segment in (*segments, *snapshot.spare_segments()):
             if (damage := self.segment_damage(segment)) is not None:
                 yield damage
         yield from self._bounds_damages(segments)
@@ -169,16 +169,19 @@ class VectorStore:
         return len(damages)
 
     def _bounds_damages(self, segments: Sequence[Segment]) -> Iterator[Damage]:
-        """Yield how the basis, or bounds that there are, are not what was written."""
+        """Yield how the basis, or bounds under it, are not what was written."""
         if not segments:
             return
         dim, path = segments[0].dim, self._directory / _BASIS
         basis = self._basis(dim)
-        if basis is None and path.exists():
-            yield Damage(str(path), f"an orthonormal basis of dimension {dim}", "something else")
+        if basis is None:
+            if path.exists():
+                expected = f"an orthonormal basis of dimension {dim}"
+                yield Damage(str(path), expected, "something else")
+            return
         for segment in segments:
             path = self._bounds_path(segment.name)
-            if not path.exists():
+            if not path.exists() or are_of_another(path, basis):
                 continue
             if self._bounds(segment, basis) is None:
                 expected = f"the bounds of {segment.rows} rows under the basis"

@@ -35,6 +35,7 @@ from imgsim.settings import TrainingSettings
 from imgsim.types import EpochRecord, ImageFile, Refusal, TrainingProgress
 
 _COMPARED = 16
+_MOST_HELD_OUT = 2_000  # an epoch of 20,000 images is followed by them
 _TOLERANCE = 1e-4
 _SAMPLED = 5_000  # images to which the last layers are fitted
 _JUDGED = 3_000  # images that say how much colours count
@@ -53,6 +54,7 @@ class Trained:
     compared: int
     onnx_difference: float
     colours: str
+    name: str | None
 
 
 def train(
@@ -61,24 +63,25 @@ def train(
     directory: Path,
     checkpoints: Checkpoints,
     on_progress: Callable[[TrainingProgress], None],
+    name: str | None,
 ) -> Trained:
     """Train on the images among the files found and write the encoder's files into ``directory``.
 
     They are model.keras, encoder.onnx, encoder.json, history.csv and two pictures. The ONNX encoder
     is accepted only if its latents agree with those of Keras on validation images. Without
-    ``settings`` the training goes on of which there are ``checkpoints``.
+    ``settings`` the training goes on of which there are ``checkpoints``, and which has its name;
+    those of another one are removed.
     """
     state = checkpoints.load() if settings is None else None
     settings = state.settings if state is not None else settings or TrainingSettings()
     images = _Images(found, settings.image_size)
-    if len(images.paths) < 2:
-        raise EncoderError(f"training needs at least 2 images, found {len(images.paths)}")
     split = images.split(settings)
     images.first(split[0], 1)  # or it raises before anything is built
     if state is None:
         if settings.colours == "auto":
             settings = replace(settings, colours=images.colours(split[0]))
-        state = TrainingState(settings, images.fingerprint())
+        checkpoints.clear()
+        state = TrainingState(settings, images.fingerprint(), name)
     elif state.images != images.fingerprint():
         raise EncoderError("the images are not those that the training began with")
     set_seed(settings.seed)
@@ -102,7 +105,13 @@ def train(
     )
     difference = _difference(encoder, Encoder(directory), sample)
     return Trained(
-        fitted, len(images.paths), images.refused(), len(sample), difference, settings.colours
+        fit=fitted,
+        images=len(images.paths),
+        refused=images.refused(),
+        compared=len(sample),
+        onnx_difference=difference,
+        colours=settings.colours,
+        name=state.name,
     )
 
 
@@ -129,17 +138,21 @@ class _Images:
     def split(self, settings: TrainingSettings) -> tuple[list[int], list[int]]:
         """Return the numbers of the training and of the validation images, at least one of each.
 
-        The first validation image can be decoded.
+        The first validation image can be decoded. Raises :class:`EncoderError` if that cannot be.
         """
         n = len(self.paths)
+        if n < 2:
+            raise EncoderError(
+                f"training needs at least 2 images, found {n}{self._first_refused()}"
+            )
         order: list[int] = np.random.default_rng(settings.seed).permutation(n).tolist()
-        held_out = min(n - 1, max(1, round(n * settings.validation_split)))
+        held_out = min(n - 1, _MOST_HELD_OUT, max(1, round(n * settings.validation_split)))
         for place, number in enumerate(order):
             with suppress(ImageError):
                 self.load(number)
                 order.insert(0, order.pop(place))
                 return order[held_out:], order[:held_out]
-        raise EncoderError("none of the images can be decoded")
+        raise EncoderError(f"none of the images can be decoded{self._first_refused()}")
 
     def load(self, number: int) -> NDArray[np.uint8]:
         """Return image ``number`` as (side, side, 3) uint8 or raise :class:`ImageError`."""
@@ -176,7 +189,7 @@ class _Images:
         """
         found = list(self.decoded(numbers, min(most, _STACKED // (3 * self._side**2) or 1)))
         if not found:
-            raise EncoderError("none of the training images can be decoded")
+            raise EncoderError(f"none of the training images can be decoded{self._first_refused()}")
         return np.stack(found)
 
     def colours(self, numbers: Sequence[int]) -> Literal["much", "little"]:
@@ -186,6 +199,10 @@ class _Images:
     def refused(self) -> tuple[Refusal, ...]:
         """Return the files that could not be decoded, sorted by path."""
         return tuple(Refusal(path, reason) for path, reason in sorted(self._refused.items()))
+
+    def _first_refused(self) -> str:
+        """Return what to say of it at the end of an error."""
+        return "".join(f"; {each.path}: {each.reason}" for each in self.refused()[:1])
 
 
 def _difference(ours: Any, exported: Encoder, sample: NDArray[np.uint8]) -> float:  # noqa: ANN401

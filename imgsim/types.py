@@ -231,13 +231,15 @@ class RepairReport:
 
     ``encoded`` images had their vectors made anew from the files. ``forgotten`` are the paths of
     those whose file is gone, or is another image by now; ``kept`` those whose file cannot be read
-    at the moment. ``bounds`` are so many files that were made anew.
+    at the moment. ``bounds`` are so many files that were made anew, ``dropped`` so many vectors of
+    encoders that are not in use.
     """
 
     encoded: int
     forgotten: tuple[str, ...]
     kept: tuple[str, ...]
     bounds: int
+    dropped: int
 
 
 @dataclass(frozen=True)
@@ -245,13 +247,15 @@ class ReencodeReport:
     """What a reencode did.
 
     Of ``images`` stored, ``encoded`` got a vector in this run. If some are ``refused``, because
-    they cannot be read or have other content by now, the encoder has not taken over.
+    they cannot be read or have other content by now, the encoder has not taken over. ``warnings``
+    say what failed after that.
     """
 
     images: int
     encoded: int
     refused: tuple[Refusal, ...]
     switched: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

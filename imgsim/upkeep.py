@@ -114,10 +114,13 @@ def tidy(collection: Path, catalog: Catalog, store: VectorStore, choose: Choice)
 def sweep(collection: Path, catalog: Catalog, store: VectorStore) -> None:
     """Remove the files that no row names, unless a reader may still need one."""
     with catalog.snapshot() as snapshot, sole_reader(collection) as alone:
-        if alone:
-            store.sweep(snapshot)
-    for leftover in (collection / "encoders").glob(".*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if not alone:
+            return
+        store.sweep(snapshot)
+        named = {encoder.fingerprint for encoder in snapshot.encoders()}
+    for directory in (collection / "encoders").glob("*"):
+        if directory.name not in named:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _refuse_conflicts(snapshot: Snapshot, old: str, new: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from imgsim import Collection, ImgsimError, ingest, reencode
+from imgsim import Collection, ImgsimError, ingest, reencode, store
 
 KILLED, REFUSED = 9, 3
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -79,6 +79,7 @@ def work(path: Path, pictures: str, job: str) -> int:
 def main() -> None:
     template, pictures, scratch, mode, job = sys.argv[1:]
     ingest._BATCH_IMAGES = reencode._AT_ONCE = 12
+    store._FEWEST_FITTED = store._FEWEST_BOUNDED = 20
     for number in itertools.count():
         path = Path(shutil.copytree(template, f"{scratch}/{mode}-{number}"))
         os.environ["EFFECT"] = f"{scratch}/{mode}-{number}.effect"

@@ -1,10 +1,15 @@
 """Small ONNX models for the tests."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from imgsim import Collection
+from imgsim.catalog import Catalog
+from imgsim.encoder import Feed, write_feed
 
 TYPES = {"float": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 
@@ -17,6 +22,7 @@ def write_model(
     output=("n", "values"),
     weights=None,
     outputs=("latent",),
+    output_kind=TensorProto.FLOAT,
 ) -> str:
     """Write a model that gives the image's values, or what ``nodes`` make of the input ``x``."""
     image = helper.make_tensor_value_info("image", TYPES[kind], shape)
@@ -27,7 +33,7 @@ def write_model(
         ],
         "test",
         [image],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, output) for name in outputs],
+        [helper.make_tensor_value_info(name, output_kind, output) for name in outputs],
         [numpy_helper.from_array(values, name) for name, values in (weights or {}).items()],
     )
     opset = [helper.make_opsetid("", 17)]
@@ -43,3 +49,23 @@ def write_projection(path: Path, side=8, dim=5, seed=0) -> str:
         helper.make_node("MatMul", ["flat", "matrix"], ["latent"]),
     ]
     return write_model(path, ("n", 3, side, side), nodes=nodes, weights={"matrix": matrix})
+
+
+def make_logarithm(collection: Path) -> Path:
+    """Make a collection whose encoder gives minus infinity for a black picture."""
+    Collection.open(collection).close()
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("Log", ["mean"], ["latent"]),
+    ]
+    model = Path(write_model(collection / "model.onnx", nodes=nodes)).read_bytes()
+    (collection / "model.onnx").unlink()
+    fingerprint = hashlib.sha256(model).hexdigest()
+    directory = collection / "encoders" / fingerprint
+    directory.mkdir()
+    (directory / "encoder.onnx").write_bytes(model)
+    write_feed(directory, Feed(8, 8, 3, "nchw"))
+    catalog = Catalog(collection / "catalog.db")
+    catalog.add_encoder(fingerprint, 3)
+    catalog.close()
+    return collection

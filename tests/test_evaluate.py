@@ -1,14 +1,16 @@
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from imgsim import EvaluationSettings, LabelError
+from imgsim import Collection, EncoderSource, EvaluationSettings, LabelError
 from imgsim.evaluate import chosen_queries, rank, scores_of
 from imgsim.yardsticks import histogram_of, pixels_of
+from tests.models import make_logarithm, write_projection
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 LINE = np.array([[0], [1], [5], [2], [3], [9]], np.float32)
@@ -86,6 +88,9 @@ class TestMeasures:
     def test_queries_have_somebody_to_find(self):
         assert sorted(chosen_queries(LABELS, 100, seed=0)) == [0, 1, 2, 3, 4]
         assert len(chosen_queries(np.arange(1_000) // 2, 100, seed=0)) == 100
+        alone = np.concatenate([[0, 0], np.arange(1, 1_000)])
+        assert sorted(chosen_queries(alone, 1_000, seed=0)) == [0, 1]
+        assert len(chosen_queries(alone, 1, seed=0)) == 1
 
     @pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2]])
     def test_nothing_to_measure(self, labels):
@@ -113,14 +118,13 @@ class TestEvaluate:
         (labelled / "left" / "notes.txt").write_text("no image")
         told = []
         found = collection.evaluate(labelled, on_progress=lambda *now: told.append(now))
-        assert found.images == 25
+        assert (found.images, found.unlabelled) == (24, 1)
         assert [(c.label, c.images, c.queries) for c in found.classes] == [
-            ("labelled", 1, 0),
             ("left", 12, 12),
             ("right", 12, 12),
         ]
         assert [refusal.path for refusal in found.refused] == [str(labelled / "left/broken.jpg")]
-        assert told[-1] == (26, 26)
+        assert told[-1] == (25, 25)
         for name in ("left", "right"):
             (mine,) = (c for c in found.classes if c.label == name)
             assert sum(mine.retrieved.values()) == pytest.approx(1)
@@ -129,7 +133,7 @@ class TestEvaluate:
 
     def test_the_vectors_are_those_that_an_ingest_stores(self, collection, labelled):
         found = collection.evaluate(labelled)
-        collection.ingest([labelled])
+        collection.ingest([labelled / "left", labelled / "right"])
         nearest = {item.path: item.matches for item in collection.neighbours(10)}
         for query in found.retrieved:
             assert query.nearest == tuple(match.path for match in nearest[query.query])
@@ -163,8 +167,34 @@ class TestEvaluate:
             collection.evaluate(labelled, EvaluationSettings(str(tmp_path / "t.csv")))
 
     def test_one_label(self, collection, labelled):
+        shutil.rmtree(labelled / "right")
         with pytest.raises(LabelError, match="at least 2"):
-            collection.evaluate(labelled / "left")
+            collection.evaluate(labelled)
+
+    @pytest.mark.parametrize(
+        ("folder", "message"),
+        [("left", "labels none of 12 images"), ("gone", "none of 0 images found; .*gone: No such")],
+    )
+    def test_no_label(self, collection, labelled, folder, message):
+        with pytest.raises(LabelError, match=message):
+            collection.evaluate(labelled / folder)
+
+    def test_vectors_that_are_not_finite(self, tmp_path, labelled):
+        """The logarithm of a black picture."""
+        black = labelled / "left" / "black.png"
+        Image.new("RGB", (8, 8)).save(black)
+        with Collection.open(make_logarithm(tmp_path / "c")) as collection:
+            found = collection.evaluate(labelled)
+        assert [refusal.path for refusal in found.refused] == [str(black)]
+        assert found.images == 24
+
+    def test_yardsticks_are_the_same_for_any_encoder(self, collection, tmp_path, labelled):
+        before = collection.evaluate(labelled)
+        source = EncoderSource(write_projection(tmp_path / "m.onnx"))
+        with Collection.open(tmp_path / "other") as other:
+            other.encoders.import_(source)
+            after = other.evaluate(labelled)
+        assert (after.pixels, after.histogram) == (before.pixels, before.histogram)
 
 
 class TestCommand:
@@ -184,6 +214,16 @@ class TestCommand:
         assert printed["queries"] == 24
         assert f"{printed['latents']['map']['value']:.3f}" in lines[1]
         assert printed["latents"]["recall"].keys() == {"1", "5", "10"}
+
+    def test_a_label_that_is_not_utf8(self, imgsim, empty, labelled, tmp_path):
+        os.rename(labelled / "left", os.fsencode(labelled) + b"/l\xffft")
+        sheet = tmp_path / "sheet.png"
+        shown = imgsim("-c", empty, "evaluate", labelled, "--figure", sheet)
+        assert shown.returncode == 0, shown.stderr
+        assert sheet.exists()
+
+    def test_an_empty_path(self, imgsim, empty):
+        assert imgsim("-c", empty, "evaluate", "").returncode == 2
 
     def test_labels_that_match_nothing(self, imgsim, empty, labelled, tmp_path):
         table = write_table(tmp_path / "t.csv", [("nowhere.jpg", "a")])

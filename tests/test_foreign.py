@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from imgsim import Collection, EncoderError, EncoderSource
 from imgsim.encoder import Encoder
@@ -148,6 +148,44 @@ class TestRefusals:
         with pytest.raises(EncoderError, match=message):
             adopted(collection, write_model(tmp_path / "m.onnx", shape), **options)
 
+    @pytest.mark.parametrize(
+        "options", [{"mean": (123.7, 116.8, 103.9)}, {"std": (2, 2, 2)}, {"scale": "0..1"}]
+    )
+    def test_bytes_that_would_be_scaled(self, collection, tmp_path, options):
+        path = write_model(tmp_path / "m.onnx", kind="uint8")
+        with pytest.raises(EncoderError, match="leave out --scale"):
+            adopted(collection, path, **options)
+
+    @pytest.mark.parametrize("name", ["m.json", "m.prototxt", "m.textproto", "m.onnxtxt"])
+    def test_no_onnx_file_by_another_name(self, collection, tmp_path, name):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(EncoderError, match=name):
+            adopted(collection, tmp_path / name)
+
+    def test_an_output_of_words(self, collection, tmp_path):
+        words = [
+            helper.make_node("Cast", ["x"], ["words"], to=TensorProto.STRING),
+            helper.make_node("Flatten", ["words"], ["latent"]),
+        ]
+        path = write_model(tmp_path / "m.onnx", nodes=words, output_kind=TensorProto.STRING)
+        with pytest.raises(EncoderError, match="no output of numbers"):
+            adopted(collection, path)
+
+    def test_a_name_that_is_taken(self, collection, tmp_path):
+        adopted(collection, write_model(tmp_path / "a.onnx"), name="mine")
+        with pytest.raises(EncoderError, match="has the name mine"):
+            adopted(collection, write_projection(tmp_path / "b.onnx"), name="mine")
+        assert len(os.listdir(collection._path / "encoders")) == 1
+
+    def test_a_broken_file_of_ours_is_mended(self, collection, tmp_path):
+        path = write_model(tmp_path / "m.onnx")
+        encoder, _ = adopted(collection, path)
+        file = collection._path / "encoders" / encoder.fingerprint / "encoder.onnx"
+        file.write_bytes(b"x")
+        assert len(collection.check()) == 1
+        assert adopted(collection, path)[0].fingerprint == encoder.fingerprint
+        assert collection.check() == []
+
     def test_a_size_that_the_model_cannot_take(self, collection, tmp_path):
         nodes = [
             helper.make_node("Flatten", ["x"], ["flat"]),
@@ -233,6 +271,14 @@ class TestKeras:
         expected = part.predict(pixels.astype(np.float32), verbose=0).ravel()
         assert np.allclose(encoder.encode(pixels)[0], expected, atol=1e-5)
         assert collection.encoders.get("mine").active
+
+    def test_a_layer_that_is_a_model(self, collection, tmp_path):
+        """As of transfer learning: the layer's output is not that of the image."""
+        pixels, image = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+        inner = keras.Model(pixels, keras.layers.Flatten()(pixels), name="inner")
+        keras.Model(image, keras.layers.Dense(2)(inner(image))).save(tmp_path / "nested.keras")
+        with pytest.raises(EncoderError, match=r"nested\.keras"):
+            adopted(collection, tmp_path / "nested.keras", layer="inner")
 
     @pytest.mark.parametrize(("name", "layer"), [("m.keras", "nonsense"), ("gone.keras", "x")])
     def test_refusals(self, collection, keras_file, name, layer):

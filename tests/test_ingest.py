@@ -1,10 +1,8 @@
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
 
-import onnx
 import pytest
 from PIL import Image
 
@@ -16,10 +14,9 @@ from imgsim import (
     images,
     ingest,
 )
-from imgsim.catalog import Catalog
-from imgsim.encoder import Feed, write_feed
 from imgsim.files import writer_lock
 from tests.conftest import make_collection
+from tests.models import make_logarithm
 
 
 def counts(report):
@@ -344,27 +341,7 @@ def test_a_second_writer_is_told_who_the_first_is(collection, empty, crops):
 
 
 def test_latents_that_are_not_finite_are_never_stored(tmp_path, pictures):
-    """A real ONNX model: the logarithm of the mean pixel, minus infinity for a black picture."""
-    info = onnx.helper.make_tensor_value_info
-    image = info("image", onnx.TensorProto.FLOAT, ["n", 32, 32, 3])
-    latent = info("latent", onnx.TensorProto.FLOAT, ["n", 3])
-    nodes = [
-        onnx.helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2], keepdims=0),
-        onnx.helper.make_node("Log", ["mean"], ["latent"]),
-    ]
-    graph = onnx.helper.make_graph(nodes, "logarithm", [image], [latent])
-    opset = [onnx.helper.make_opsetid("", 13)]
-    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
-    path = tmp_path / "photos.imgsim"
-    Collection.open(path).close()
-    fingerprint = hashlib.sha256(model.SerializeToString()).hexdigest()
-    directory = path / "encoders" / fingerprint
-    directory.mkdir()
-    (directory / "encoder.onnx").write_bytes(model.SerializeToString())
-    write_feed(directory, Feed(32, 32, 3))
-    catalog = Catalog(path / "catalog.db")
-    catalog.add_encoder(fingerprint, 3)
-    catalog.close()
+    path = make_logarithm(tmp_path / "photos.imgsim")
     Image.new("RGB", (8, 8)).save(pictures / "black.png")
     with Collection.open(path) as collection:
         report = collection.ingest([pictures])

@@ -6,7 +6,14 @@ import sys
 import numpy as np
 import pytest
 
-from imgsim import Collection, EncoderMismatch, EncoderMissing, EncoderSource, reencode
+from imgsim import (
+    Collection,
+    EncoderError,
+    EncoderMismatch,
+    EncoderMissing,
+    EncoderSource,
+    reencode,
+)
 from tests import faults
 from tests.conftest import interruptible
 from tests.models import write_projection
@@ -142,18 +149,75 @@ def test_the_basis_is_fitted_to_the_new_vectors(both, monkeypatch):
     assert bases[0] != bases[1]
 
 
+def damage(collection, names):
+    """Alter a byte in each of the segment files that are not among these."""
+    for path in collection._path.glob("segments/*.faiss"):
+        if path.name not in names:
+            content = bytearray(path.read_bytes())
+            content[-1] ^= 1
+            path.write_bytes(content)
+
+
+def segment_files(collection):
+    return {path.name for path in collection._path.glob("segments/*.faiss")}
+
+
+def test_what_an_interrupted_run_left_is_damaged(both, expected, monkeypatch):
+    monkeypatch.setattr(reencode, "_AT_ONCE", 10)
+
+    def interrupt(done, _):
+        if done == 25:
+            raise KeyboardInterrupt
+
+    former = segment_files(both)
+    with pytest.raises(KeyboardInterrupt):
+        both.encoders.reencode("other", interrupt)
+    damage(both, former)
+    assert len(both.check()) == 3
+    assert both.encoders.reencode("other").encoded == 36
+    assert same(vectors(both), expected)
+    assert both.check() == []
+
+
+def test_damaged_former_vectors_do_not_take_over(both, expected):
+    (former,) = (each.name for each in both.encoders.list() if each.active)
+    before = segment_files(both)
+    both.encoders.reencode("other")
+    damage(both, segment_files(both) - before)
+    (found,) = both.check()
+    with pytest.raises(EncoderMismatch, match="36 images have no vector"):
+        both.encoders.use(former)
+    assert same(vectors(both), expected)
+    assert os.path.basename(found.path) in before
+    assert both.check() == []
+
+
+def test_repair_drops_damaged_former_vectors(both, expected):
+    before = segment_files(both)
+    both.encoders.reencode("other")
+    damage(both, segment_files(both) - before)
+    report = both.repair()
+    assert (report.dropped, report.encoded, report.forgotten) == (36, 0, ())
+    assert both.check() == []
+    assert same(vectors(both), expected)
+
+
 def test_an_unknown_encoder(both):
     with pytest.raises(EncoderMissing, match="nonsense"):
         both.encoders.reencode("nonsense")
 
 
 @pytest.mark.parametrize(("mode", "ended"), [("kill", faults.KILLED), ("full", faults.REFUSED)])
-def test_a_fault_before_each_effect(tmp_path, both, expected, pictures, mode, ended):
+def test_a_fault_before_each_effect(tmp_path, both, expected, pictures, monkeypatch, mode, ended):
     before = vectors(both)
+    monkeypatch.setattr("imgsim.store._FEWEST_FITTED", 20)
+    monkeypatch.setattr("imgsim.store._FEWEST_BOUNDED", 20)
+    both.encoders.use(both.encoders.list()[0].name)  # which fits a basis
     both.close()
     (tmp_path / "scratch").mkdir()
     cases = run_faults(both._path, pictures, tmp_path / "scratch", mode, "reencode")
     assert sum(effect == "commit" for _, effect, _ in cases) > 6
+    assert "os.remove basis.npz" in {effect for _, effect, _ in cases}
     for path, effect, code in cases:
         assert code == ended or (mode == "full" and not faults.needs_space(effect) and not code)
         with Collection.open(path, create=False) as collection:
@@ -167,6 +231,28 @@ def test_a_fault_before_each_effect(tmp_path, both, expected, pictures, mode, en
             assert len(names) == collection.info().segments, effect
 
 
+class TestRemove:
+    def test_an_encoder_goes_with_its_vectors(self, both):
+        (former,) = (each.name for each in both.encoders.list() if each.active)
+        with pytest.raises(EncoderError, match="in use"):
+            both.encoders.remove(former)
+        both.encoders.reencode("other")
+        both.encoders.remove(former)
+        assert [each.name for each in both.encoders.list()] == ["other"]
+        assert len(os.listdir(both._path / "encoders")) == 1
+        assert len(segment_files(both)) == 1
+        assert both.check() == []
+        assert len(vectors(both)) == 36
+
+    def test_a_folder_that_no_row_names_goes(self, both, pictures):
+        """As a kill leaves it between the encoder's folder and its row."""
+        orphan = both._path / "encoders" / ("0" * 64)
+        orphan.mkdir()
+        both.ingest([pictures])
+        assert not orphan.exists()
+        assert both.check() == []
+
+
 class TestCommand:
     def test_reencode(self, imgsim, both, pictures):
         done = imgsim("-c", both._path, "reencode", "--encoder", "other")
@@ -175,6 +261,11 @@ class TestCommand:
             "36 of 36 images encoded",
             "the encoder is other now",
         ]
+
+    def test_remove(self, imgsim, both):
+        assert imgsim("-c", both._path, "encoder", "remove", "other").returncode == 0
+        gone = imgsim("-c", both._path, "encoder", "remove", "other")
+        assert gone.returncode == 31
 
     def test_what_cannot_be_read(self, imgsim, both, pictures):
         sorted(pictures.iterdir())[0].unlink()

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from imgsim.basis import fit_basis, write_basis
 from imgsim.catalog import Catalog
 from imgsim.errors import CollectionDamaged, StoreError
 from imgsim.exact import distances
@@ -154,6 +155,22 @@ def test_altered_bounds_are_damage(tmp_path, stored, name, what):
         store.build_bounds(snapshot)
         assert path.exists()
         assert list(store.damages(snapshot)) == []
+
+
+def test_bounds_under_a_lost_or_another_basis_are_no_damage(tmp_path, stored, vectors):
+    """A switch to another encoder leaves them for a while, or for good if the disk is full."""
+    catalog, store = stored
+    basis = tmp_path / "segments" / "basis.npz"
+    old = basis.read_bytes()
+    with catalog.snapshot() as snapshot:
+        store.forget_basis()
+        assert list(store.damages(snapshot)) == []
+        write_basis(basis, fit_basis(vectors[:2_100], 2_100))
+        assert basis.read_bytes() != old
+        assert list(store.damages(snapshot)) == []
+        store.build_bounds(snapshot)
+        assert list(store.damages(snapshot)) == []
+    assert answers(catalog, store, vectors[:2])[1] > 0
 
 
 def test_a_segment_that_is_cut_while_it_is_searched(tmp_path, stored, vectors):

@@ -15,8 +15,11 @@ from PIL import Image
 
 from imgsim import PLAIN, Collection, EncoderError, TrainingDiverged, TrainingSettings
 from imgsim.autoencoder import create, create_autoencoder, encoder_of, latent_channels
+from imgsim.checkpoints import Checkpoints, TrainingState
 from imgsim.encoder import Encoder
 from imgsim.images import decode
+from imgsim.recorder import Recorder
+from imgsim.types import EpochRecord
 from tests.conftest import interruptible
 
 SMALL = replace(PLAIN, image_size=32, latent_channels=4, epochs=3, batch_size=8)
@@ -171,6 +174,7 @@ class TestRefusals:
             {"contrast": 0, "reconstruct": 0},
             {"principal": -1},
             {"colours": "some"},
+            {"colours": "much", "unit": False},
             {"time_budget": 0},
             {"time_budget": float("nan")},
             {"patience": -1},
@@ -268,8 +272,8 @@ class TestContrastive:
         assert outputs["projection"].shape == (2, 128)
         assert encoder_of(autoencoder)(images).shape == (2, 1_024)
 
-    def test_vectors_have_unit_length_and_fewer_values_than_images(self, report, crops):
-        assert report.encoder.dim == 33  # principal directions of 34 training images
+    def test_vectors_have_unit_length(self, report, crops):
+        assert report.encoder.dim == 1_024  # of 34 images there are no 256 directions
         encoder = Encoder(Path(report.encoder.directory))
         vectors = encoder.encode(np.stack([decode(path, 32, 32) for path in crops]))
         assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -284,7 +288,7 @@ class TestContrastive:
             again = collection.train(crops, VIEWS)
         first, second = (run.history[0] for run in (report, again))
         assert first.loss == pytest.approx(second.loss, rel=1e-2)
-        assert first.val_loss == pytest.approx(second.val_loss, rel=1e-2)
+        assert first.val_loss == pytest.approx(second.val_loss, rel=5e-2)
 
     def test_colours_that_count_are_in_the_vector(self, tmp_path, crops):
         settings = replace(VIEWS, epochs=1, colours="much")
@@ -294,7 +298,7 @@ class TestContrastive:
         image = decode(crops[0], 32, 32)
         pixels = image.reshape(-1, 3)
         shuffled = np.random.default_rng(0).permutation(pixels).reshape(image.shape)
-        one, two = encoder.encode(np.stack([image, shuffled]))[:, 33:]
+        one, two = encoder.encode(np.stack([image, shuffled]))[:, 1_024:]
         assert np.allclose(one, two, atol=1e-4)
         assert np.sum(one**2) == pytest.approx(0.7, abs=1e-3)
 
@@ -302,6 +306,24 @@ class TestContrastive:
         settings = replace(VIEWS, epochs=1, principal=5, colours="little")
         with Collection.open(tmp_path / "c") as collection:
             assert collection.train(crops, settings).encoder.dim == 5
+
+    @pytest.mark.parametrize("mode", ["L", "1"])
+    def test_images_that_are_hardly_different(self, tmp_path, crops, mode):
+        """Grey ones have few colours, and nothing varies where all are one: that is rounding."""
+        for number in range(12):
+            with Image.open(crops[number if mode == "L" else 0]) as image:
+                image.convert(mode).save(tmp_path / f"{number}.png")
+        settings = replace(VIEWS, epochs=1, principal=5, colours="much")
+        with Collection.open(tmp_path / "c") as collection:
+            assert collection.train(tmp_path, settings).onnx_difference < 1e-4
+
+    def test_few_images_keep_their_latents_apart(self, tmp_path, crops):
+        """Of 2 training images there is one direction, and of unit length are 1 and -1."""
+        with Collection.open(tmp_path / "c") as collection:
+            collection.train(crops[:3], replace(VIEWS, epochs=1))
+            collection.ingest(crops)
+            matches = [item.matches[0].distance for item in collection.neighbours(1)]
+        assert min(matches) > 0
 
     def test_the_time_budget_ends_it(self, tmp_path, crops):
         settings = replace(VIEWS, epochs=1_000_000, time_budget=4.0)
@@ -330,6 +352,53 @@ def test_no_training_image_can_be_decoded(tmp_path, crops, settings):
         pytest.raises(EncoderError, match="can be decoded"),
     ):
         collection.train([crops[0], tmp_path / "cut.jpg"], settings)
+
+
+def test_the_first_refusal_is_named(tmp_path, crops):
+    with Collection.open(tmp_path / "c") as collection:
+        with pytest.raises(EncoderError, match=r"found 0; .*nowhere: No such file"):
+            collection.train(tmp_path / "nowhere")
+        (tmp_path / "a.jpg").write_bytes(b"x")
+        with pytest.raises(EncoderError, match=r"found 1; .*a\.jpg: not an image"):
+            collection.train([crops[0], tmp_path / "a.jpg"])
+
+
+def test_at_most_so_many_images_are_held_out(tmp_path, crops, monkeypatch):
+    """They follow every epoch, of which those of many images are not passes over all."""
+    monkeypatch.setattr("imgsim.training._MOST_HELD_OUT", 3)
+    told = []
+    settings = replace(SMALL, epochs=1, validation_split=0.5)
+    with Collection.open(tmp_path / "c") as collection:
+        report = collection.train(crops, settings, told.append)
+    assert (told[-1].total, report.compared) == (33, 3)
+
+
+class TestSchedule:
+    """The learning rate rises for a twentieth of the training, and falls to 0 as a cosine."""
+
+    @staticmethod
+    def rate(tmp_path, *, epochs=0, seconds=0.0, recipe=VIEWS):
+        settings = replace(recipe, epochs=1_000, time_budget=1_000.0)
+        epoch = EpochRecord(epoch=1, loss=0, val_loss=0, seconds=1, images_per_second=1)
+        state = TrainingState(settings, "", history=(epoch,) * epochs, seconds=seconds)
+        recorder = Recorder(36, state, Checkpoints(tmp_path), lambda _: None)
+        model = create_autoencoder(16, 16, 3, 1)
+        model.compile(keras.optimizers.Adam(settings.learning_rate))
+        recorder.set_model(model)
+        recorder.on_train_batch_begin(0)
+        return float(model.optimizer.learning_rate) / settings.learning_rate
+
+    @pytest.mark.parametrize(
+        ("share", "rate"), [(0, 0), (0.025, 0.5), (0.05, 1), (0.525, 0.5), (0.99, 0), (1, 0)]
+    )
+    def test_by_epochs_or_by_time(self, tmp_path, share, rate):
+        by_epochs = self.rate(tmp_path, epochs=round(1_000 * share))
+        by_time = self.rate(tmp_path, seconds=1_000 * share)
+        assert by_epochs == pytest.approx(rate, abs=1e-2)
+        assert by_time == pytest.approx(rate, abs=1e-2)
+
+    def test_the_plain_recipe_has_one_rate(self, tmp_path):
+        assert self.rate(tmp_path, epochs=990, recipe=SMALL) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("colours", ["auto", "much"])
@@ -374,7 +443,36 @@ class TestResume:
         assert len(again.history) == 3
         assert again.history[2].loss < report.history[0].loss
 
-    @pytest.mark.parametrize("option", ["--epochs=3", "--seed=1", "--recipe=plain"])
+    def test_the_name_goes_with_the_training(self, tmp_path, crops):
+        def interrupt(now):
+            if now.epoch == 2 and now.ended:
+                raise KeyboardInterrupt
+
+        with Collection.open(tmp_path / "c") as collection:
+            first = collection.train(crops, SMALL, interrupt, name="mine").encoder
+            second = collection.train(crops, resume=True).encoder
+            names = {each.fingerprint: each.name for each in collection.encoders.list()}
+        assert (first.name, second.name) == ("mine", "mine")
+        assert names == {first.fingerprint: first.fingerprint[:12], second.fingerprint: "mine"}
+
+    def test_a_new_training_takes_the_place_of_an_interrupted_one(self, tmp_path, crops):
+        """From its beginning: a kill in its first epoch leaves nothing of the other to go on."""
+
+        def interrupt(now):
+            if now.ended:
+                raise KeyboardInterrupt
+
+        def fail(_):
+            raise RuntimeError
+
+        with Collection.open(tmp_path / "c") as collection:
+            collection.train(crops, SMALL, interrupt)
+            with pytest.raises(RuntimeError):
+                collection.train(crops, SMALL, fail)
+            with pytest.raises(EncoderError, match="no training to resume"):
+                collection.train(crops, resume=True)
+
+    @pytest.mark.parametrize("option", ["--epochs=3", "--seed=1", "--recipe=plain", "--name=x"])
     def test_other_options_are_refused(self, crops, imgsim, option):
         done = imgsim("train", crops[0], "--resume", option)
         assert done.returncode == 2

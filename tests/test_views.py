@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from imgsim import TrainingSettings
 from imgsim.batches import batches
+from imgsim.errors import ImageError
 from imgsim.views import JITTERS, Jitter, nt_xent, view_of
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (6, 32, 32, 3)).astype(np.float32)
@@ -86,6 +87,18 @@ class TestBatches:
         first, second = ([np.asarray(images) for images, _ in dataset] for _ in range(2))
         assert [len(images) for images in first] == [8, 8, 4]
         assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+    @pytest.mark.parametrize(("broken", "sizes"), [(1, [8, 8]), (7, [6]), (10, [])])
+    def test_training_batches_are_whole_unless_there_is_but_one(self, broken, sizes):
+        """Whatever the number of files that cannot be decoded."""
+
+        def load(number):
+            if number < broken:
+                raise ImageError(str(number), "broken")
+            return self.load(number)
+
+        dataset = batches(load, range(10), self.SETTINGS, training=True)
+        assert [len(images) for images, _ in dataset] == sizes
 
     def test_views_for_training_are_always_others(self):
         dataset = batches(self.load, range(4), self.SETTINGS, training=True)
