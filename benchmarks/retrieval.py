@@ -2,8 +2,8 @@
 
 Each training sees the images of a folder alone, without labels, and runs once for every seed.
 Figures are means over the seeds, with the least and the greatest. Queries are the same for all.
-Colours count little or much by default, as the images say; the last line tells which. All this
-takes hours: trainings that the JSON file has already are not run again.
+Colours count little or much by default, as the images say. All this takes hours: trainings that the
+JSON file has already are not run again.
 """
 
 import argparse
@@ -29,12 +29,13 @@ from imgsim import PLAIN, Collection, TrainingSettings
 from imgsim.autoencoder import encoder_of
 from imgsim.encoder import Encoder
 from imgsim.evaluate import Ranking, chosen_queries, rank
-from imgsim.finish import AGREED, colours_agree, principal_directions, unit
+from imgsim.finish import principal_directions, unit
 from imgsim.images import decode
 from imgsim.yardsticks import histogram_of, pixels_of
 
 DEFAULT = TrainingSettings()
 TRAININGS = {
+    "default": DEFAULT,
     "plain": PLAIN,
     "views alone": replace(DEFAULT, reconstruct=0.0),
     "colours little": replace(DEFAULT, colours="little"),
@@ -136,8 +137,13 @@ def table(results: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = [(name, "", *cells([figures])) for name, figures in results["yardsticks"].items()]
     for training, seeds in results["trainings"].items():
         runs = list(seeds.values())
+        counting = ", ".join(sorted({run["colours"] for run in runs}))
         rows += [
-            (training, name, *cells([run["figures"][name] for run in runs]))
+            (
+                f"{training} (colours: {counting})",
+                name,
+                *cells([run["figures"][name] for run in runs]),
+            )
             for name in runs[0]["figures"]
         ]
     return [("training", "vectors", *next(iter(results["yardsticks"].values()))), *rows]
@@ -179,9 +185,6 @@ def main() -> None:
             write_json(options.json, results)
     print(f"{len(data.paths):,} images, {len(data.queries):,} queries, {os.cpu_count()} cores\n")
     print_table(table(results))
-    agreement = colours_agree(data.images(DEFAULT.image_size))
-    by_default = "much" if agreement > AGREED else "little"
-    print(f"\ncolours agree for {agreement:.3f} of the images; by default they count {by_default}")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def create_autoencoder(
 
 
 def create_residual_autoencoder(
-    height: int, width: int, latent_channels: int, filters: tuple[int, int, int] = (48, 96, 192)
+    height: int, width: int, latent_channels: int, filters: tuple[int, int, int] = (32, 64, 128)
 ) -> keras.Model:
     """Return an autoencoder with residual blocks and a projection head, with random weights.
 

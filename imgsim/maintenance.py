@@ -126,9 +126,10 @@ def check(
                 )
             options.note(
                 f"encoded again: {report.encoded:,} images; forgotten: {len(report.forgotten):,}; "
-                f"kept damaged: {len(report.kept):,}; bounds made anew: {report.bounds:,}; "
-                f"vectors of encoders not in use dropped: {report.dropped:,}"
+                f"kept damaged: {len(report.kept):,}; bounds made anew: {report.bounds:,}"
             )
+            if report.dropped:
+                options.note(f"dropped: {report.dropped:,} vectors of encoders that are not in use")
             damages = collection.check(deep=deep)
             if damages:
                 say("what is still damaged:")
