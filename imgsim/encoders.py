@@ -207,7 +207,7 @@ def _described(collection: Path, snapshot: Snapshot, record: EncoderRecord) -> E
 
 
 def encoder_damages(directory: Path, fingerprint: str, dim: int) -> list[Damage]:
-    """Return what is wrong with an encoder's files, of which one may be missing."""
+    """Return what is wrong with the files of an encoder, if anything is."""
     path, expected = directory / MODEL_NAME, f"sha256 {fingerprint}, {dim} values"
     try:
         encoder = Encoder(directory)

@@ -1,12 +1,15 @@
 """The promises about what is imported, and the wheel."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.models import write_projection
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"tensorflow", "keras", "tf2onnx", "torch"}
@@ -31,8 +34,19 @@ def imported(*arguments) -> set[str]:
 
 
 def test_only_training_imports_tensorflow(empty, crops, tmp_path):
+    for number, path in enumerate(crops[:6]):
+        folder = tmp_path / "labelled" / str(number % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, folder)
+    model = write_projection(tmp_path / "m.onnx")
     for arguments in (
         ["ingest", *crops[:3]],
+        ["evaluate", tmp_path / "labelled"],
+        ["encoder", "import", model, "--name", "mine"],
+        ["reencode", "--encoder", "mine"],
+        ["encoder", "use", "mine"],
+        ["encoder", "list"],
+        ["encoder", "show", "mine"],
         ["query", crops[0]],
         ["export", "neighbours", "-o", tmp_path / "n.parquet"],
         ["export", "features", "-o", tmp_path / "f.npz"],

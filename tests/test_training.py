@@ -18,6 +18,7 @@ from imgsim.autoencoder import create, create_autoencoder, encoder_of, latent_ch
 from imgsim.checkpoints import Checkpoints, TrainingState
 from imgsim.encoder import Encoder
 from imgsim.images import decode
+from imgsim.modelling import _seconds
 from imgsim.recorder import Recorder
 from imgsim.types import EpochRecord
 from tests.conftest import interruptible
@@ -406,6 +407,20 @@ def test_two_images_are_enough_for_views(tmp_path, crops, colours):
     settings = replace(VIEWS, epochs=1, colours=colours)
     with Collection.open(tmp_path / "c") as collection:
         assert collection.train(crops[:2], settings).images == 2
+
+
+class TestTime:
+    @pytest.mark.parametrize(
+        ("text", "seconds"), [("90", 90), ("90s", 90), ("20m", 1_200), ("1.5h", 5_400)]
+    )
+    def test_units(self, text, seconds):
+        assert _seconds(text) == seconds
+
+    @pytest.mark.parametrize("text", ["", "m", "20 minutes", "0", "-5m", "nan"])
+    def test_nonsense(self, imgsim, crops, text):
+        done = imgsim("train", crops[0], "--time-budget", text)
+        assert done.returncode == 2
+        assert done.stderr.count(b"\n") <= 6
 
 
 class TestResume:
