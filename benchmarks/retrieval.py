@@ -29,7 +29,7 @@ from imgsim import PLAIN, Collection, TrainingSettings
 from imgsim.autoencoder import encoder_of
 from imgsim.encoder import Encoder
 from imgsim.evaluate import Ranking, chosen_queries, rank
-from imgsim.finish import principal_directions, unit
+from imgsim.finish import relevant_directions, unit
 from imgsim.images import decode
 from imgsim.yardsticks import histogram_of, pixels_of
 
@@ -103,7 +103,7 @@ def trained(data: Labelled, settings: TrainingSettings) -> dict[str, Any]:
         latents = latents_of(directory / "model.keras", images)
         encoder = Encoder(directory)
         vectors = np.concatenate([encoder.encode(image[np.newaxis]) for image in images])
-    directions = principal_directions(unit(latents), DEFAULT.principal, 0.2)
+    directions = relevant_directions(unit(latents), DEFAULT.principal)
     figures = {
         "latent": data.figures(latents),
         "unit length": data.figures(unit(latents)),

@@ -1,9 +1,8 @@
 """The last layers of an encoder, fitted to the training images after the training.
 
-They turn the flattened latent into the vector whose Euclidean distances are searched: unit length,
-the principal directions of the latents, unit length again; beside it the shares of colours in the
-image, so that the squared distance is a weighted mean of the two; and of both together the
-principal directions.
+They turn the flattened latent into the vector whose Euclidean distances are searched: unit length;
+beside it the shares of colours in the image, so that the squared distance is a weighted mean of the
+two; directions in which near images are alike; unit length again.
 """
 
 import hashlib
@@ -20,6 +19,9 @@ from imgsim.yardsticks import grey_of, histogram_of
 
 COLOURS = 256
 AGREED = 0.06
+_MUTUAL = 3  # two rows are pairs if each is among so many nearest of the other
+_POWER = 0.2  # of the deviations of rows, by which they are divided to find pairs
+_RELEVANCE = 0.6  # of the deviations of pairs, by which rows are divided
 _PIXELS = 60_000
 _SHARPNESS = 4.0
 _LEAST_SPREAD = 1e-4  # colours that are nearer to each other than so are hardly told apart
@@ -57,9 +59,41 @@ def principal_directions(rows: NDArray[np.float32], most: int, power: float) -> 
     pca = PCA(min(most, len(rows) - 1, rows.shape[1]), svd_solver="covariance_eigh")
     with np.errstate(invalid="ignore"):  # shares of no variance, if all rows are equal
         pca.fit(rows.astype(np.float64))
-    deviations = np.sqrt(pca.explained_variance_ + 1e-3 * pca.explained_variance_.max() + 1e-12)
-    weights = (pca.components_ / deviations[:, np.newaxis] ** power).T
+    weights = (pca.components_ / _shrunk(pca.explained_variance_, power)[:, np.newaxis]).T
     return Affine(weights.astype(np.float32), (-pca.mean_ @ weights).astype(np.float32))
+
+
+def relevant_directions(rows: NDArray[np.float32], most: int) -> Affine:
+    """Return the layer from rows (n, d) at unit length to up to ``most`` directions, n over that.
+
+    Directions in which near rows differ count less, the principal ones of what is left are kept.
+    This is relevant component analysis with pairs of mutual neighbours in place of known ones, and
+    a part of the whitening. Source: Shental et al., Adjustment Learning and Relevant Component
+    Analysis, 2002.
+    """
+    found = principal_directions(rows, most, _POWER)
+    one, two = _pairs(unit(rows @ found.weights + found.bias))
+    apart = (rows[one] - rows[two]).astype(np.float64)
+    variances, vectors = np.linalg.eigh(apart.T @ apart / max(1, len(apart)))
+    scales = _shrunk(variances, _RELEVANCE)
+    whitening = vectors / scales @ vectors.T
+    kept = principal_directions((rows @ whitening).astype(np.float32), most, 0.0)
+    return Affine((whitening @ kept.weights).astype(np.float32), kept.bias)
+
+
+def _pairs(rows: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the pairs of rows of which each is among the nearest of the other."""
+    near = np.zeros((len(rows), len(rows)), bool)
+    near[np.arange(len(rows))[:, np.newaxis], _nearest(rows, _MUTUAL)] = True
+    one, two = np.nonzero(np.triu(near & near.T))
+    return one, two
+
+
+def _shrunk(variances: NDArray[np.float64], power: float) -> NDArray[np.float64]:
+    """Return a power of the deviations, which stays away from 0."""
+    deviations = np.sqrt(np.maximum(variances, 0) + 1e-3 * variances.max() + 1e-12)
+    shrunk: NDArray[np.float64] = deviations**power
+    return shrunk
 
 
 def palette(images: NDArray[np.uint8], seed: int) -> Affine:
@@ -93,7 +127,7 @@ def colours_agree(images: Iterable[NDArray[np.uint8]]) -> float:
     if len(described) < _FEWEST_JUDGED:
         return 0.0
     rows = zip(*described.values(), strict=True)
-    by_colour, by_grey = (_nearest(np.stack(each)) for each in rows)
+    by_colour, by_grey = (_nearest(np.stack(each), 1) for each in rows)
     return float(np.mean(by_colour == by_grey))
 
 
@@ -101,11 +135,8 @@ def _digest(image: NDArray[np.uint8]) -> bytes:
     return hashlib.sha256(image.tobytes()).digest()
 
 
-def _nearest(rows: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the nearest other of each row."""
-    found: NDArray[np.int64] = (
-        NearestNeighbors(n_neighbors=1, algorithm="brute")
-        .fit(rows)
-        .kneighbors(return_distance=False)[:, 0]
-    )
+def _nearest(rows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the k nearest others of each row (n, k)."""
+    search = NearestNeighbors(n_neighbors=min(k, len(rows) - 1), algorithm="brute").fit(rows)
+    found: NDArray[np.int64] = search.kneighbors(return_distance=False)
     return found

@@ -7,13 +7,12 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
-from imgsim.finish import Affine, palette, principal_directions, unit
+from imgsim.finish import Affine, palette, relevant_directions
 from imgsim.settings import TrainingSettings
 
 _COLOUR_SIDE = 32  # of the image whose colours are counted
-_SHARES = {"none": 0.0, "little": 0.15, "much": 0.7}  # of colours in the square of a distance
-_POWER = 0.2  # of the deviations of the latents, by which their principal directions are divided
-_LEAST_VARIANCE = 1e-4  # of latents of unit length; what is less is rounding
+_SHARES = {"none": 0.0, "little": 0.05, "much": 0.7}  # of colours in the square of a length
+_LEAST_VARIANCE = 1e-4  # of rows of unit length; what is less is rounding
 _BATCH = 64
 
 
@@ -22,34 +21,25 @@ def finished(
 ) -> keras.Model:
     """Return the encoder with the last layers that the settings ask for.
 
-    They are fitted to ``images`` (n, height, width, 3); principal directions are left out if there
-    are no more images than directions, or nothing but images that are all alike.
+    They are fitted to ``images`` (n, height, width, 3). Directions are left out if there are no
+    more images than that, or if these are all alike.
     """
     x = encoder.output
-    enough = 0 < settings.principal < len(images)
-    if enough:
-        latents = unit(_outputs(encoder, images))
-        enough = bool(latents.var(axis=0).sum() > _LEAST_VARIANCE)
-    if enough:
-        x = _directed(layers.UnitNormalization()(x), latents, settings.principal, _POWER)
     if settings.unit:
         x = layers.UnitNormalization()(x)
     share = _SHARES[settings.colours]
     if share:
         shares = _shares(encoder.input, palette(images, settings.seed))
         x = layers.Concatenate()([(1 - share) ** 0.5 * x, share**0.5 * shares])
-        if enough:
-            both = _outputs(keras.Model(encoder.input, x), images)
-            x = _directed(x, both, settings.principal, 0.0)
+    if 0 < settings.principal < len(images):
+        rows = _outputs(keras.Model(encoder.input, x), images)
+        if rows.var(axis=0).sum() > _LEAST_VARIANCE:
+            directions = relevant_directions(rows, settings.principal)
+            x = _affine(layers.Dense(len(directions.bias)), directions, x)
+            x = layers.UnitNormalization()(x) if settings.unit else x
     model = keras.Model(encoder.input, x, name="encoder")
     model(np.zeros((1, *model.input.shape[1:]), np.float32))  # Keras exports what was called
     return model
-
-
-def _directed(x: Any, rows: NDArray[np.float32], most: int, power: float) -> Any:  # noqa: ANN401
-    """Return the principal directions of ``x``, fitted to ``rows``."""
-    directions = principal_directions(rows, most, power)
-    return _affine(layers.Dense(len(directions.bias)), directions, x)
 
 
 def _outputs(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:

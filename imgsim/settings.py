@@ -31,8 +31,8 @@ class TrainingSettings:
     views of each image. Without ``contrast`` there are no views. ``latent_channels`` 0 stands for
     as many as make about 1,024 latent values.
 
-    ``principal`` directions of the latents, if not 0 and if there are more images, and then
-    ``unit`` length are the encoder's last layers. ``colours`` says how much they count: ``none``
+    ``principal`` directions, if not 0 and if there are more images, and then ``unit`` length are
+    the encoder's last layers. ``colours`` says how much they count: ``none``
     and ``little`` train on views of any colour, ``much`` on views that keep theirs; ``little`` and
     ``much`` put beside the latent which share of the image each colour has; ``auto`` lets the
     images decide between these two.

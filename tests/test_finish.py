@@ -2,9 +2,15 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 
-from imgsim.finish import colours_agree, palette, principal_directions, unit
+from imgsim.finish import (
+    colours_agree,
+    palette,
+    principal_directions,
+    relevant_directions,
+    unit,
+)
 
 
 def softmax(values):
@@ -35,9 +41,26 @@ class TestDirections:
         assert np.allclose(pdist(rows @ layer.weights + layer.bias), pdist(rows), rtol=1e-4)
 
     def test_equal_rows(self):
-        layer = principal_directions(np.ones((5, 4), np.float32), 3, 0.2)
-        assert np.isfinite(layer.weights).all()
-        assert np.abs(np.ones(4) @ layer.weights + layer.bias).max() < 1e-3
+        equal = np.full((5, 4), 0.5, np.float32)
+        for layer in (principal_directions(equal, 3, 0.2), relevant_directions(equal, 3)):
+            assert np.isfinite(layer.weights).all()
+        assert np.abs(equal @ layer.weights + layer.bias).max() < 1e-3
+
+    def test_what_pairs_differ_in_counts_less(self):
+        """Four rows of each of 150 things; the things differ in ten values, and rows in others."""
+        random = np.random.default_rng(0)
+        things = np.arange(600) // 4
+        kind = random.normal(size=(150, 10))[things]
+        nuisance = 1.5 * random.normal(size=(600, 3))
+        rows = unit(np.concatenate([kind, nuisance], axis=1).astype(np.float32))
+        layer = relevant_directions(rows, 12)
+        assert layer.weights.shape == (13, 12)
+
+        def right(vectors):
+            distances = squareform(pdist(vectors)) + 1e9 * np.eye(600)
+            return np.mean(things[distances.argmin(axis=1)] == things)
+
+        assert right(unit(rows @ layer.weights + layer.bias)) > right(rows) + 0.1
 
     def test_unit(self):
         rows = unit(np.array([[3, 4], [0, 0]], np.float32))
