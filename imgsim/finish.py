@@ -64,10 +64,10 @@ def principal_directions(rows: NDArray[np.float32], most: int, power: float) -> 
 
 
 def relevant_directions(rows: NDArray[np.float32], most: int) -> Affine:
-    """Return the layer from rows (n, d) at unit length to up to ``most`` directions, n over that.
+    """Return the layer from rows (n, d) at unit length to the directions that tell kinds apart.
 
-    Directions in which near rows differ count less, the principal ones of what is left are kept.
-    This is relevant component analysis with pairs of mutual neighbours in place of known ones, and
+    Directions in which near rows differ count less; of what is left, up to ``most`` principal ones
+    are kept. This is relevant component analysis with pairs of mutual neighbours in place of known ones, and
     a part of the whitening. Source: Shental et al., Adjustment Learning and Relevant Component
     Analysis, 2002.
     """

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 SHRINK = 16
 """Height and width of a latent are those of the image divided by this."""
 
-_COLOURS = "auto", "much", "little", "none"
+Colours = Literal["auto", "much", "little", "none"]
+"""How much the colours of an image count."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,10 @@ class TrainingSettings:
     as many as make about 1,024 latent values.
 
     ``principal`` directions, if not 0 and if there are more images, and then ``unit`` length are
-    the encoder's last layers. ``colours`` says how much they count: ``none``
-    and ``little`` train on views of any colour, ``much`` on views that keep theirs; ``little`` and
-    ``much`` put beside the latent which share of the image each colour has; ``auto`` lets the
-    images decide between these two.
+    the encoder's last layers. ``colours`` says how much they count: ``none`` and ``little`` train
+    on views of any colour, ``much`` on views that keep theirs; ``little`` and ``much`` put beside
+    the latent which share of the image each colour has; ``auto`` lets the images decide between
+    these two.
 
     A training ends after ``epochs``, after ``time_budget`` seconds, or when ``patience`` epochs, if
     not 0, have not lowered the validation loss. Settings that make no sense raise ValueError.
@@ -52,7 +53,7 @@ class TrainingSettings:
     contrast: float = 1.0
     principal: int = 256
     unit: bool = True
-    colours: Literal["auto", "much", "little", "none"] = "auto"
+    colours: Colours = "auto"
     time_budget: float = 1_200.0
     patience: int = 0
 
@@ -68,7 +69,10 @@ class TrainingSettings:
             (0 < self.validation_split < 1, "the validation split must be between 0 and 1"),
             (0 <= self.seed < 2**32, "the seed must be at least 0 and below 2^32"),
             (self.time_budget > 0, "the time budget must be positive"),
-            (self.colours in _COLOURS, f"colours must be one of {', '.join(_COLOURS)}"),
+            (
+                self.colours in get_args(Colours),
+                f"colours must be one of {', '.join(get_args(Colours))}",
+            ),
             (
                 self.unit or self.colours == "none",
                 "colours count only beside a latent of unit length, which --recipe plain has not",
