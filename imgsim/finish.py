@@ -67,9 +67,9 @@ def relevant_directions(rows: NDArray[np.float32], most: int) -> Affine:
     """Return the layer from rows (n, d) at unit length to the directions that tell kinds apart.
 
     Directions in which near rows differ count less; of what is left, up to ``most`` principal ones
-    are kept. This is relevant component analysis with pairs of mutual neighbours in place of known ones, and
-    a part of the whitening. Source: Shental et al., Adjustment Learning and Relevant Component
-    Analysis, 2002.
+    are kept. This is relevant component analysis with pairs of mutual neighbours in place of known
+    ones, and a part of the whitening. Source: Shental et al., Adjustment Learning and Relevant
+    Component Analysis, 2002.
     """
     found = principal_directions(rows, most, _POWER)
     one, two = _pairs(unit(rows @ found.weights + found.bias))
