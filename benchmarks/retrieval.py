@@ -183,7 +183,8 @@ def main() -> None:
             runs[seed] = trained(data, settings)
             print(name, seed, json.dumps(runs[seed]), flush=True)
             write_json(options.json, results)
-    print(f"{len(data.paths):,} images, {len(data.queries):,} queries, {os.cpu_count()} cores\n")
+    cores = len(os.sched_getaffinity(0))
+    print(f"{len(data.paths):,} images, {len(data.queries):,} queries, {cores} cores\n")
     print_table(table(results))
 
 

@@ -213,7 +213,7 @@ def query(
     not_under: NotUnder = None,
     form: Annotated[
         QueryFormat, typer.Option("--format", help="How to print the matches.")
-    ] = QueryFormat.table,
+    ] = "table",
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw matches of 20 queries as a grid.")
     ] = None,

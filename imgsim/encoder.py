@@ -4,20 +4,19 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError
+from imgsim.settings import Channels, Layout, Scale
 
 MODEL_NAME = "encoder.onnx"
 FEED_NAME = "encoder.json"
-LAYOUTS = "nhwc", "nchw"
-SCALES = {"0..255": 1.0, "0..1": 1 / 255}
-CHANNELS = "rgb", "bgr"
 
 _FORMAT = 1
+_SCALES: dict[Scale, float] = {"0..255": 1.0, "0..1": 1 / 255}
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -41,9 +40,9 @@ class Feed:
     height: int
     width: int
     dim: int
-    layout: str = "nhwc"
-    scale: str = "0..255"
-    channels: str = "rgb"
+    layout: Layout = "nhwc"
+    scale: Scale = "0..255"
+    channels: Channels = "rgb"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     output: str = ""
@@ -51,8 +50,10 @@ class Feed:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        if self.layout not in LAYOUTS or self.scale not in SCALES or self.channels not in CHANNELS:
-            raise ValueError("unknown layout, scale or order of channels")
+        chosen = (self.layout, Layout), (self.scale, Scale), (self.channels, Channels)
+        for value, known in chosen:
+            if value not in get_args(known):
+                raise ValueError(f"{value}: must be one of {', '.join(get_args(known))}")
         if min(self.height, self.width, self.dim) < 1:
             raise ValueError("the height, the width and the dimension must be at least 1")
         if len(self.mean) != 3 or len(self.std) != 3:
@@ -68,7 +69,7 @@ class Feed:
 
     def tensor(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return an image (height, width, 3) as the model wants it, without the batch axis."""
-        gain = SCALES[self.scale] / np.array(self.std)
+        gain = _SCALES[self.scale] / np.array(self.std)
         offset = -np.array(self.mean) / np.array(self.std)
         ordered = image[..., ::-1] if self.channels == "bgr" else image
         values = np.multiply(ordered, gain.astype(np.float32), dtype=np.float32)

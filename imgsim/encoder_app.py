@@ -2,40 +2,18 @@
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from imgsim.arguments import Json, Name, Options, offer_reencode
 from imgsim.files import printable
-from imgsim.settings import EncoderSource
+from imgsim.settings import Channels, EncoderSource, Layout, Scale
 from imgsim.terminal import say
 
 EncoderName = Annotated[str, typer.Argument(metavar="NAME", help="An encoder's name.")]
 
 encoder_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-
-class Layout(StrEnum):
-    """Order of an image's axes."""
-
-    nchw = "nchw"
-    nhwc = "nhwc"
-
-
-class Scale(StrEnum):
-    """Range of pixels."""
-
-    unit = "0..1"
-    byte = "0..255"
-
-
-class Channels(StrEnum):
-    """Order of channels."""
-
-    rgb = "rgb"
-    bgr = "bgr"
 
 
 @encoder_app.command("import")
@@ -64,7 +42,7 @@ def import_encoder(
             help="Range of pixels.", show_default="0..1; 0..255 for uint8 inputs and Keras"
         ),
     ] = None,
-    channels: Annotated[Channels, typer.Option(help="Order of channels.")] = Channels.rgb,
+    channels: Annotated[Channels, typer.Option(help="Order of channels.")] = "rgb",
     mean: Annotated[
         str,
         typer.Option(metavar="A,B,C", help="Subtracted after scaling, in the order of channels."),

@@ -15,12 +15,12 @@ from PIL import Image
 
 from imgsim.encoder import MODEL_NAME, Feed, Model, first_line, write_feed
 from imgsim.errors import EncoderError
-from imgsim.settings import EncoderSource
+from imgsim.settings import EncoderSource, Layout
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _NEAR = 0.02
 _NEUTRAL = {1.0, None, "0..255"}
-_AXES = {"nchw": (2, 3, 1), "nhwc": (1, 2, 3)}  # of height, width and channels
+_AXES: dict[Layout, tuple[int, ...]] = {"nchw": (2, 3, 1), "nhwc": (1, 2, 3)}  # height, width, RGB
 
 
 def adopt(source: EncoderSource, directory: Path) -> list[str]:
@@ -110,7 +110,7 @@ def _feed(model: Model, source: EncoderSource) -> Feed:
     )
 
 
-def _layout(shape: list[Any]) -> str:
+def _layout(shape: list[Any]) -> Layout:
     fitting = [layout for layout, axes in _AXES.items() if shape[axes[2]] == 3]
     if len(fitting) != 1:
         raise ValueError(f"its input {shape} does not say where the channels are; give --layout")

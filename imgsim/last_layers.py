@@ -59,6 +59,6 @@ def _shares(image: Any, colours: Affine) -> Any:  # noqa: ANN401 - untyped Keras
     Their Euclidean distance is the Hellinger distance times the root of 2.
     """
     factor = max(1, image.shape[1] // _COLOUR_SIDE), max(1, image.shape[2] // _COLOUR_SIDE)
-    x = layers.AveragePooling2D(factor)(image)
-    x = _affine(layers.Conv2D(len(colours.bias), 1), colours, x)
-    return keras.ops.sqrt(layers.GlobalAveragePooling2D()(layers.Softmax()(x)))
+    x = layers.Reshape((-1, 3))(layers.AveragePooling2D(factor)(image))
+    x = layers.Softmax()(_affine(layers.Dense(len(colours.bias)), colours, x))
+    return keras.ops.sqrt(layers.GlobalAveragePooling1D()(x))

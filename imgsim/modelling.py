@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,34 +10,18 @@ import typer
 from imgsim.arguments import ImagePaths, Json, Name, Options, offer_reencode
 from imgsim.errors import ImageError
 from imgsim.files import printable
-from imgsim.settings import RECIPES, EvaluationSettings
+from imgsim.settings import RECIPES, Colours, EvaluationSettings, Recipe
 from imgsim.terminal import interruptible, print_evaluation, progress_bar, say, training_display
 
 _DRAWN = 20  # queries of a sheet
-
-
-class RecipeName(StrEnum):
-    """How to train."""
-
-    contrastive = "contrastive"
-    plain = "plain"
-
-
-class Colours(StrEnum):
-    """How much colours count."""
-
-    auto = "auto"
-    much = "much"
-    little = "little"
-    none = "none"
 
 
 def train(
     ctx: typer.Context,
     images: ImagePaths,
     recipe: Annotated[
-        RecipeName, typer.Option(help="Recognise images in random views, or only reconstruct.")
-    ] = RecipeName.contrastive,
+        Recipe, typer.Option(help="Recognise images in random views, or only reconstruct.")
+    ] = "contrastive",
     colours: Annotated[
         Colours | None,
         typer.Option(
@@ -124,7 +107,7 @@ def train(
         "validation_split": validation_split,
     }
     changes = {name: value for name, value in chosen.items() if value is not None}
-    if resume and (changes or seed or name or recipe != RecipeName.contrastive):
+    if resume and (changes or seed or name or recipe != "contrastive"):
         raise typer.BadParameter("--resume goes on as it was begun; give no other options")
     try:
         settings = replace(RECIPES[recipe], seed=seed, **changes)

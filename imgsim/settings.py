@@ -7,8 +7,20 @@ from typing import Literal, get_args
 SHRINK = 16
 """Height and width of a latent are those of the image divided by this."""
 
+Recipe = Literal["contrastive", "plain"]
+"""Recognise images in random views, or only reconstruct."""
+
 Colours = Literal["auto", "much", "little", "none"]
 """How much the colours of an image count."""
+
+Layout = Literal["nchw", "nhwc"]
+"""Order of the axes of an encoder's input."""
+
+Scale = Literal["0..1", "0..255"]
+"""Range of pixels."""
+
+Channels = Literal["rgb", "bgr"]
+"""Order of channels."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ PLAIN = TrainingSettings(
 )
 """Reconstruct the input: Adam, mean squared error, flattened latent, nothing else."""
 
-RECIPES = {"contrastive": TrainingSettings(), "plain": PLAIN}
+RECIPES: dict[Recipe, TrainingSettings] = {"contrastive": TrainingSettings(), "plain": PLAIN}
 
 
 @dataclass(frozen=True)
@@ -126,9 +138,9 @@ class EncoderSource:
     name: str | None = None
     layer: str | None = None
     image_size: int | None = None
-    layout: str | None = None
-    scale: str | None = None
-    channels: str = "rgb"
+    layout: Layout | None = None
+    scale: Scale | None = None
+    channels: Channels = "rgb"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     output: str | None = None

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from imgsim.files import printable
 from imgsim.types import Evaluation, Progress, QueryResult, Refusal, SearchStats, TrainingProgress
@@ -19,14 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import ProgressColumn
 
-
-class QueryFormat(StrEnum):
-    """How ``imgsim query`` prints its answer."""
-
-    table = "table"
-    jsonl = "jsonl"
-    csv = "csv"
-    paths = "paths"
+QueryFormat = Literal["table", "jsonl", "csv", "paths"]
+"""How ``imgsim query`` prints its answer."""
 
 
 def say(message: str) -> None:
@@ -107,10 +100,10 @@ def _print_paths(results: Sequence[QueryResult], end: str) -> None:
 
 
 _PRINTERS: dict[QueryFormat, Callable[[Sequence[QueryResult], str], None]] = {
-    QueryFormat.table: _print_table,
-    QueryFormat.jsonl: _print_jsonl,
-    QueryFormat.csv: _print_csv,
-    QueryFormat.paths: _print_paths,
+    "table": _print_table,
+    "jsonl": _print_jsonl,
+    "csv": _print_csv,
+    "paths": _print_paths,
 }
 
 
