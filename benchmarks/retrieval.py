@@ -38,6 +38,7 @@ TRAININGS = {
     "default": DEFAULT,
     "plain": PLAIN,
     "views alone": replace(DEFAULT, reconstruct=0.0),
+    "colours some": replace(DEFAULT, colours="some"),
     "colours little": replace(DEFAULT, colours="little"),
     "colours much": replace(DEFAULT, colours="much"),
 }

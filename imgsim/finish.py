@@ -8,6 +8,7 @@ two; directions in which near images are alike; unit length again.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,6 @@ from sklearn.neighbors import NearestNeighbors
 from imgsim.yardsticks import grey_of, histogram_of
 
 COLOURS = 256
-AGREED = 0.06
 _MUTUAL = 3  # two rows are pairs if each is among so many nearest of the other
 _POWER = 0.2  # of the deviations of rows, by which they are divided to find pairs
 _RELEVANCE = 0.6  # of the deviations of pairs, by which rows are divided
@@ -26,6 +26,7 @@ _PIXELS = 60_000
 _SHARPNESS = 4.0
 _LEAST_SPREAD = 1e-4  # colours that are nearer to each other than so are hardly told apart
 _FEWEST_JUDGED = 200
+_FEW_AGREE, _MANY_AGREE = 0.045, 0.075
 
 # Luminance and chrominance (YIQ) from RGB in 0..255, with chrominance weighted four times as much.
 _SPACE = (
@@ -116,19 +117,21 @@ def palette(images: NDArray[np.uint8], seed: int) -> Affine:
     return Affine(weights.astype(np.float32), bias.astype(np.float32))
 
 
-def colours_agree(images: Iterable[NDArray[np.uint8]]) -> float:
-    """Return how far images (height, width, 3) of like colours look alike in grey, from 0 to 1.
+def weight_of_colours(images: Iterable[NDArray[np.uint8]]) -> Literal["little", "some", "much"]:
+    """Return how much colours say of what images (height, width, 3) show.
 
-    It is the share of images whose nearest by colours is their nearest by grey pixels; of equal
-    images one counts. Where it is more than AGREED, colours say what is shown; where less, they
-    vary for one and the same thing. It is 0 for fewer than 200 images, which say too little.
+    It is judged by the share of images whose nearest by colours is their nearest by grey pixels; of
+    equal images one counts. Where it is small, the colours of one and the same thing vary; where it
+    is great, they tell it. Between them, and of fewer than 200 images, there is no telling: some is
+    never best, and far from the worst.
     """
     described = {_digest(image): (histogram_of(image), grey_of(image)) for image in images}
     if len(described) < _FEWEST_JUDGED:
-        return 0.0
+        return "some"
     rows = zip(*described.values(), strict=True)
     by_colour, by_grey = (_nearest(np.stack(each), 1) for each in rows)
-    return float(np.mean(by_colour == by_grey))
+    agreeing = float(np.mean(by_colour == by_grey))
+    return "little" if agreeing < _FEW_AGREE else "some" if agreeing < _MANY_AGREE else "much"
 
 
 def _digest(image: NDArray[np.uint8]) -> bytes:

@@ -11,7 +11,7 @@ from imgsim.finish import Affine, palette, relevant_directions
 from imgsim.settings import TrainingSettings
 
 _COLOUR_SIDE = 32  # of the image whose colours are counted
-_SHARES = {"none": 0.0, "little": 0.05, "much": 0.7}  # of colours in the square of a length
+_SHARES = {"none": 0.0, "little": 0.05, "some": 0.3, "much": 0.7}  # in the square of a length
 _LEAST_VARIANCE = 1e-4  # of rows of unit length; what is less is rounding
 _BATCH = 64
 

@@ -25,7 +25,7 @@ def train(
     colours: Annotated[
         Colours | None,
         typer.Option(
-            help="How much the colours of an image count; auto is much or little.",
+            help="How much the colours of an image count; auto lets the images say.",
             show_default="auto; none if plain",
         ),
     ] = None,

@@ -10,7 +10,7 @@ SHRINK = 16
 Recipe = Literal["contrastive", "plain"]
 """Recognise images in random views, or only reconstruct."""
 
-Colours = Literal["auto", "much", "little", "none"]
+Colours = Literal["auto", "much", "some", "little", "none"]
 """How much the colours of an image count."""
 
 Layout = Literal["nchw", "nhwc"]
@@ -45,10 +45,10 @@ class TrainingSettings:
     as many as make about 1,024 latent values.
 
     ``principal`` directions, if not 0 and if there are more images, and then ``unit`` length are
-    the encoder's last layers. ``colours`` says how much they count: ``none`` and ``little`` train
-    on views of any colour, ``much`` on views that keep theirs; ``little`` and ``much`` put beside
-    the latent which share of the image each colour has; ``auto`` lets the images decide between
-    these two.
+    the encoder's last layers. ``colours`` says how much they count: all but ``none`` put beside the
+    latent which share of the image each colour has; ``much`` trains on views that keep their
+    colours, the others on views of any colour; ``auto`` lets the images decide between ``little``,
+    ``some`` and ``much``.
 
     A training ends after ``epochs``, after ``time_budget`` seconds, or when ``patience`` epochs, if
     not 0, have not lowered the validation loss. Settings that make no sense raise ValueError.

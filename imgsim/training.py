@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from imgsim.autoencoder import (
 from imgsim.checkpoints import Checkpoints, TrainingState
 from imgsim.encoder import MODEL_NAME, Encoder, Feed, write_feed
 from imgsim.errors import EncoderError, ImageError, TrainingDiverged
-from imgsim.finish import AGREED, colours_agree
+from imgsim.finish import weight_of_colours
 from imgsim.fitting import Fit, fit
 from imgsim.images import decode, is_image
 from imgsim.last_layers import finished
@@ -79,7 +79,8 @@ def train(
     images.first(split[0], 1)  # or it raises before anything is built
     if state is None:
         if settings.colours == "auto":
-            settings = replace(settings, colours=images.colours(split[0]))
+            judged = images.decoded(split[0], _JUDGED)
+            settings = replace(settings, colours=weight_of_colours(judged))
         checkpoints.clear()
         state = TrainingState(settings, images.fingerprint(), name)
     elif state.images != images.fingerprint():
@@ -191,10 +192,6 @@ class _Images:
         if not found:
             raise EncoderError(f"none of the training images can be decoded{self._first_refused()}")
         return np.stack(found)
-
-    def colours(self, numbers: Sequence[int]) -> Literal["much", "little"]:
-        """Return how much colours seem to count in some of the images."""
-        return "much" if colours_agree(self.decoded(numbers, _JUDGED)) > AGREED else "little"
 
     def refused(self) -> tuple[Refusal, ...]:
         """Return the files that could not be decoded, sorted by path."""

@@ -31,7 +31,7 @@ class Jitter:
 
 
 _ANY, _OWN = Jitter(0.8, 0.2, 0.2), Jitter(0.2, 0.01, 0.0)
-JITTERS = {"none": _ANY, "little": _ANY, "much": _OWN}
+JITTERS = {"none": _ANY, "little": _ANY, "some": _ANY, "much": _OWN}
 
 
 def view_of(

@@ -5,11 +5,11 @@ import pytest
 from scipy.spatial.distance import pdist, squareform
 
 from imgsim.finish import (
-    colours_agree,
     palette,
     principal_directions,
     relevant_directions,
     unit,
+    weight_of_colours,
 )
 
 
@@ -85,26 +85,26 @@ class TestPalette:
 
 
 def photographed_twice(own):
-    """200 images: two of each of 100 things, that has its own colour, or any each time."""
+    """200 images: two of each of 100 things, so many of which have their own colour."""
     random = np.random.default_rng(0)
     patterns = random.integers(60, 196, (100, 4, 4, 1), np.uint8)
     tints = random.uniform(0.2, 1, (100, 3))
     for number in range(200):
-        grey = patterns[number // 2].repeat(8, axis=0).repeat(8, axis=1)
-        tint = tints[number // 2 if own else random.integers(100)]
+        thing = number // 2
+        grey = patterns[thing].repeat(8, axis=0).repeat(8, axis=1)
+        tint = tints[thing if thing < own else random.integers(100)]
         tinted = (grey + random.normal(0, 4, grey.shape)) * tint
         yield np.clip(tinted, 0, 255).astype(np.uint8)
 
 
-class TestColoursAgree:
-    @pytest.mark.parametrize(("own", "least", "most"), [(True, 0.9, 1.0), (False, 0.0, 0.1)])
-    def test_a_thing_has_its_colour_or_any(self, own, least, most):
-        assert least <= colours_agree(photographed_twice(own)) <= most
+class TestWeightOfColours:
+    @pytest.mark.parametrize(("own", "weight"), [(0, "little"), (4, "some"), (100, "much")])
+    def test_things_have_their_colour_or_any(self, own, weight):
+        assert weight_of_colours(photographed_twice(own)) == weight
 
     @pytest.mark.parametrize("images", [0, 1, 199])
-    def test_few_images_say_nothing(self, images):
-        assert colours_agree(islice(photographed_twice(own=True), images)) == 0
+    def test_few_images_do_not_tell(self, images):
+        assert weight_of_colours(islice(photographed_twice(100), images)) == "some"
 
     def test_of_equal_images_one_counts(self):
-        images = list(photographed_twice(own=False))
-        assert colours_agree(images + images) == colours_agree(images)
+        assert weight_of_colours([*photographed_twice(0)] * 2) == "little"
