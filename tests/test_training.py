@@ -174,7 +174,7 @@ class TestRefusals:
             {"contrast": -1},
             {"contrast": 0, "reconstruct": 0},
             {"principal": -1},
-            {"colours": "some"},
+            {"colours": "many"},
             {"colours": "much", "unit": False},
             {"time_budget": 0},
             {"time_budget": float("nan")},
