@@ -2,7 +2,7 @@
 
 Each training sees the images of a folder alone, without labels, and runs once for every seed.
 Figures are means over the seeds, with the least and the greatest. Queries are the same for all.
-Colours count little or much by default, as the images say. All this takes hours: trainings that the
+Colours count as the images say, by default. All this takes hours: trainings that the
 JSON file has already are not run again.
 """
 
@@ -170,10 +170,11 @@ def main() -> None:
         "minutes": options.minutes,
     }
     if options.json and options.json.exists():
-        results |= json.loads(options.json.read_text())
-        if results["minutes"] != options.minutes:
-            parser.error(f"{options.json} has trainings of {results['minutes']:g} minutes")
-        del results["machine"]  # that of the last run is noted
+        before = json.loads(options.json.read_text())
+        del before["machine"]  # that of the last run is noted
+        if any(before[fact] != value for fact, value in results.items()):
+            parser.error(f"{options.json} has trainings of other minutes, or on other images")
+        results = before
     if "yardsticks" not in results:
         results["yardsticks"] = yardsticks(data)
     trainings = results.setdefault("trainings", {})

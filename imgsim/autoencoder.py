@@ -11,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the import: its log
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 from imgsim.encoder import first_line
@@ -25,6 +26,8 @@ _BARE = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"
 _GRID = 4  # height and width of the latent of a residual autoencoder
 _LATENT_VALUES = 1_024
 _LATENT_CHANNELS = 4, 64
+
+_KERAS_ERRORS = OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError
 
 LATENT, RECONSTRUCTION, PROJECTION = "latent", "reconstruction", "projection"
 
@@ -201,10 +204,10 @@ def export_onnx(encoder: keras.Model, path: Path) -> None:
         encoder.export(path, format="onnx", verbose=False)
 
 
-def export_layer(path: Path, layer: str, target: Path) -> None:
+def export_layer(path: Path, layer: str, side: int | None, target: Path) -> None:
     """Write the part of the Keras model at ``path`` from its input to a layer as an ONNX file.
 
-    Code in the file (Lambda layers) is not run.
+    ``side`` is that of images, if the model takes any. Code in the file (Lambda layers) is not run.
     """
     try:
         model = keras.models.load_model(path, compile=False)
@@ -212,7 +215,8 @@ def export_layer(path: Path, layer: str, target: Path) -> None:
         if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
             raise EncoderError(f"{path}: must have one input, the image")
         part = keras.Model(model.inputs[0], output)
-        part(np.zeros([size or 32 for size in (1, *model.inputs[0].shape[1:])], np.float32))
-    except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
+        shape = [size or side or 32 for size in (1, *model.inputs[0].shape[1:])]
+        part(np.zeros(shape, np.float32))
+        export_onnx(part, target)
+    except (*_KERAS_ERRORS, tf.errors.OpError) as error:
         raise EncoderError(f"{path}: {first_line(error)}") from error
-    export_onnx(part, target)

@@ -59,16 +59,17 @@ class Checkpoints:
 
     def save(self, state: TrainingState, save_model: Callable[[Path], None]) -> None:
         """Durably write the model after an epoch, and then the state that names it."""
-        self.directory.mkdir(exist_ok=True)
         epoch = len(state.history)
+        ending = self.directory / "unfinished.keras"  # Keras insists on the suffix
         try:
+            self.directory.mkdir(exist_ok=True)
             with replacing(self.model(epoch)) as temporary:
-                ending = temporary.with_suffix(".keras")  # Keras insists on it
                 save_model(ending)
                 ending.rename(temporary)
             with replacing(self.directory / _STATE) as temporary:
                 temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
         except OSError as error:
+            ending.unlink(missing_ok=True)
             raise EncoderError(
                 f"{self.directory}: a checkpoint cannot be written: {error.strerror or error}; "
                 "`--resume` goes on from the last one"

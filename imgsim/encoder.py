@@ -144,7 +144,7 @@ class Model:
 
         A model that takes a fixed number of images gets as many copies.
         """
-        batch = self.shape[0] if isinstance(self.shape[0], int) else 1
+        batch = max(1, self.shape[0]) if isinstance(self.shape[0], int) else 1
         tensor = feed.tensor(image).astype(self.dtype)
         tensors = np.ascontiguousarray(np.broadcast_to(tensor, feed.shape(batch)))
         output = feed.output or next(iter(self.outputs))

@@ -57,7 +57,8 @@ def import_encoder(
 ) -> None:
     """Add an encoder made elsewhere: an ONNX model, or a layer of a Keras model.
 
-    The values of its output for an image, whatever their shape, are the vector.
+    The values of its output for an image, whatever their shape, are the vector. The encoder.onnx of
+    another collection needs no options.
     """
     options: Options = ctx.obj
     chosen = file or keras

@@ -166,6 +166,9 @@ class Encoders:
         if encoder_damages(directory, *facts):  # the same images and seed can give the same bytes
             shutil.rmtree(directory, ignore_errors=True)
             publish_directory(scratch, directory)
+        with self._catalog.snapshot() as snapshot:
+            if not snapshot.count_images():  # it becomes the active one, as in take_over
+                self._store.forget_basis()
         record = self._catalog.add_encoder(*facts, name, instead=instead)
         with self._catalog.snapshot() as snapshot:
             return _described(self._path, snapshot, record)

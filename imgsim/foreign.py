@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 from onnx.external_data_helper import uses_external_data
 from PIL import Image
 
-from imgsim.encoder import MODEL_NAME, Feed, Model, first_line, write_feed
+from imgsim.encoder import FEED_NAME, MODEL_NAME, Feed, Model, first_line, read_feed, write_feed
 from imgsim.errors import EncoderError
 from imgsim.settings import EncoderSource, Layout
 
@@ -35,10 +35,11 @@ def adopt(source: EncoderSource, directory: Path) -> list[str]:
     else:
         from imgsim.autoencoder import export_layer  # noqa: PLC0415 - TensorFlow takes seconds
 
-        export_layer(Path(source.file), source.layer, target)
+        export_layer(Path(source.file), source.layer, source.image_size, target)
     model = Model(target.read_bytes(), source.file)
+    ours = _is_ours(source)
     try:
-        feed = _feed(model, source)
+        feed = read_feed(Path(source.file).parent) if ours else _feed(model, source)
     except ValueError as error:
         raise EncoderError(f"{source.file}: {error}") from error
     images = _probes(feed)
@@ -51,16 +52,24 @@ def adopt(source: EncoderSource, directory: Path) -> list[str]:
     if not np.array_equal(rows, again):
         raise EncoderError(f"{source.file}: gives different rows for the same image")
     feed = replace(feed, dim=len(rows[0]))
-    _inscribe(target, feed)
+    if not ours:
+        _inscribe(target, feed)
     write_feed(directory, feed)
     return list(_warnings(feed, np.stack(rows)))
+
+
+def _is_ours(source: EncoderSource) -> bool:
+    """Say whether the file is the encoder of a collection, to be fed as it is there."""
+    file = Path(source.file)
+    undecided = source == EncoderSource(source.file, source.name)
+    return undecided and file.name == MODEL_NAME and file.with_name(FEED_NAME).is_file()
 
 
 def _inscribe(target: Path, feed: Feed) -> None:
     """Note in the model how it is fed, so that its checksum is another if it is fed otherwise."""
     model = onnx.load(target)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "imgsim", json.dumps(asdict(feed))
+    properties = {each.key: each.value for each in model.metadata_props}
+    onnx.helper.set_model_props(model, properties | {"imgsim": json.dumps(asdict(feed))})
     onnx.save(model, target)
 
 
@@ -72,6 +81,8 @@ def _copy(file: Path, target: Path) -> None:
         content = file.read_bytes() if whole else onnx.load(file, "protobuf").SerializeToString()
     except OSError as error:
         raise EncoderError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except EncodeError as error:
+        raise EncoderError(f"{file}: is over 2 GB with its weights; not supported") from error
     except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
         raise EncoderError(f"{file}: is not an ONNX model: {first_line(error)}") from error
     if not model.graph.node:
@@ -152,5 +163,7 @@ def _warnings(feed: Feed, rows: NDArray[np.float32]) -> Iterator[str]:
         )
     if mean.max() > 1 or (feed.scale == "0..255" and 0 < np.max(feed.mean) <= 1):
         yield f"the mean {feed.mean} is not in the range of pixels of {feed.scale}; see --scale"
+    if min(feed.std) < 1 if feed.scale == "0..255" else max(feed.std) > 1:
+        yield f"the deviation {feed.std} is not that of pixels of {feed.scale}; see --scale"
     if not np.ptp(rows, axis=0).any():
         yield "different images get the same row"

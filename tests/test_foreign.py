@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from imgsim import Collection, EncoderError, EncoderSource
+from imgsim import Collection, EncoderError, EncoderSource, TrainingSettings
 from imgsim.encoder import Encoder
 from imgsim.images import decode
 from tests.models import write_model, write_projection
@@ -120,6 +120,25 @@ class TestFeeding:
         apart, _ = adopted(collection, tmp_path / "apart.onnx")
         assert np.array_equal(apart.encode(image[np.newaxis]), whole.encode(image[np.newaxis]))
 
+    def test_the_encoder_of_another_collection(self, collection, tmp_path, crops):
+        """A trained one takes pixels of 0..255, an imported one was fed as was said then."""
+        with Collection.open(tmp_path / "other") as other:
+            first = other.encoders.import_(
+                EncoderSource(
+                    write_model(tmp_path / "m.onnx"), mean=(0.5, 0.4, 0.3), normalize=True
+                )
+            ).encoder
+            settings = TrainingSettings(image_size=16, epochs=1, batch_size=8, colours="none")
+            second = other.train(crops, settings).encoder
+        for theirs in (first, second):
+            ours, _ = adopted(collection, Path(theirs.directory) / "encoder.onnx")
+            assert ours.fingerprint == theirs.fingerprint
+            assert ours.feed == Encoder(Path(theirs.directory)).feed
+        decided, _ = adopted(
+            collection, Path(first.directory) / "encoder.onnx", layout="nchw", mean=(0.1, 0.1, 0.1)
+        )
+        assert decided.feed.mean == (0.1, 0.1, 0.1)
+
 
 class TestRefusals:
     @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x07", None])
@@ -222,6 +241,8 @@ class TestWarnings:
             ({"mean": (103.9, 116.8, 123.7), "scale": "0..255"}, "other order of channels"),
             ({"mean": (123.7, 116.8, 103.9)}, "--scale"),
             ({"mean": (0.485, 0.456, 0.406), "scale": "0..255"}, "--scale"),
+            ({"std": (0.229, 0.224, 0.225), "scale": "0..255"}, "--scale"),
+            ({"std": (58.4, 57.1, 57.4)}, "--scale"),
         ],
     )
     def test_statistics_that_look_wrong(self, collection, tmp_path, options, message):
@@ -271,6 +292,16 @@ class TestKeras:
         expected = part.predict(pixels.astype(np.float32), verbose=0).ravel()
         assert np.allclose(encoder.encode(pixels)[0], expected, atol=1e-5)
         assert collection.encoders.get("mine").active
+
+    def test_a_free_size_is_the_one_asked_for(self, collection, tmp_path):
+        image = keras.Input((None, None, 3))
+        x = keras.layers.Conv2D(2, 40, name="wide")(image)
+        model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
+        model.save(tmp_path / "free.keras")
+        encoder, _ = adopted(collection, tmp_path / "free.keras", layer="wide", image_size=48)
+        assert encoder.feed.dim == 9 * 9 * 2
+        with pytest.raises(EncoderError, match=r"free\.keras"):
+            adopted(collection, tmp_path / "free.keras", layer="wide", image_size=32)
 
     def test_a_layer_that_is_a_model(self, collection, tmp_path):
         """As of transfer learning: the layer's output is not that of the image."""

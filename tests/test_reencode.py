@@ -136,17 +136,20 @@ def test_what_cannot_be_read_keeps_the_former_encoder(both, expected, pictures):
     assert both.info().images == 35
 
 
-def test_the_basis_is_fitted_to_the_new_vectors(both, monkeypatch):
+def test_the_basis_is_fitted_to_the_new_vectors(both, pictures, tmp_path, monkeypatch):
     """An old one of the same dimension would be valid and of little use."""
     monkeypatch.setattr("imgsim.store._FEWEST_FITTED", 20)
     monkeypatch.setattr("imgsim.store._FEWEST_BOUNDED", 20)
-    again = write_projection(both._path.parent / "again.onnx", seed=1)
+    again = write_projection(tmp_path / "again.onnx", seed=1)
     both.encoders.import_(EncoderSource(again, "again"))
     bases = []
     for name in ("other", "again"):
         both.encoders.reencode(name)
         bases.append((both._path / "segments" / "basis.npz").read_bytes())
     assert bases[0] != bases[1]
+    both.remove([pictures])
+    both.encoders.import_(EncoderSource(write_projection(tmp_path / "third.onnx", seed=2)))
+    assert not (both._path / "segments" / "basis.npz").exists()
 
 
 def damage(collection, names):

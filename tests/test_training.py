@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import signal
@@ -428,6 +429,17 @@ class TestTime:
 
 
 class TestResume:
+    def test_a_disk_that_fills(self, tmp_path):
+        def fill(path):
+            path.write_bytes(b"half a model")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        epoch = EpochRecord(epoch=1, loss=0, val_loss=0, seconds=1, images_per_second=1)
+        state = TrainingState(SMALL, "", history=(epoch,), best_epoch=1)
+        with pytest.raises(EncoderError, match="cannot be written: No space left"):
+            Checkpoints(tmp_path / "training").save(state, fill)
+        assert os.listdir(tmp_path / "training") == []
+
     def test_after_sigkill(self, tmp_path, crops):
         """A real SIGKILL of a real process after its third epoch; the rest is trained after it."""
         collection = tmp_path / "c"
