@@ -11,6 +11,7 @@ import csv
 import itertools
 import json
 import os
+import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ TRAININGS = {
     "colours little": replace(DEFAULT, colours="little"),
     "colours much": replace(DEFAULT, colours="much"),
 }
+SETS = {"clothing": "label", "grocery": "instance"}
+DATA = Path(os.environ.get("IMGSIM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 Figures = dict[str, float]
 
 
@@ -150,30 +153,18 @@ def table(results: dict[str, Any]) -> list[tuple[str, ...]]:
     return [("training", "vectors", *next(iter(results["yardsticks"].values()))), *rows]
 
 
-def main() -> None:
-    """Run the benchmark on the labelled images in a folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", required=True, type=Path, help="a folder of images")
-    parser.add_argument("--labels", type=Path, help="a table; its column path is in the folder")
-    parser.add_argument("--column", default="label")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=DEFAULT.time_budget / 60)
-    parser.add_argument("--trainings", nargs="*", choices=TRAININGS, default=list(TRAININGS))
-    parser.add_argument("--json", type=Path, help="write the figures to this file, and go on there")
-    options = parser.parse_args()
-    data = Labelled(
-        options.images, options.labels or options.images / "manifest.csv", options.column
-    )
+def measure(data: Labelled, options: argparse.Namespace, path: Path | None) -> None:
+    """Run the trainings that the file at ``path`` has not, and print all of them."""
     results: dict[str, Any] = {
         "images": len(data.paths),
         "queries": len(data.queries),
         "minutes": options.minutes,
     }
-    if options.json and options.json.exists():
-        before = json.loads(options.json.read_text())
+    if path and path.exists():
+        before = json.loads(path.read_text())
         del before["machine"]  # that of the last run is noted
         if any(before[fact] != value for fact, value in results.items()):
-            parser.error(f"{options.json} has trainings of other minutes, or on other images")
+            raise SystemExit(f"{path} has trainings of other minutes, or on other images")
         results = before
     if "yardsticks" not in results:
         results["yardsticks"] = yardsticks(data)
@@ -184,10 +175,39 @@ def main() -> None:
             settings = replace(TRAININGS[name], time_budget=60 * options.minutes, seed=int(seed))
             runs[seed] = trained(data, settings)
             print(name, seed, json.dumps(runs[seed]), flush=True)
-            write_json(options.json, results)
+            write_json(path, results)
     cores = len(os.sched_getaffinity(0))
     print(f"{len(data.paths):,} images, {len(data.queries):,} queries, {cores} cores\n")
     print_table(table(results))
+
+
+def main() -> None:
+    """Run the benchmark on the labelled images in a folder, or on both sets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=Path, help="a folder of images in place of the two sets")
+    parser.add_argument("--labels", type=Path, help="a table; its column path is in the folder")
+    parser.add_argument("--column", default="label")
+    parser.add_argument("--data", type=Path, default=DATA, help="where the sets' archives are")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=DEFAULT.time_budget / 60)
+    parser.add_argument("--trainings", nargs="*", choices=TRAININGS, default=list(TRAININGS))
+    parser.add_argument(
+        "--json", type=Path, help="write the figures to this file (one for each set), and go on"
+    )
+    options = parser.parse_args()
+    if options.images:
+        labels = options.labels or options.images / "manifest.csv"
+        measure(Labelled(options.images, labels, options.column), options, options.json)
+        return
+    for name, column in SETS.items():
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            tarfile.open(options.data / f"{name}.tar") as tar,
+        ):
+            tar.extractall(scratch, filter="data")
+            (labels,) = Path(scratch).rglob("manifest.csv")
+            path = options.json and options.json.with_stem(f"{options.json.stem}-{name}")
+            measure(Labelled(labels.parent, labels, column), options, path)
 
 
 if __name__ == "__main__":
