@@ -2,8 +2,8 @@
 
 Each training sees the images of a folder alone, without labels, and runs once for every seed.
 Figures are means over the seeds, with the least and the greatest. Queries are the same for all.
-Colours count as the images say, by default. All this takes hours: trainings that the
-JSON file has already are not run again.
+Colours count as the images say, by default. All this takes hours: trainings that the JSON file has
+already are not run again.
 """
 
 import argparse
