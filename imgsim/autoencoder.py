@@ -27,6 +27,7 @@ _GRID = 4  # height and width of the latent of a residual autoencoder
 _LATENT_VALUES = 1_024
 _LATENT_CHANNELS = 4, 64
 
+# What Keras and tf2onnx raise, beside TensorFlow's own, for files and layers that are not for them.
 _KERAS_ERRORS = OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError
 
 LATENT, RECONSTRUCTION, PROJECTION = "latent", "reconstruction", "projection"
