@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 from measure import command_seconds, median, print_table, write_json
 
-from imgsim.catalog import Catalog
-from imgsim.store import VectorStore
-from imgsim.types import ImageRecord
+from imgsim.catalog.catalog import Catalog
+from imgsim.index.vector_store import VectorStore
+from imgsim.records import ImageRecord
 
 BATCH = 4_096  # images, as an ingest commits them
 
 REPORT = """
 import json, sys
-from imgsim.cli import main
+from imgsim.cli.main import main
 try:
     main()
 except SystemExit:
@@ -43,23 +43,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.latents) as scratch:
+    with tempfile.TemporaryDirectory(dir=options.embeddings) as scratch:
         collection = Path(scratch) / "large.imgsim"
-        fill(collection, options.latents, options.count)
+        fill(collection, options.embeddings, options.count)
         measure(collection, options)
 
 
-def fill(collection: Path, latents: Path, count: int) -> None:
+def fill(collection: Path, embeddings: Path, count: int) -> None:
     """Store ``count`` vectors as an ingest would."""
-    shutil.copytree(latents / "encoder.imgsim", collection)
-    vectors = np.load(latents / "vectors.npy", mmap_mode="r")
+    shutil.copytree(embeddings / "encoder.imgsim", collection)
+    embeddings = np.load(embeddings / "vectors.npy", mmap_mode="r")
     catalog, store = Catalog(collection / "catalog.db"), VectorStore(collection / "segments")
     for start in range(0, count, BATCH):
         numbers = np.arange(start, min(start + BATCH, count))
-        moved = (1e-3 * (numbers // len(vectors))[:, None]).astype(np.float32)
+        moved = (1e-3 * (numbers // len(embeddings))[:, None]).astype(np.float32)
         paths = (f"/pictures/{number // 1_000}/{number}.jpg" for number in numbers.tolist())
         records = [ImageRecord(path, 1, 1, b"0" * 32, 64, 64) for path in paths]
-        catalog.commit_batch(store.add(vectors[numbers % len(vectors)] + moved), records)
+        catalog.commit_batch(store.add(embeddings[numbers % len(embeddings)] + moved), records)
     with catalog.snapshot() as snapshot:
         store.build_bounds(snapshot)
     catalog.close()

@@ -22,11 +22,12 @@ from measure import median, print_table, seconds, write_json
 from numpy.typing import NDArray
 
 from imgsim import RECIPES, Collection
-from imgsim.catalog import Catalog
-from imgsim.encoder import Encoder
-from imgsim.images import decode, find, is_image
-from imgsim.store import VectorStore
-from imgsim.types import ImageFile, ImageRecord
+from imgsim.catalog.catalog import Catalog
+from imgsim.encoder.encoder import Encoder
+from imgsim.images.decode import decode, is_image
+from imgsim.images.scan import find
+from imgsim.index.vector_store import VectorStore
+from imgsim.records import ImageFile, ImageRecord
 
 REPEATS = 5
 FIRST_RUNS = 3
@@ -36,7 +37,7 @@ STORED = 65_536  # images of a segment in a collection that is made up
 
 RUN = """
 import sys
-from imgsim.cli import main
+from imgsim.cli.main import main
 try:
     main()
 finally:  # ru_maxrss would count what the benchmark had before it became this process
@@ -89,7 +90,7 @@ def copies(paths: list[str], count: int, folder: Path) -> Path:
 def limits(paths: list[str], encoder: Encoder) -> dict[str, float]:
     """Return the rates of decoding and of encoding alone, on all cores."""
     some = paths[:2_000]
-    height, width = encoder.feed.height, encoder.feed.width
+    height, width = encoder.preprocessing.height, encoder.preprocessing.width
     images = np.stack([decode(path, height, width) for path in some[:500]])
 
     def each(work: Callable[[Any], object], items: Iterable[Any]) -> float:
@@ -155,12 +156,12 @@ def fill(path: Path, count: int) -> None:
     shape = (0.97 ** np.arange(dim)).astype(np.float32)
     for start in range(0, count, STORED):
         numbers = range(start, min(start + STORED, count))
-        vectors: NDArray[np.float32] = random.standard_normal((len(numbers), dim), np.float32)
+        embeddings: NDArray[np.float32] = random.standard_normal((len(numbers), dim), np.float32)
         records = [
             ImageRecord(f"/made-up/{n // 1_000}/{n}.jpg", 1, 1, n.to_bytes(32, "big"), 64, 64)
             for n in numbers
         ]
-        catalog.commit_batch(store.add(vectors * shape), records)
+        catalog.commit_batch(store.add(embeddings * shape), records)
     with catalog.snapshot() as snapshot:
         store.build_bounds(snapshot)
     catalog.close()

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imgsim import PLAIN, Collection
-from imgsim.encoder import Encoder
-from imgsim.images import find, is_image
-from imgsim.types import ImageFile
+from imgsim.encoder.encoder import Encoder
+from imgsim.images.decode import is_image
+from imgsim.images.scan import find
+from imgsim.records import ImageFile
 
 QUERY_IMAGES = 200
 
@@ -46,11 +47,11 @@ def main() -> None:
     order = np.random.default_rng(0).permutation(len(paths)).tolist()
     gallery, held_out = order[QUERY_IMAGES:], order[:QUERY_IMAGES]
     each = -(-options.count // len(gallery))
-    vectors = encode_crops([paths[i] for i in gallery], encoder, each)[: options.count]
-    np.save(options.out / "vectors.npy", vectors)
+    embeddings = encode_crops([paths[i] for i in gallery], encoder, each)[: options.count]
+    np.save(options.out / "vectors.npy", embeddings)
     queries = encode_crops([paths[i] for i in held_out], encoder, 5)
     np.save(options.out / "queries.npy", np.random.default_rng(1).permutation(queries))
-    print(f"{vectors.shape} vectors and {queries.shape} queries: {options.out}")
+    print(f"{embeddings.shape} vectors and {queries.shape} queries: {options.out}")
 
 
 def encode_crops(paths: list[str], encoder: Encoder, each: int) -> NDArray[np.float32]:
@@ -68,7 +69,7 @@ def encode_crops(paths: list[str], encoder: Encoder, each: int) -> NDArray[np.fl
 def crops(path: str, each: int, seed: int, encoder: Encoder) -> NDArray[np.uint8]:
     """Return random crops of 35 to 100 % of the sides, resized to the encoder's input."""
     random = np.random.default_rng(seed)
-    size = encoder.feed.width, encoder.feed.height
+    size = encoder.preprocessing.width, encoder.preprocessing.height
     found = np.empty((each, size[1], size[0], 3), np.uint8)
     with Image.open(path) as opened:
         image = opened.convert("RGB")

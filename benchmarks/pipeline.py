@@ -18,10 +18,11 @@ import numpy as np
 from measure import command_seconds, median, print_table, seconds, write_json
 
 from imgsim import RECIPES, Collection
-from imgsim.autoencoder import encoder_of
-from imgsim.encoder import Encoder
-from imgsim.images import decode, find, is_image
-from imgsim.types import ImageFile
+from imgsim.encoder.encoder import Encoder
+from imgsim.images.decode import decode, is_image
+from imgsim.images.scan import find
+from imgsim.records import ImageFile
+from imgsim.training.network import encoder_of
 
 
 def main() -> None:

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imgsim import PLAIN, Collection, TrainingSettings
-from imgsim.autoencoder import encoder_of
-from imgsim.encoder import Encoder
-from imgsim.evaluate import Ranking, chosen_queries, rank
-from imgsim.finish import relevant_directions, unit
-from imgsim.images import decode
-from imgsim.yardsticks import histogram_of, pixels_of
+from imgsim.encoder.encoder import Encoder
+from imgsim.evaluation.evaluate import Ranking, chosen_queries, rank
+from imgsim.images.decode import decode
+from imgsim.images.descriptors import histogram_of, pixels_of
+from imgsim.training.head_fit import relevant_directions, unit
+from imgsim.training.network import encoder_of
 
 DEFAULT = TrainingSettings()
 TRAININGS = {
@@ -67,11 +67,11 @@ class Labelled:
         """Return the pixels of all images."""
         return [decode(path, side, side) for path in self.paths]
 
-    def figures(self, vectors: NDArray[np.float32]) -> Figures:
+    def figures(self, embeddings: NDArray[np.float32]) -> Figures:
         """Return R@1, P@10 and mAP, and R@1 of natural photographs against iconic pictures."""
-        found = measures(rank(vectors, self.labels, self.queries, self.natural))
+        found = measures(rank(embeddings, self.labels, self.queries, self.natural))
         if len(self.iconic):
-            against = measures(rank(vectors, self.labels, self.queries, self.iconic))
+            against = measures(rank(embeddings, self.labels, self.queries, self.iconic))
             found["iconic R@1"], found["iconic mAP"] = against["R@1"], against["mAP"]
         return found
 
@@ -85,7 +85,7 @@ def measures(ranking: Ranking) -> Figures:
     }
 
 
-def yardsticks(data: Labelled) -> dict[str, Figures]:
+def baselines(data: Labelled) -> dict[str, Figures]:
     """Return the figures of what needs no training."""
     images = data.images(128)
     hashes = [imagehash.phash(Image.fromarray(image)).hash.ravel() for image in images]
@@ -106,13 +106,13 @@ def trained(data: Labelled, settings: TrainingSettings) -> dict[str, Any]:
         images = data.images(settings.image_size)
         latents = latents_of(directory / "model.keras", images)
         encoder = Encoder(directory)
-        vectors = np.concatenate([encoder.encode(image[np.newaxis]) for image in images])
+        embeddings = np.concatenate([encoder.encode(image[np.newaxis]) for image in images])
     directions = relevant_directions(unit(latents), DEFAULT.principal)
     figures = {
         "latent": data.figures(latents),
         "unit length": data.figures(unit(latents)),
         "256 directions": data.figures(unit(unit(latents) @ directions.weights + directions.bias)),
-        "encoder": data.figures(vectors),
+        "encoder": data.figures(embeddings),
     }
     rates = [epoch.images_per_second for epoch in report.history]
     facts = {"minutes": minutes, "images/s": float(np.median(rates)), "epochs": len(rates)}
@@ -167,7 +167,7 @@ def measure(data: Labelled, options: argparse.Namespace, path: Path | None) -> N
             raise SystemExit(f"{path} has trainings of other minutes, or on other images")
         results = before
     if "yardsticks" not in results:
-        results["yardsticks"] = yardsticks(data)
+        results["yardsticks"] = baselines(data)
     trainings = results.setdefault("trainings", {})
     for seed, name in itertools.product(map(str, range(options.seeds)), options.trainings):
         runs = trainings.setdefault(name, {})

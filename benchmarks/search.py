@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from usearch.index import MetricKind  # type: ignore[attr-defined] # it does not re-export it
 from usearch.index import search as usearch_exact
 
-from imgsim import kernels
-from imgsim.basis import fit_basis, sample_size
-from imgsim.bounds import TILE, Bounds, write_bounds
-from imgsim.exact import distances
-from imgsim.search import Searcher, Source
-from imgsim.types import SearchStats
-from imgsim.vectors import MappedVectors, write_segment
+from imgsim import scan_numba
+from imgsim.index.bounds import TILE, Bounds, write_bounds
+from imgsim.index.distance import distances
+from imgsim.index.projection import fit_projection, sample_size
+from imgsim.index.searcher import Source
+from imgsim.index.segment_file import MappedEmbeddings, write_segment
+from imgsim.results import SearchStats
+from imgsim.searcher import Searcher
 
 Vectors = NDArray[np.float32]
 Search = Callable[[Vectors], NDArray[np.int64]]
@@ -51,33 +52,33 @@ def main() -> None:
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    vectors = np.load(options.vectors)[: options.count]
+    embeddings = np.load(options.embeddings)[: options.count]
     queries = np.load(options.queries)
     if options.noise:
         random = np.random.default_rng(0)
-        vectors = random.standard_normal(vectors.shape, np.float32)
+        embeddings = random.standard_normal(embeddings.shape, np.float32)
         queries = random.standard_normal(queries.shape, np.float32)
-    with tempfile.TemporaryDirectory(dir=options.vectors.parent) as scratch:
-        figures = compare(vectors, queries, options, Path(scratch))
+    with tempfile.TemporaryDirectory(dir=options.embeddings.parent) as scratch:
+        figures = compare(embeddings, queries, options, Path(scratch))
     if options.all_pairs:
-        with tempfile.TemporaryDirectory(dir=options.vectors.parent) as scratch:
-            few = np.ascontiguousarray(vectors[: options.all_pairs])
+        with tempfile.TemporaryDirectory(dir=options.embeddings.parent) as scratch:
+            few = np.ascontiguousarray(embeddings[: options.all_pairs])
             figures["all_pairs"] = all_pairs(few, options.k, Path(scratch))
     write_json(options.json, figures)
 
 
 def compare(
-    vectors: Vectors, queries: Vectors, options: argparse.Namespace, scratch: Path
+    embeddings: Vectors, queries: Vectors, options: argparse.Namespace, scratch: Path
 ) -> dict[str, object]:
     """Measure every peer, print the figures and return them."""
-    k, (n, dim) = options.k, vectors.shape
-    searcher, built = build(vectors, scratch)
-    peers: dict[str, Search] = {"imgsim": with_imgsim(searcher, k), **others(vectors, k)}
-    truth = [true_ranks(query, vectors, k) for query in queries[:CHECKED]]
+    k, (n, dim) = options.k, embeddings.shape
+    searcher, built = build(embeddings, scratch)
+    peers: dict[str, Search] = {"imgsim": with_imgsim(searcher, k), **others(embeddings, k)}
+    truth = [true_ranks(query, embeddings, k) for query in queries[:CHECKED]]
     wrong = {name: wrong_ranks(search, queries, truth) for name, search in peers.items()}
     built |= work(searcher, queries, k, dim)
     times = timed(peers, queries)
-    what = "white noise" if options.noise else options.vectors.name
+    what = "white noise" if options.noise else options.embeddings.name
     print(f"{what}: {n:,} x {dim:,}, k={k}, {os.cpu_count()} threads")
     print("".join(f"{name}: {value:.4g}. " for name, value in built.items()) + "\n")
     rows: list[tuple[object, ...]] = [
@@ -118,19 +119,19 @@ def timed(peers: dict[str, Search], queries: Vectors) -> dict[str, dict[int, lis
     return times
 
 
-def all_pairs(vectors: Vectors, k: int, scratch: Path) -> dict[str, float]:
+def all_pairs(embeddings: Vectors, k: int, scratch: Path) -> dict[str, float]:
     """Time the k nearest others of every vector; one is the vector itself."""
-    searcher, _ = build(vectors, scratch)
-    index = faiss.IndexFlatL2(vectors.shape[1])
-    index.add(vectors)
-    ours, theirs = with_imgsim(searcher, k + 1), others(vectors, k + 1)["faiss"]
-    ours(vectors[:100])
+    searcher, _ = build(embeddings, scratch)
+    index = faiss.IndexFlatL2(embeddings.shape[1])
+    index.add(embeddings)
+    ours, theirs = with_imgsim(searcher, k + 1), others(embeddings, k + 1)["faiss"]
+    ours(embeddings[:100])
     figures = {}
     for name, search in {"imgsim": ours, "faiss": theirs}.items():
-        blocks = range(0, len(vectors), 1_024)  # as an export does
-        figures[name] = sum(seconds_of(search, vectors[at : at + 1_024]) for at in blocks)
-    figures["faiss, all at once"] = seconds_of(theirs, vectors)
-    print(f"\nall pairs of {len(vectors):,}, k={k}: seconds")
+        blocks = range(0, len(embeddings), 1_024)  # as an export does
+        figures[name] = sum(seconds_of(search, embeddings[at : at + 1_024]) for at in blocks)
+    figures["faiss, all at once"] = seconds_of(theirs, embeddings)
+    print(f"\nall pairs of {len(embeddings):,}, k={k}: seconds")
     print_table(
         [("peer", "s", "times imgsim")]
         + [(name, value, value / figures["imgsim"]) for name, value in figures.items()]
@@ -138,36 +139,38 @@ def all_pairs(vectors: Vectors, k: int, scratch: Path) -> dict[str, float]:
     return figures
 
 
-def build(vectors: Vectors, scratch: Path) -> tuple[Searcher, dict[str, float]]:
+def build(embeddings: Vectors, scratch: Path) -> tuple[Searcher, dict[str, float]]:
     """Write segments and bounds as an ingest does, and say what the bounds cost."""
-    n, dim = vectors.shape
+    n, dim = embeddings.shape
     began = time.perf_counter()
-    basis = fit_basis(np.ascontiguousarray(vectors[:: max(1, -(-n // sample_size(dim)))]))
+    projection = fit_projection(
+        np.ascontiguousarray(embeddings[:: max(1, -(-n // sample_size(dim)))])
+    )
     fitted = time.perf_counter() - began
     sources, projecting, size = [], 0.0, 0
     for start in range(0, n, SEGMENT):
-        part = vectors[start : start + SEGMENT]
+        part = embeddings[start : start + SEGMENT]
         path = scratch / f"{start}.faiss"
         write_segment(path, part)
-        mapped = MappedVectors(path, len(part), dim)
+        mapped = MappedEmbeddings(path, len(part), dim)
         bounds = None
-        if basis.near:
+        if projection.near:
             began = time.perf_counter()
             target = path.with_suffix(".bounds")
             blocks = (mapped.span(at, at + TILE) for at in range(0, len(part), TILE))
-            write_bounds(target, len(part), basis, blocks)
+            write_bounds(target, len(part), projection, blocks)
             projecting += time.perf_counter() - began
             size += target.stat().st_size
-            bounds = Bounds(target, len(part), basis)
+            bounds = Bounds(target, len(part), projection)
         sources.append(Source(np.arange(start, start + len(part)), mapped, bounds))
     built = {
-        "near": basis.near,
-        "far": basis.directions.shape[1],
+        "near": projection.near,
+        "far": projection.directions.shape[1],
         "fit_seconds": fitted,
         "bounds_us_a_vector": 1e6 * projecting / n,
-        "bounds_share_of_bytes": size / vectors.nbytes,
+        "bounds_share_of_bytes": size / embeddings.nbytes,
     }
-    return Searcher(sources, basis, dim, kernels), built
+    return Searcher(sources, projection, dim, scan_numba), built
 
 
 def work(searcher: Searcher, queries: Vectors, k: int, dim: int) -> dict[str, float]:
@@ -179,8 +182,8 @@ def work(searcher: Searcher, queries: Vectors, k: int, dim: int) -> dict[str, fl
     for number in range(len(queries[:CHECKED])):
         searcher.nearest(queries[number : number + 1], k)
     after, stats = process.memory_info(), searcher.stats
-    near = searcher.basis.near + 8
-    far = searcher.basis.directions.shape[1] - searcher.basis.near + 8
+    near = searcher.projection.near + 8
+    far = searcher.projection.directions.shape[1] - searcher.projection.near + 8
     whole = 4 * dim * (stats.scanned + stats.distances)
     read = stats.bounded * near + stats.first_level * far + whole
     resident = after.shared - before.shared
@@ -198,23 +201,23 @@ def with_imgsim(searcher: Searcher, k: int) -> Search:
     return lambda queries: np.array([ids for ids, _ in searcher.nearest(queries, k)])
 
 
-def others(vectors: Vectors, k: int) -> dict[str, Search]:
+def others(embeddings: Vectors, k: int) -> dict[str, Search]:
     """Return the peers."""
-    index = faiss.IndexFlatL2(vectors.shape[1])
-    index.add(vectors)
+    index = faiss.IndexFlatL2(embeddings.shape[1])
+    index.add(embeddings)
     everything = faiss.SearchParameters(sel=faiss.IDSelectorAll())  # type: ignore[call-arg] # SWIG
-    squares = np.einsum("ij,ij->i", vectors, vectors)
+    squares = np.einsum("ij,ij->i", embeddings, embeddings)
 
     def with_numpy(queries: Vectors) -> NDArray[np.int64]:
         found = []
         for query in queries:
-            scores = squares - 2 * (vectors @ query)
+            scores = squares - 2 * (embeddings @ query)
             nearest = np.argpartition(scores, k)[:k]
             found.append(nearest[np.argsort(scores[nearest])])
         return np.array(found)
 
     def with_usearch(queries: Vectors) -> NDArray[np.int64]:
-        found = usearch_exact(vectors, queries, k, MetricKind.L2sq, exact=True, threads=0)
+        found = usearch_exact(embeddings, queries, k, MetricKind.L2sq, exact=True, threads=0)
         keys: NDArray[np.int64] = np.atleast_2d(found.keys).astype(np.int64)
         return keys
 
@@ -226,10 +229,10 @@ def others(vectors: Vectors, k: int) -> dict[str, Search]:
     }
 
 
-def true_ranks(query: Vectors, vectors: Vectors, k: int) -> NDArray[np.int64]:
+def true_ranks(query: Vectors, embeddings: Vectors, k: int) -> NDArray[np.int64]:
     """Return the ``k`` nearest by a sort of all float64 distances."""
-    starts = range(0, len(vectors), 1_024)
-    true = np.concatenate([distances(query, vectors[at : at + 1_024]) for at in starts])
+    starts = range(0, len(embeddings), 1_024)
+    true = np.concatenate([distances(query, embeddings[at : at + 1_024]) for at in starts])
     return np.lexsort((np.arange(len(true)), true))[:k]
 
 

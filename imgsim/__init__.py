@@ -1,23 +1,31 @@
 """Exact image similarity search over your own pictures.
 
 >>> import imgsim
->>> with imgsim.Collection.open("photos.imgsim") as collection:  # doctest: +SKIP
+>>> with imgsim.Collection.open("photos.imgsim", create=True) as collection:  # doctest: +SKIP
 ...     collection.train(["photos"])
 ...     collection.ingest(["photos"])
-...     for result in collection.query(["photos/cat.jpg"], k=5):
-...         print(result.query, result.matches[0].path)
+...     with collection.searcher() as searcher:
+...         for result in searcher.search(["photos/cat.jpg"], k=5):
+...             print(result.query, result.matches[0].path)
+
+The library logs to the logger ``imgsim`` and is silent unless a program listens to it.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
 if TYPE_CHECKING:
     from imgsim.collection import Collection
+    from imgsim.encoders import Encoders
     from imgsim.errors import (
         CollectionDamaged,
         CollectionError,
+        CollectionForbidden,
         CollectionLocked,
         CollectionNewer,
         CollectionNotFound,
@@ -25,102 +33,135 @@ if TYPE_CHECKING:
         EncoderMismatch,
         EncoderMissing,
         ImageError,
+        ImageForbidden,
+        ImageNotFound,
         ImageUnavailable,
         ImgsimError,
         LabelError,
         NotAnImage,
+        OutputError,
         StoreError,
         TrainingDiverged,
     )
-    from imgsim.settings import (
+    from imgsim.images.source import ImageSource
+    from imgsim.options import (
         PLAIN,
         RECIPES,
+        BatchLimits,
         EncoderSource,
         EvaluationSettings,
         IngestSettings,
+        SearchFilter,
         TrainingSettings,
     )
-    from imgsim.types import (
+    from imgsim.output.listing import Listing
+    from imgsim.results import (
         ClassScore,
         CollectionInfo,
         CompactReport,
         Damage,
+        EmbeddingMatches,
         EncoderInfo,
         EncoderReport,
         EpochRecord,
         Evaluation,
+        ImageInfo,
         ImageNeighbours,
         IngestReport,
         Match,
+        MeanWithInterval,
+        Progress,
         QueryResult,
         ReencodeReport,
         Refusal,
         RepairReport,
-        Retrieved,
-        Score,
+        RetrievalExample,
         Scores,
+        SearchResults,
         SearchStats,
         TrainingProgress,
         TrainingReport,
         UpkeepReport,
-        Within,
     )
+    from imgsim.searcher import Searcher
 
 __all__ = [
     "PLAIN",
     "RECIPES",
+    "BatchLimits",
     "ClassScore",
     "Collection",
     "CollectionDamaged",
     "CollectionError",
+    "CollectionForbidden",
     "CollectionInfo",
     "CollectionLocked",
     "CollectionNewer",
     "CollectionNotFound",
     "CompactReport",
     "Damage",
+    "EmbeddingMatches",
     "EncoderError",
     "EncoderInfo",
     "EncoderMismatch",
     "EncoderMissing",
     "EncoderReport",
     "EncoderSource",
+    "Encoders",
     "EpochRecord",
     "Evaluation",
     "EvaluationSettings",
     "ImageError",
+    "ImageForbidden",
+    "ImageInfo",
     "ImageNeighbours",
+    "ImageNotFound",
+    "ImageSource",
     "ImageUnavailable",
     "ImgsimError",
     "IngestReport",
     "IngestSettings",
     "LabelError",
+    "Listing",
     "Match",
+    "MeanWithInterval",
     "NotAnImage",
+    "OutputError",
+    "Progress",
     "QueryResult",
     "ReencodeReport",
     "Refusal",
     "RepairReport",
-    "Retrieved",
-    "Score",
+    "RetrievalExample",
     "Scores",
+    "SearchFilter",
+    "SearchResults",
     "SearchStats",
+    "Searcher",
     "StoreError",
     "TrainingDiverged",
     "TrainingProgress",
     "TrainingReport",
     "TrainingSettings",
     "UpkeepReport",
-    "Within",
     "__version__",
 ]
+
+_HOMES = (
+    "imgsim.results",
+    "imgsim.options",
+    "imgsim.errors",
+    "imgsim.output.listing",
+    "imgsim.images.source",
+    "imgsim.collection",
+)
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that ``import imgsim`` costs nothing."""
     if name not in __all__:
         raise AttributeError(f"module 'imgsim' has no attribute {name!r}")
-    for module in ("imgsim.types", "imgsim.settings", "imgsim.errors", "imgsim.collection"):
+    for module in _HOMES:
         namespace = vars(import_module(module))
         if name in namespace:
             return namespace[name]

@@ -1,5 +1,5 @@
 """Run the command line with ``python -m imgsim``."""
 
-from imgsim.cli import main
+from imgsim.cli.main import main
 
 main()

@@ -1,61 +1,66 @@
 """A collection: the one place where the parts meet."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from imgsim import export, repair, upkeep
-from imgsim.catalog import Catalog
-from imgsim.compaction import everything, what_pays
-from imgsim.database import SCHEMA
-from imgsim.encoder import Encoder, read_feed
-from imgsim.encoders import Encoders, encoder_damages, encoder_directory, load_encoder
-from imgsim.errors import (
-    CollectionDamaged,
-    CollectionError,
-    CollectionNotFound,
-    EncoderError,
-    ImageError,
-    ImgsimError,
+from imgsim.catalog.sqlite import SCHEMA
+from imgsim.directory import CATALOG, Directory
+from imgsim.encoder.embed import embed_images
+from imgsim.encoder.encoder import Encoder, encoder_damages
+from imgsim.encoder.preprocessing import read_preprocessing
+from imgsim.encoders import Encoders
+from imgsim.errors import EncoderError, ImageError, ImgsimError
+from imgsim.files import absolute
+from imgsim.images.scan import find
+from imgsim.images.source import ImageSource
+from imgsim.jobs import forget
+from imgsim.jobs.compact import compact, everything, tidy, what_pays
+from imgsim.jobs.contents import Contents
+from imgsim.jobs.ingest import Ingest
+from imgsim.jobs.neighbours import NeighbourLists
+from imgsim.jobs.repair import altered_images, repair
+from imgsim.options import (
+    EvaluationSettings,
+    IngestSettings,
+    SearchFilter,
+    TrainingSettings,
+    checked_k,
 )
-from imgsim.files import (
-    absolute,
-    reading,
-    writer_lock,
+from imgsim.output import export
+from imgsim.output.listing import (
+    IMAGE_COLUMNS,
+    NEIGHBOUR_COLUMNS,
+    Listing,
+    image_rows,
+    neighbour_rows,
 )
-from imgsim.images import find
-from imgsim.ingest import Ingest
-from imgsim.latents import Latents, all_encoded
-from imgsim.layout import CATALOG, new_collection
-from imgsim.neighbours import all_neighbours, matches, reported
-from imgsim.settings import EvaluationSettings, IngestSettings, TrainingSettings
-from imgsim.snapshot import Snapshot
-from imgsim.store import Gallery, VectorStore
-from imgsim.types import (
+from imgsim.output.target import EMBEDDINGS, INDEXES, NEIGHBOURS, check_target
+from imgsim.records import EncoderRecord, ImageFile
+from imgsim.results import (
     CollectionInfo,
     CompactReport,
     Damage,
     Evaluation,
-    ImageFile,
+    ImageInfo,
     ImageNeighbours,
     IngestReport,
     Progress,
-    QueryResult,
     Refusal,
     RepairReport,
-    SearchStats,
+    SearchResults,
     TrainingProgress,
     TrainingReport,
     UpkeepReport,
-    Within,
 )
+from imgsim.searcher import Searcher
 
 PathLike = str | os.PathLike[str]
 Paths = PathLike | Iterable[PathLike]
@@ -63,42 +68,28 @@ Paths = PathLike | Iterable[PathLike]
 
 
 class Collection:
-    """A directory of vectors, their encoder, and a catalog of the images.
+    """A directory of embeddings, their encoder, and a catalog of the images.
 
     Use :meth:`open`, and close it or use it as a context manager. Paths that come back are absolute
     strings, decoded as by :func:`os.fsdecode`.
     """
 
-    def __init__(self, path: Path, catalog: Catalog) -> None:
-        self._path = path
-        self._catalog = catalog
-        self._store = VectorStore(path / "segments")
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._encoder: Encoder | None = None
 
     @classmethod
-    def open(cls, path: PathLike, *, create: bool = True) -> Self:
-        """Open the collection in the directory ``path``, or create it there.
+    def open(cls, path: PathLike, *, create: bool = False) -> Self:
+        """Open the collection in the directory ``path``; with ``create``, make it if there is none.
 
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
         :class:`CollectionError` if the directory is something else, damaged, or of a newer imgsim.
         """
-        directory = Path(os.path.abspath(path))
-        try:
-            size = (directory / CATALOG).stat().st_size
-            if not size and any((directory / "segments").glob("*.faiss")):
-                raise CollectionDamaged(directory / CATALOG, "an SQLite database", "an empty file")
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if not create:
-                raise CollectionNotFound(
-                    directory, "there is no collection here; `imgsim train` makes one"
-                ) from error
-            new_collection(directory)
-        except OSError as error:
-            raise CollectionError(directory, f"cannot be opened: {error.strerror}") from error
-        return cls(directory, Catalog(directory / CATALOG))
+        return cls(Directory.open(Path(os.path.abspath(path)), create=create))
 
     def close(self) -> None:
         """Close the catalog."""
-        self._catalog.close()
+        self._directory.close()
 
     def __enter__(self) -> Self:
         return self
@@ -113,8 +104,8 @@ class Collection:
 
     @property
     def encoders(self) -> Encoders:
-        """Return the encoders that the collection has: list, import, use, reencode."""
-        return Encoders(self._path, self._catalog, self._store)
+        """Return the encoders that the collection has: list, add, use, reencode."""
+        return Encoders(self._directory)
 
     def train(
         self,
@@ -127,10 +118,10 @@ class Collection:
     ) -> TrainingReport:
         """Train an encoder on image files and folders.
 
-        It becomes the collection's encoder unless that holds vectors of another, which stay until
-        ``encoders.reencode``. With ``resume``, an interrupted training of the same images goes on
-        with its own settings. Raises :class:`EncoderError` if that or the images or the settings do
-        not allow training.
+        It becomes the collection's encoder unless that holds embeddings by another, which stay
+        until ``encoders.reencode``. With ``resume``, an interrupted training of the same images
+        goes on with its own settings. Raises :class:`EncoderError` if that or the images or the
+        settings do not allow training.
         """
         chosen = None if resume else settings or TrainingSettings()
         return self.encoders.train(self._find(images), chosen, on_progress, name)
@@ -153,37 +144,38 @@ class Collection:
         roots = [absolute(path) for path in _listed(paths) if path]
         if dry_run:
             return self._new_ingest(settings).preview(self._find(roots))
-        with writer_lock(self._path):
+        with self._directory.writing():
             total = sum(1 for _ in self._find(roots)) if on_progress else 0
-            upkeep.sweep(self._path, self._catalog, self._store)
-            self._catalog.commit_roots([path for path in roots if os.path.isdir(path)])
+            self._directory.sweep()
+            catalog = self._directory.catalog
+            catalog.commit_roots([path for path in roots if os.path.isdir(path)])
             run = self._new_ingest(
                 settings, lambda done: on_progress(done, total) if on_progress else None
             )
             report = run.run(self._find(roots))
-            with self._catalog.snapshot() as snapshot:
-                unmet = snapshot.count_under(roots) - report.stored
+            with catalog.snapshot() as snapshot:
+                not_found = snapshot.count_under(roots) - report.stored
             warnings = []
             try:
-                self._tidy(what_pays)
+                tidy(self._directory, what_pays)
             except ImgsimError as error:
                 warnings.append(str(error))
-        return replace(report, unmet=unmet, warnings=tuple(warnings))
+        return replace(report, not_found=not_found, warnings=tuple(warnings))
 
     def compact(self, *, dry_run: bool = False) -> CompactReport:
-        """Merge small segments; drop vectors of removed images, and those of former encoders.
+        """Merge small segments; drop embeddings of removed images, and by previous encoders.
 
-        Ingest merges and drops by itself when it pays, but never those of former encoders.
+        Ingest merges and drops by itself when it pays, but never those by previous encoders.
         """
         with self._writing(dry_run=dry_run):
-            with self._catalog.snapshot() as snapshot:
-                former = snapshot.count_former()
+            with self._directory.catalog.snapshot() as snapshot:
+                previous = snapshot.count_previous()
             if dry_run:
-                report = upkeep.compact(self._catalog, self._store, everything, dry_run=True)
+                report = compact(self._directory, everything, dry_run=True)
             else:
-                self._catalog.forget_former()
-                report = self._tidy(everything)
-        return replace(report, dropped=report.dropped + former)
+                self._directory.catalog.forget_previous()
+                report = tidy(self._directory, everything)
+        return replace(report, dropped=report.dropped + previous)
 
     def prune(self, *, dry_run: bool = False) -> UpkeepReport:
         """Forget the images whose files are gone; see :class:`UpkeepReport`.
@@ -191,12 +183,12 @@ class Collection:
         A folder that was ingested and is missing, or empty, keeps its images.
         """
         with self._writing(dry_run=dry_run):
-            return upkeep.prune(self._catalog, dry_run=dry_run)
+            return forget.prune(self._directory, dry_run=dry_run)
 
     def remove(self, paths: Paths, *, dry_run: bool = False) -> UpkeepReport:
         """Forget the images at and under ``paths``, whether files are there or not."""
         with self._writing(dry_run=dry_run):
-            return upkeep.remove(self._catalog, _listed(paths), dry_run=dry_run)
+            return forget.remove(self._directory, _listed(paths), dry_run=dry_run)
 
     def relocate(self, old: PathLike, new: PathLike, *, dry_run: bool = False) -> UpkeepReport:
         """Note that what was at and under the path ``old`` is at ``new`` now.
@@ -205,12 +197,41 @@ class Collection:
         """
         with self._writing(dry_run=dry_run):
             paths = os.fspath(old), os.fspath(new)
-            return upkeep.relocate(self._catalog, *paths, dry_run=dry_run)
+            return forget.relocate(self._directory, *paths, dry_run=dry_run)
 
     def refused(self) -> list[Refusal]:
         """Return the files that were refused, by path, and why."""
-        with self._catalog.snapshot() as snapshot:
+        with self._directory.catalog.snapshot() as snapshot:
             return [Refusal(*pair) for pair in snapshot.refused_under("/").items()]
+
+    def images(self, under: Paths = ()) -> Listing[ImageInfo]:
+        """Return what the catalog knows of the stored images, or of those at and under some paths.
+
+        They come in the order of ids, one by one or as a table; see :class:`Listing`.
+        """
+        places = _listed(under)
+
+        def listed() -> Iterator[ImageInfo]:
+            with self._directory.catalog.snapshot() as snapshot:
+                yield from snapshot.listed(places)
+
+        return Listing(listed, image_rows, IMAGE_COLUMNS)
+
+    def embed(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:
+        """Return the embeddings (n, dim) float32 of images, as an ingest would store them.
+
+        See :meth:`Searcher.search` for what an image is. Raises :class:`ImageError`.
+        """
+        with self._directory.catalog.snapshot() as snapshot:
+            record = snapshot.encoder()
+        return embed_images(images, self._loaded(record))[1]
+
+    def searcher(self, within: SearchFilter | None = None) -> Searcher:
+        """Return what answers queries about the collection as it is now, and stays warm.
+
+        ``within`` restricts which images count.
+        """
+        return Searcher(self._directory, within, self._loaded)
 
     def query(
         self,
@@ -218,60 +239,49 @@ class Collection:
         k: int | None = 10,
         on_error: Callable[[ImageError], None] | None = None,
         *,
-        within: Within | None = None,
-        on_stats: Callable[[SearchStats], None] = lambda _: None,
-    ) -> list[QueryResult]:
-        """Return for each image file its ``k`` nearest stored images, nearest first.
-
-        ``within`` restricts which images count; a ``k`` of None asks for all that do. An image
-        that cannot be decoded raises its :class:`ImageError`; with ``on_error``, the error is
-        handed over instead, and the image has no result. ``on_stats`` receives what the search
-        looked at.
-        """
-        paths = _listed(images)
-        with self._gallery(within) as (snapshot, gallery):
-            encoder = load_encoder(self._path, snapshot.encoder())
-            latents = all_encoded(paths, encoder, on_error)
-            if not latents:
-                return []
-            nearest = gallery.search(np.stack([latent.vector for latent in latents]), k)
-            on_stats(gallery.stats)
-            return [
-                QueryResult(latent.record.path, found)
-                for latent, found in zip(latents, matches(snapshot, nearest), strict=True)
-            ]
+        within: SearchFilter | None = None,
+    ) -> SearchResults:
+        """Do what :meth:`Searcher.search` does, once."""
+        checked_k(k)
+        with self.searcher(within) as searcher:
+            return searcher.search(_listed(images), k, on_error)
 
     def neighbours(
-        self, k: int | None = 10, within: Within | None = None
-    ) -> Iterator[ImageNeighbours]:
-        """Yield for each stored image its ``k`` nearest other images, in the order of ids.
+        self, k: int | None = 10, within: SearchFilter | None = None
+    ) -> Listing[ImageNeighbours]:
+        """Return for each stored image its ``k`` nearest other images (None: all), by id.
 
-        ``within`` restricts which images count as neighbours; a ``k`` of None asks for all that do.
+        ``within`` restricts which images count as neighbours. The lists are computed while they are
+        taken, one by one or as a table; see :class:`Listing`.
         """
-        with self._gallery() as (snapshot, gallery):
-            admitted = self._store.gallery(snapshot, within)
-            yield from all_neighbours(snapshot, gallery, admitted, k)
+        lists = NeighbourLists(self._directory, checked_k(k), within or SearchFilter())
+        return Listing(lists, neighbour_rows, NEIGHBOUR_COLUMNS)
 
     def export_neighbours(
         self,
         path: PathLike,
         k: int | None = 10,
-        within: Within | None = None,
+        within: SearchFilter | None = None,
         on_progress: Progress | None = None,
     ) -> int:
-        """Write :meth:`neighbours` as .csv, .jsonl, .parquet or .npz; return the row count."""
-        with self._gallery() as (snapshot, gallery):
-            admitted = self._store.gallery(snapshot, within)
-            lists = all_neighbours(snapshot, gallery, admitted, k)
-            lists = reported(lists, len(gallery), on_progress)
-            return export.write_neighbours(Path(path), lists, snapshot.longest_path())
+        """Write :meth:`neighbours` as .csv, .jsonl, .parquet or .npz; return the row count.
 
-    def export_features(self, path: PathLike) -> int:
-        """Write ids, paths and latents to a .npz, .parquet or .pkl file; return the row count."""
-        return self._export(export.write_features, path)
+        Raises :class:`OutputError` if a file of this name cannot be written.
+        """
+        check_target(Path(path), NEIGHBOURS)
+        lists = NeighbourLists(self._directory, checked_k(k), within or SearchFilter())
+        with self._directory.catalog.snapshot() as snapshot:
+            longest = snapshot.longest_path()
+        return export.write_neighbours(Path(path), lists(on_progress), longest)
+
+    def export_embeddings(self, path: PathLike) -> int:
+        """Write ids, paths and embeddings as .npz, .parquet or .pkl; return the row count."""
+        check_target(Path(path), EMBEDDINGS)
+        return self._export(export.write_embeddings, path)
 
     def export_index(self, path: PathLike) -> int:
         """Write a FAISS ``IndexIDMap2`` to a .faiss file; return the row count."""
+        check_target(Path(path), INDEXES)
         return self._export(export.write_index, path)
 
     def evaluate(
@@ -282,33 +292,35 @@ class Collection:
     ) -> Evaluation:
         """Say how well the encoder retrieves the labelled images at and under a path.
 
-        They need not be stored; a file gets the vector that an ingest would store. Raises
+        They need not be stored; a file gets the embedding that an ingest would store. Raises
         :class:`LabelError` if the labels match no images, or allow no retrieval.
         """
-        from imgsim.evaluate import evaluate  # noqa: PLC0415 - scikit-learn takes seconds
+        from imgsim.evaluation.evaluate import evaluate  # noqa: PLC0415 - scikit-learn takes seconds
 
         root = absolute(os.fspath(labelled))
         settings = settings or EvaluationSettings()
-        return evaluate(self._encoder(), root, self._find([root]), settings, on_progress)
+        encoder = self._directory.load_encoder()
+        return evaluate(encoder, root, self._find([root]), settings, on_progress)
 
     def info(self) -> CollectionInfo:
         """Return facts about the collection."""
-        with self._catalog.snapshot() as snapshot:
-            encoder, feed = None, None
+        directory = self._directory
+        with directory.catalog.snapshot() as snapshot:
+            encoder, preprocessing = None, None
             with suppress(EncoderError):
                 encoder = snapshot.encoder()
-                feed = read_feed(encoder_directory(self._path, encoder.fingerprint))
+                preprocessing = read_preprocessing(directory.encoder_path(encoder.fingerprint))
             segments = snapshot.segments()
             return CollectionInfo(
-                path=str(self._path),
+                path=str(directory.path),
                 schema=SCHEMA,
                 images=snapshot.count_images(),
                 refused=snapshot.count_refused(),
                 segments=len(segments),
-                vector_bytes=sum(4 * segment.rows * segment.dim for segment in segments),
+                embedding_bytes=sum(4 * segment.rows * segment.dim for segment in segments),
                 encoder=encoder.fingerprint if encoder else None,
                 dim=encoder.dim if encoder else None,
-                image_size=(feed.height, feed.width) if feed else None,
+                image_size=(preprocessing.height, preprocessing.width) if preprocessing else None,
             )
 
     def check(self, *, deep: bool = False) -> list[Damage]:
@@ -317,64 +329,64 @@ class Collection:
         With ``deep``, the image files are read as well: those whose size and time are what they
         were should have the content that they had.
         """
-        with reading(self._path), self._catalog.snapshot() as snapshot:
-            damages = snapshot.damages(self._path / CATALOG)
+        directory = self._directory
+        with directory.reading() as snapshot:
+            damages = snapshot.damages(directory.path / CATALOG)
             for record in snapshot.encoders():
-                directory = encoder_directory(self._path, record.fingerprint)
-                damages += encoder_damages(directory, record.fingerprint, record.dim)
-            damages += self._store.damages(snapshot)
+                path = directory.encoder_path(record.fingerprint)
+                damages += encoder_damages(path, record.fingerprint, record.dim)
+            segments, spare = snapshot.segments(), snapshot.spare_segments()
+            damages += directory.store.damages(segments, spare, snapshot.segment_ids)
             if deep:
-                damages += repair.altered_images(snapshot)
+                damages += altered_images(snapshot)
         return damages
 
     def repair(self) -> RepairReport:
-        """Make anew what can be: bounds from vectors, vectors from image files.
+        """Make anew what can be: ids and bounds, and embeddings from image files.
 
-        An image whose vector is lost, and whose file is gone or is another image by now, is
+        An image whose embedding is lost, and whose file is gone or is another image by now, is
         forgotten. What cannot be reached stays as it is, damaged; see :class:`RepairReport`.
         """
-        with writer_lock(self._path):
-            report = repair.repair(self._catalog, self._store, cache(self._encoder))
-            if not report.kept:
-                self._tidy(what_pays)
+        with self._directory.writing():
+            report = repair(self._directory)
+            if report.kept:
+                self._directory.build_derived()
+            else:
+                tidy(self._directory, what_pays)
         return report
 
     def _find(self, roots: Paths) -> Iterator[ImageFile | ImageError]:
-        return find(_listed(roots), exclude=str(self._path))
-
-    def _tidy(self, choose: upkeep.Choice) -> CompactReport:
-        return upkeep.tidy(self._path, self._catalog, self._store, choose)
+        return find(_listed(roots), exclude=str(self._directory.path))
 
     @contextmanager
     def _writing(self, *, dry_run: bool) -> Iterator[None]:
-        with nullcontext() if dry_run else writer_lock(self._path):
+        with nullcontext() if dry_run else self._directory.writing():
             yield
 
-    def _encoder(self) -> Encoder:
-        with self._catalog.snapshot() as snapshot:
-            return load_encoder(self._path, snapshot.encoder())
+    def _loaded(self, record: EncoderRecord) -> Encoder:
+        """Return an encoder, which stays loaded."""
+        if self._encoder is None or self._encoder.fingerprint != record.fingerprint:
+            self._encoder = self._directory.load_encoder(record)
+        return self._encoder
 
     def _new_ingest(
         self, settings: IngestSettings | None, on_progress: Callable[[int], None] = lambda _: None
     ) -> Ingest:
-        latents = Latents(self._encoder(), self._catalog, self._store)
-        settings = settings or IngestSettings()
-        return Ingest(self._catalog, self._store, latents, settings, on_progress)
+        contents = Contents(self._directory.load_encoder(), self._directory)
+        return Ingest(self._directory, contents, settings or IngestSettings(), on_progress)
 
-    @contextmanager
-    def _gallery(self, within: Within | None = None) -> Iterator[tuple[Snapshot, Gallery]]:
-        with reading(self._path), self._catalog.snapshot() as snapshot:
-            yield snapshot, self._store.gallery(snapshot, within)
-
-    def _export(self, write: Callable[[Path, export.Features], None], path: PathLike) -> int:
-        with self._gallery() as (snapshot, gallery):
+    def _export(self, write: Callable[[Path, export.Embeddings], None], path: PathLike) -> int:
+        with (
+            self._directory.reading() as snapshot,
+            self._directory.gallery(snapshot) as gallery,
+        ):
             blocks = (
                 (ids, [names[i] for i in ids.tolist()], rows)
                 for ids, rows in gallery.blocks()
                 for names in (snapshot.paths(ids.tolist()),)
             )
             n = len(gallery)
-            write(Path(path), export.Features(blocks, n, gallery.dim, snapshot.longest_path()))
+            write(Path(path), export.Embeddings(blocks, n, gallery.dim, snapshot.longest_path()))
         return n
 
 

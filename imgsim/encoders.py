@@ -1,54 +1,50 @@
 """The encoders that a collection holds, one folder each."""
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from imgsim.catalog import Catalog, refuse_taken
-from imgsim.checkpoints import Checkpoints
-from imgsim.compaction import what_pays
-from imgsim.encoder import MODEL_NAME, Encoder, read_feed
-from imgsim.errors import EncoderError, EncoderMismatch, ImageError, ImgsimError
-from imgsim.files import new_directory, publish_directory, writer_lock
-from imgsim.layout import CHECKPOINTS
-from imgsim.reencode import Reencode, take_over
-from imgsim.repair import drop_damaged
-from imgsim.settings import EncoderSource, TrainingSettings
-from imgsim.snapshot import Snapshot
-from imgsim.store import VectorStore
-from imgsim.types import (
-    Damage,
+from imgsim.catalog.catalog import refuse_taken
+from imgsim.catalog.snapshot import Snapshot
+from imgsim.directory import CHECKPOINTS, ENCODERS, Directory
+from imgsim.encoder.encoder import MODEL_NAME, Encoder, encoder_damages
+from imgsim.encoder.preprocessing import read_preprocessing
+from imgsim.errors import EncoderError, ImageError, ImgsimError
+from imgsim.files import new_directory, publish_directory
+from imgsim.jobs.compact import tidy, what_pays
+from imgsim.jobs.reencode import Reencode, take_over
+from imgsim.jobs.repair import drop_damaged
+from imgsim.options import BatchLimits, EncoderSource, TrainingSettings
+from imgsim.records import EncoderRecord, ImageFile
+from imgsim.results import (
     EncoderInfo,
-    EncoderRecord,
     EncoderReport,
-    ImageFile,
     Progress,
     ReencodeReport,
     TrainingProgress,
     TrainingReport,
 )
-from imgsim.upkeep import sweep, tidy
+from imgsim.training.checkpoints import Checkpoints, TrainingJob
 
 
 class Encoders:
-    """The encoders of a collection, of which the active one made the vectors that are searched."""
+    """The encoders of a collection; the active one made the embeddings that are searched."""
 
-    def __init__(self, collection: Path, catalog: Catalog, store: VectorStore) -> None:
-        self._path = collection
-        self._catalog = catalog
-        self._store = store
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._catalog = directory.catalog
 
     def list(self) -> list[EncoderInfo]:
         """Return facts about all of them, the oldest first."""
         with self._catalog.snapshot() as snapshot:
-            return [_described(self._path, snapshot, record) for record in snapshot.encoders()]
+            return [_described(self._directory, snapshot, record) for record in snapshot.encoders()]
 
     def get(self, name: str) -> EncoderInfo:
         """Return facts about one, by its name; raise :class:`EncoderMissing` if there is none."""
         with self._catalog.snapshot() as snapshot:
-            return _described(self._path, snapshot, snapshot.encoder_named(name))
+            return _described(self._directory, snapshot, snapshot.encoder_named(name))
 
     def train(
         self,
@@ -61,86 +57,98 @@ class Encoders:
 
         See ``Collection.train``.
         """
-        from imgsim import training  # noqa: PLC0415 - TensorFlow takes seconds
+        from imgsim.training.train import train  # noqa: PLC0415 - TensorFlow takes seconds
 
-        checkpoints = Checkpoints(self._path / CHECKPOINTS)
-        with writer_lock(self._path), new_directory(self._path / "encoders") as scratch:
+        checkpoints = Checkpoints(self._directory.path / CHECKPOINTS)
+        with self._writing() as scratch:
             if settings is not None and name is not None:
                 refuse_taken(self._records(), name)
-            trained = training.train(found, settings, scratch, checkpoints, on_progress, name)
-            encoder = self._adopted(scratch, trained.name, instead=settings is None)
-            if not trained.fit.interrupted:
-                checkpoints.clear()
-        return TrainingReport(
-            encoder=encoder,
-            images=trained.images,
-            refused=trained.refused,
-            history=trained.fit.history,
-            best_epoch=trained.fit.best_epoch,
-            interrupted=trained.fit.interrupted,
-            compared=trained.compared,
-            onnx_difference=trained.onnx_difference,
-            colours=trained.colours,
-        )
 
-    def import_(self, source: EncoderSource) -> EncoderReport:
+            def publish(chosen: str | None) -> EncoderInfo:
+                return self._published(scratch, chosen, instead=settings is None)
+
+            job = TrainingJob(scratch, checkpoints, name)
+            return train(found, settings, job, publish, on_progress)
+
+    def add(self, source: EncoderSource) -> EncoderReport:
         """Add an ONNX model, or a layer of a Keras model.
 
-        It becomes the active one unless there are vectors of another. Raises :class:`EncoderError`
+        It becomes the active one unless there are embeddings by another. Raises :class:`EncoderError`
         if the file is none, or unfit.
         """
-        from imgsim.foreign import adopt  # noqa: PLC0415 - onnx takes a while
+        from imgsim.encoder.importing import adopt  # noqa: PLC0415 - onnx takes a while
 
-        with writer_lock(self._path), new_directory(self._path / "encoders") as scratch:
+        with self._writing() as scratch:
+            if source.layer is not None:
+                from imgsim.training.export import export_layer  # noqa: PLC0415 - as in train
+
+                file = Path(source.file)
+                export_layer(file, source.layer, source.image_size, scratch / MODEL_NAME)
             warnings = adopt(source, scratch)
-            return EncoderReport(self._adopted(scratch, source.name), tuple(warnings))
+            return EncoderReport(self._published(scratch, source.name), tuple(warnings))
 
     def use(self, name: str) -> EncoderReport:
-        """Let one take over that has a vector of every image, as the former encoder has.
+        """Let one take over that has an embedding of every image, as the previous encoder has.
 
-        Vectors of it that are damaged are forgotten. Raises :class:`EncoderMismatch` if not all are
+        Embeddings by it that are damaged are forgotten. Raises :class:`EncoderMismatch` if not all are
         there.
         """
-        with writer_lock(self._path):
+        with self._directory.writing():
             record = self._named(name)
-            load_encoder(self._path, record)
-            drop_damaged(self._catalog, self._store, record)
-            take_over(self._catalog, self._store, record)
+            self._directory.load_encoder(record)
+            drop_damaged(self._directory, record)
+            take_over(self._directory, record)
             warnings = self._tidied()
         return EncoderReport(self.get(name), warnings)
 
     def remove(self, name: str) -> None:
-        """Forget one that is not the active one, and its vectors.
+        """Forget one that is not the active one, and its embeddings.
 
         Raises :class:`EncoderError` for the active one.
         """
-        with writer_lock(self._path):
+        with self._directory.writing():
             record = self._named(name)
             if record.active:
-                raise EncoderError(f"{name} made the vectors in use; let another take over first")
+                raise EncoderError(
+                    f"{name} made the embeddings in use; let another take over first"
+                )
             self._catalog.forget_encoder(record)
-            sweep(self._path, self._catalog, self._store)
+            self._directory.sweep()
 
-    def reencode(self, name: str, on_progress: Progress | None = None) -> ReencodeReport:
-        """Give every image a vector of the encoder with this name, which then takes over.
+    def reencode(
+        self,
+        name: str,
+        on_progress: Progress | None = None,
+        batch: BatchLimits | None = None,
+    ) -> ReencodeReport:
+        """Give every image an embedding by the encoder with this name, which then takes over.
 
-        Queries are answered with the vectors there were until then. What is encoded is kept, also
-        when the run is interrupted or killed; the next one goes on from there. The former vectors
-        go with the next ``Collection.compact``.
+        Queries are answered with the embeddings there were until then. What is encoded is kept, also
+        when the run is interrupted or killed; the next one goes on from there. The previous
+        embeddings go with the next ``Collection.compact``.
         """
-        with writer_lock(self._path):
-            sweep(self._path, self._catalog, self._store)
+        with self._directory.writing():
+            self._directory.sweep()
             record = self._named(name)
-            encoder = load_encoder(self._path, record)
-            drop_damaged(self._catalog, self._store, record)
-            report = Reencode(self._catalog, self._store, record).run(encoder, on_progress)
+            encoder = self._directory.load_encoder(record)
+            drop_damaged(self._directory, record)
+            report = Reencode(self._directory, record, batch or BatchLimits()).run(
+                encoder, on_progress
+            )
             warnings = self._tidied() if report.switched else ()
         return replace(report, warnings=warnings)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Path]:
+        """Be the one writer, and yield a folder for the files of a new encoder."""
+        directory = self._directory
+        with directory.writing(), new_directory(directory.path / ENCODERS) as scratch:
+            yield scratch
 
     def _tidied(self) -> tuple[str, ...]:
         """Tidy up after a switch, which stays whatever fails; return what did."""
         try:
-            tidy(self._path, self._catalog, self._store, what_pays)
+            tidy(self._directory, what_pays)
         except ImgsimError as error:
             return (str(error),)
         return ()
@@ -153,68 +161,40 @@ class Encoders:
         with self._catalog.snapshot() as snapshot:
             return snapshot.encoder_named(name)
 
-    def _adopted(self, scratch: Path, name: str | None, *, instead: bool = False) -> EncoderInfo:
+    def _published(self, scratch: Path, name: str | None, *, instead: bool = False) -> EncoderInfo:
         """Publish the encoder whose files are in ``scratch``, and note it in the catalog.
 
         With ``instead``, one that has the name loses it.
         """
         encoder = Encoder(scratch)
-        facts = encoder.fingerprint, encoder.feed.dim
+        facts = encoder.fingerprint, encoder.preprocessing.dim
         if name is not None and not instead:
             refuse_taken(self._records(), name, encoder.fingerprint)
-        directory = encoder_directory(self._path, encoder.fingerprint)
+        directory = self._directory.encoder_path(encoder.fingerprint)
         if encoder_damages(directory, *facts):  # the same images and seed can give the same bytes
             shutil.rmtree(directory, ignore_errors=True)
             publish_directory(scratch, directory)
         with self._catalog.snapshot() as snapshot:
             if not snapshot.count_images():  # it becomes the active one, as in take_over
-                self._store.forget_basis()
+                self._directory.store.forget_projection()
         record = self._catalog.add_encoder(*facts, name, instead=instead)
         with self._catalog.snapshot() as snapshot:
-            return _described(self._path, snapshot, record)
+            return _described(self._directory, snapshot, record)
 
 
-def encoder_directory(collection: Path, fingerprint: str) -> Path:
-    """Return where the encoder with this fingerprint belongs."""
-    return collection / "encoders" / fingerprint
-
-
-def load_encoder(collection: Path, record: EncoderRecord) -> Encoder:
-    """Return the encoder, or raise :class:`EncoderMismatch` if the file is another one."""
-    directory = encoder_directory(collection, record.fingerprint)
-    encoder = Encoder(directory)
-    if (encoder.fingerprint, encoder.feed.dim) != (record.fingerprint, record.dim):
-        raise EncoderMismatch(
-            f"{directory / MODEL_NAME}: is not the encoder that made the vectors: expected "
-            f"sha256 {record.fingerprint}, found {encoder.fingerprint}"
-        )
-    return encoder
-
-
-def _described(collection: Path, snapshot: Snapshot, record: EncoderRecord) -> EncoderInfo:
-    """Return facts about an encoder; its ``feed`` is empty if the file cannot be read."""
-    directory, images = encoder_directory(collection, record.fingerprint), snapshot.count_images()
-    feed: dict[str, object] = {}
+def _described(directory: Directory, snapshot: Snapshot, record: EncoderRecord) -> EncoderInfo:
+    """Return facts about an encoder; no ``preprocessing`` if the file cannot be read."""
+    path, images = directory.encoder_path(record.fingerprint), snapshot.count_images()
+    preprocessing: dict[str, object] = {}
     with suppress(EncoderError):
-        feed = asdict(read_feed(directory))
+        preprocessing = asdict(read_preprocessing(path))
     return EncoderInfo(
         name=record.name,
         fingerprint=record.fingerprint,
         active=record.active,
         dim=record.dim,
-        vectors=images - snapshot.count_unplaced(record),
+        embeddings=images - snapshot.count_unstaged(record),
         images=images,
-        feed=feed,
-        directory=str(directory),
+        preprocessing=preprocessing,
+        directory=str(path),
     )
-
-
-def encoder_damages(directory: Path, fingerprint: str, dim: int) -> list[Damage]:
-    """Return what is wrong with the files of an encoder, if anything is."""
-    path, expected = directory / MODEL_NAME, f"sha256 {fingerprint}, {dim} values"
-    try:
-        encoder = Encoder(directory)
-        found = f"sha256 {encoder.fingerprint}, {encoder.feed.dim} values"
-    except EncoderError as error:
-        found = str(error)
-    return [] if found == expected else [Damage(str(path), expected, found)]

@@ -1,26 +1,31 @@
 """The errors that imgsim raises, each with a stable exit code.
 
-======================  ====  =================================================
+======================  ====  ==================================================================
 class                   code  meaning
-======================  ====  =================================================
+======================  ====  ==================================================================
 ImgsimError                1  base class
+OutputError                2  a file of that name cannot be written; also a ValueError
 CollectionError           10  the collection cannot be used
-CollectionNotFound        11  there is no collection at that path
+CollectionForbidden       10  there is no permission to use it; also a PermissionError
+CollectionNotFound        11  there is no collection at that path; also a FileNotFoundError
 CollectionLocked          12  another process is writing to the collection
 CollectionNewer           13  a newer imgsim wrote the collection
 CollectionDamaged         14  a file of the collection is missing or altered
 ImageError                20  an image cannot be decoded
 ImageUnavailable          21  the operating system does not give the file
-NotAnImage                22  the content is in no known image format
+ImageNotFound             21  there is no such file; also a FileNotFoundError
+ImageForbidden            21  there is no permission to read it; also a PermissionError
+NotAnImage                22  the content is in no known image format; also a ValueError
 EncoderError              30  the encoder cannot be trained or used
-EncoderMissing            31  the collection has no encoder yet
-EncoderMismatch           32  the vectors belong to another encoder
-TrainingDiverged          33  the loss is no longer a finite number
-StoreError                40  vectors or results cannot be written or are unfit
-LabelError                50  the labels do not fit the images
-======================  ====  =================================================
+EncoderMissing            31  the collection has no such encoder; also a LookupError
+EncoderMismatch           32  the embeddings belong to another encoder
+TrainingDiverged          33  the loss is no longer a finite number; also an ArithmeticError
+StoreError                40  embeddings or results cannot be written or are unfit
+LabelError                50  the labels do not fit the images; also a ValueError
+======================  ====  ==================================================================
 
-Exit code 2 is a mistake in the command's arguments, 130 an interrupt by the user.
+Exit code 2 is a mistake in the command's arguments, 130 an interrupt by the user. An argument that
+makes no sense, as a ``k`` of 0, raises a plain ValueError.
 """
 
 from pathlib import Path
@@ -30,6 +35,12 @@ class ImgsimError(Exception):
     """Base class of all errors of imgsim."""
 
     exit_code = 1
+
+
+class OutputError(ImgsimError, ValueError):
+    """A file cannot be written under the name that was asked for."""
+
+    exit_code = 2
 
 
 class CollectionError(ImgsimError):
@@ -43,7 +54,11 @@ class CollectionError(ImgsimError):
         self.reason = reason
 
 
-class CollectionNotFound(CollectionError):
+class CollectionForbidden(CollectionError, PermissionError):
+    """There is no permission to use the collection."""
+
+
+class CollectionNotFound(CollectionError, FileNotFoundError):
     """There is no collection at the path."""
 
     exit_code = 11
@@ -89,7 +104,15 @@ class ImageUnavailable(ImageError):
     exit_code = 21
 
 
-class NotAnImage(ImageError):
+class ImageNotFound(ImageUnavailable, FileNotFoundError):
+    """There is no file at the path."""
+
+
+class ImageForbidden(ImageUnavailable, PermissionError):
+    """There is no permission to read the file."""
+
+
+class NotAnImage(ImageError, ValueError):
     """The content of the file is in no known image format."""
 
     exit_code = 22
@@ -101,31 +124,44 @@ class EncoderError(ImgsimError):
     exit_code = 30
 
 
-class EncoderMissing(EncoderError):
-    """The collection has no encoder yet."""
+class EncoderMissing(EncoderError, LookupError):
+    """The collection has no such encoder, or none yet."""
 
     exit_code = 31
 
 
 class EncoderMismatch(EncoderError):
-    """The collection's vectors were made by another encoder."""
+    """The collection's embeddings were made by another encoder."""
 
     exit_code = 32
 
 
-class TrainingDiverged(EncoderError):
+class TrainingDiverged(EncoderError, ArithmeticError):
     """The training loss is no longer a finite number."""
 
     exit_code = 33
 
 
 class StoreError(ImgsimError):
-    """Vectors or results cannot be written, or are unfit to be stored."""
+    """Embeddings or results cannot be written, or are unfit to be stored."""
 
     exit_code = 40
 
 
-class LabelError(ImgsimError):
+class LabelError(ImgsimError, ValueError):
     """The labels of images cannot be read, or allow no evaluation."""
 
     exit_code = 50
+
+
+_UNAVAILABLE: dict[type[OSError], type[ImageUnavailable]] = {
+    FileNotFoundError: ImageNotFound,
+    NotADirectoryError: ImageNotFound,
+    PermissionError: ImageForbidden,
+}
+
+
+def unavailable(path: str, error: OSError) -> ImageUnavailable:
+    """Return what to raise for an image file that the operating system does not give."""
+    kind = _UNAVAILABLE.get(type(error), ImageUnavailable)
+    return kind(path, error.strerror or type(error).__name__)

@@ -7,7 +7,7 @@ command is given a database file: ``alembic -x database=FILE check``.
 from alembic import context
 from sqlalchemy import Connection, create_engine
 
-from imgsim.tables import METADATA
+from imgsim.catalog.schema import METADATA
 
 
 def run(connection: Connection) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from imgsim import Collection
-from imgsim.catalog import Catalog
-from imgsim.encoder import read_feed
+from imgsim.catalog.catalog import Catalog
+from imgsim.encoder.preprocessing import read_preprocessing
 from tests.pictures import write_crops
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,7 +35,7 @@ def make_collection(path: Path) -> Path:
     encoder = encoder_directory()
     shutil.copytree(encoder, path / "encoders" / encoder.name)
     catalog = Catalog(path / "catalog.db")
-    catalog.add_encoder(encoder.name, read_feed(encoder).dim)
+    catalog.add_encoder(encoder.name, read_preprocessing(encoder).dim)
     catalog.close()
     return path
 

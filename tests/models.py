@@ -8,8 +8,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from imgsim import Collection
-from imgsim.catalog import Catalog
-from imgsim.encoder import Feed, write_feed
+from imgsim.catalog.catalog import Catalog
+from imgsim.encoder.preprocessing import Preprocessing, write_preprocessing
 
 TYPES = {"float": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 
@@ -64,7 +64,7 @@ def make_logarithm(collection: Path) -> Path:
     directory = collection / "encoders" / fingerprint
     directory.mkdir()
     (directory / "encoder.onnx").write_bytes(model)
-    write_feed(directory, Feed(8, 8, 3, "nchw"))
+    write_preprocessing(directory, Preprocessing(8, 8, 3, "nchw"))
     catalog = Catalog(collection / "catalog.db")
     catalog.add_encoder(fingerprint, 3)
     catalog.close()

@@ -20,7 +20,7 @@ def imported(*arguments) -> set[str]:
     code = (
         "import atexit, sys\n"
         "atexit.register(lambda: print('\\n', {m.partition('.')[0] for m in sys.modules}))\n"
-        "from imgsim.cli import main; main()"
+        "from imgsim.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],

@@ -15,13 +15,13 @@ from imgsim import (
     EncoderMissing,
     ImageError,
     ImageUnavailable,
-    Within,
+    SearchFilter,
 )
-from imgsim.exact import distances
+from imgsim.index.distance import distances
 from tests.conftest import GOLDEN
 
 
-def features(collection):
+def embeddings(collection):
     with collection._gallery() as (_, gallery):
         ids, rows = zip(*gallery.blocks(), strict=True)
     return np.concatenate(ids), np.concatenate(rows)
@@ -86,7 +86,7 @@ class TestQuery:
             assert (first.rank, first.path, first.distance) == (1, path, 0.0)
 
     def test_the_ranking_is_that_of_a_float64_scan(self, filled, crops):
-        ids, rows = features(filled)
+        ids, rows = embeddings(filled)
         for i, result in enumerate(filled.query(crops, 40)):
             found = distances(rows[i], rows)
             order = np.lexsort((ids, found))
@@ -168,11 +168,11 @@ class TestNeighbours:
             assert [m.rank for m in item.matches] == [1, 2, 3, 4, 5]
 
     def test_how_many_are_searched_at_once_changes_nothing(self, filled, monkeypatch):
-        within = Within(radius=1e9)
+        within = SearchFilter(radius=1e9)
         all_of_them = list(filled.neighbours(None, within))
         assert [len(image.matches) for image in all_of_them] == [35] * 36
-        monkeypatch.setattr("imgsim.neighbours._MATCHED_AT_ONCE", 80)
-        monkeypatch.setattr("imgsim.neighbours._AT_FIRST", 5)
+        monkeypatch.setattr("imgsim.jobs.neighbours._MATCHED_AT_ONCE", 80)
+        monkeypatch.setattr("imgsim.jobs.neighbours._AT_FIRST", 5)
         assert list(filled.neighbours(None, within)) == all_of_them
 
     def test_more_duplicates_than_k(self, collection, pictures, crops):
@@ -259,7 +259,7 @@ class TestUpkeep:
     def test_several_processes_may_open_a_new_collection_at_once(self, tmp_path):
         code = (
             "import sys; from imgsim import Collection\n"
-            "from imgsim.catalog import Catalog\n"
+            "from imgsim.catalog.catalog import Catalog\n"
             "from pathlib import Path\n"
             "Catalog(Path(sys.argv[1])).close()"
         )
@@ -306,7 +306,7 @@ def test_public_names():
         "ReencodeReport",
         "Refusal",
         "RepairReport",
-        "Retrieved",
+        "RetrievalExample",
         "Score",
         "Scores",
         "SearchStats",
@@ -316,7 +316,7 @@ def test_public_names():
         "TrainingReport",
         "TrainingSettings",
         "UpkeepReport",
-        "Within",
+        "SearchFilter",
         "__version__",
     ]
     assert all(getattr(imgsim, name) is not None for name in imgsim.__all__)

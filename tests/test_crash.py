@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imgsim import Collection
 from tests.conftest import make_collection
-from tests.test_ingest import vectors
+from tests.test_ingest import embeddings
 
 KILLS = 100
 
@@ -60,9 +60,9 @@ def test_sigkill_at_a_hundred_moments(tmp_path, pictures, crops):
     assert sum(0 < int(line) < 636 for line in run.stdout.split()) > KILLS / 4
     with Collection.open(path, create=False) as collection:
         assert collection.ingest([pictures]).seen == 636
-        stored = vectors(collection)
+        stored = embeddings(collection)
         names = {p.stem for p in (path / "segments").glob("*.faiss")}
         assert len(names) == collection.info().segments
     with Collection.open(make_collection(tmp_path / "undisturbed")) as other:
         other.ingest([pictures])
-        assert vectors(other) == stored
+        assert embeddings(other) == stored

@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from imgsim import Collection, kernels, walks
-from imgsim.basis import fit_basis
-from imgsim.bounds import Bounds, write_bounds
-from imgsim.finish import weight_of_colours
-from imgsim.images import decode
-from imgsim.search import Searcher, Source
-from imgsim.vectors import MappedVectors, write_segment
+from imgsim import Collection, scan_numba, scan_numpy
+from imgsim.images.decode import decode
+from imgsim.index.bounds import Bounds, write_bounds
+from imgsim.index.projection import fit_projection
+from imgsim.index.searcher import Source
+from imgsim.index.segment_file import MappedEmbeddings, write_segment
+from imgsim.searcher import Searcher
+from imgsim.training.head_fit import weight_of_colours
 from tests.conftest import DATA
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
@@ -74,7 +75,7 @@ def test_the_main_job_on_clothing(clothing, tmp_path, imgsim):
     run("export", "features", "-o", tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as arrays:
         ids, paths = arrays["image_id"], [os.fsdecode(p) for p in arrays["path"].tolist()]
-        features = arrays["features"].astype(np.float64)
+        embeddings = arrays["features"].astype(np.float64)
     table = pq.read_table(tmp_path / "n.parquet").to_pydict()
     assert table["image_id"] == np.repeat(ids, 10).tolist()
     assert table["rank"] == list(range(1, 11)) * 3786
@@ -84,7 +85,7 @@ def test_the_main_job_on_clothing(clothing, tmp_path, imgsim):
     found = np.array(table["distance"]).reshape(-1, 10)
     ties = 0
     for i in range(len(ids)):
-        brute = np.sqrt(((features - features[i]) ** 2).sum(axis=1))
+        brute = np.sqrt(((embeddings - embeddings[i]) ** 2).sum(axis=1))
         brute[i] = np.inf
         order = np.lexsort((ids, brute))[:10]
         assert found_ids[i].tolist() == ids[order].tolist()
@@ -126,7 +127,7 @@ def test_every_hostile_file_is_accounted_for(hostile, empty):
 DECODE_EACH = """
 import os, resource, sys, time
 from imgsim.errors import ImageError
-from imgsim.images import find, opened
+from imgsim.images.decode import find, opened
 for file in find([sys.argv[1]]):
     if not os.fork():
         began = time.perf_counter()
@@ -150,23 +151,23 @@ def test_no_hostile_file_takes_ten_seconds_or_a_gigabyte(hostile):
     assert [row for row in rows if int(row[0]) >= 1_000 or float(row[1]) >= 10] == []
 
 
-@pytest.mark.parametrize("walk_with", [walks, kernels], ids=["numpy", "compiled"])
-def test_exact_neighbours_of_sift(tmp_path, walk_with):
+@pytest.mark.parametrize("walk_with", [scan_numpy, scan_numba], ids=["numpy", "compiled"])
+def test_exact_neighbours_of_sift(tmp_path, backend):
     """Integers of 128 dimensions with published exact neighbours, ties broken by row."""
     with np.load(DATA / "sift5k.npz") as arrays:
         base, queries = (arrays[name].astype(np.float32) for name in ("base", "query"))
         expected, squared = arrays["neighbors"], arrays["sqdist"]
-    basis = fit_basis(base)
+    projection = fit_projection(base)
     sources = []
     for number, ids in enumerate(np.array_split(np.arange(len(base)), 5)):
         path = tmp_path / f"{number}.faiss"
         write_segment(path, base[ids])
         bounds = None
-        if number and basis.near:
-            write_bounds(path.with_suffix(".bounds"), len(ids), basis, [base[ids]])
-            bounds = Bounds(path.with_suffix(".bounds"), len(ids), basis)
-        sources.append(Source(ids, MappedVectors(path, len(ids), 128), bounds))
-    searcher = Searcher(sources, basis, 128, walk_with)
+        if number and projection.near:
+            write_bounds(path.with_suffix(".bounds"), len(ids), projection, [base[ids]])
+            bounds = Bounds(path.with_suffix(".bounds"), len(ids), projection)
+        sources.append(Source(ids, MappedEmbeddings(path, len(ids), 128), bounds))
+    searcher = Searcher(sources, projection, 128, backend)
     for number, (found_ids, found) in enumerate(searcher.nearest(queries, 100)):
         assert found_ids.tolist() == expected[number].tolist()
         assert found.tolist() == np.sqrt(squared[number]).tolist()

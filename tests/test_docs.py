@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from imgsim import errors
-from imgsim.vectors import write_segment
+from imgsim.index.segment_file import write_segment
 from tests.models import write_projection
 
 ROOT = Path(__file__).parents[1]
@@ -74,16 +74,16 @@ def test_the_decoder_of_the_format_reads_a_segment(tmp_path):
     (code,) = blocks("docs/format.md", "python")
     namespace = {}
     exec(code, namespace)
-    vectors = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
-    write_segment(tmp_path / "a.faiss", vectors)
-    assert namespace["read_segment"](tmp_path / "a.faiss").tobytes() == vectors.tobytes()
+    embeddings = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    write_segment(tmp_path / "a.faiss", embeddings)
+    assert namespace["read_segment"](tmp_path / "a.faiss").tobytes() == embeddings.tobytes()
 
 
 def test_the_reference_of_the_command_is_current(tmp_path):
     options = ["--name", "imgsim", "--title", "The imgsim command", "--output", tmp_path / "cli.md"]
     typer = shutil.which("typer", path=str(Path(sys.executable).parent))
     subprocess.run(
-        [typer, "imgsim.cli", "utils", "docs", *options], check=True, capture_output=True
+        [typer, "imgsim.cli.main", "utils", "docs", *options], check=True, capture_output=True
     )
     assert (tmp_path / "cli.md").read_text() == (ROOT / "docs" / "cli.md").read_text()
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from imgsim import IngestSettings, StoreError, images, ingest
-from imgsim.catalog import Catalog
-from imgsim.compaction import everything
-from imgsim.store import VectorStore
-from tests.test_ingest import facts, vectors
+from imgsim.catalog.catalog import Catalog
+from imgsim.index.vector_store import VectorStore
+from imgsim.jobs.compact import everything
+from tests.test_ingest import embeddings, facts
 
 
 def flip_a_bit(path):
@@ -33,7 +33,7 @@ class TestReport:
         (pictures / "dangling.jpg").symlink_to("nowhere")
         shutil.copy(third, pictures / "no-suffix")
         report = collection.ingest([pictures])
-        assert (report.added, report.skipped, report.unmet) == (37, 1, 0)
+        assert (report.added, report.skipped, report.not_found) == (37, 1, 0)
         assert [len(report.refused), len(report.unreachable), report.seen] == [1, 1, 40]
         first.write_text("broken")
         second.unlink()
@@ -43,8 +43,11 @@ class TestReport:
         report = collection.ingest([pictures])
         info = collection.info()
         assert (report.added, report.moved, report.unchanged) == (1, 1, 33)
-        assert (report.stored + report.unmet, len(report.refused)) == (info.images, info.refused)
-        assert (report.unmet, len(report.refused), report.seen) == (1, 2, 39)
+        assert (report.stored + report.not_found, len(report.refused)) == (
+            info.images,
+            info.refused,
+        )
+        assert (report.not_found, len(report.refused), report.seen) == (1, 2, 39)
 
     def test_unmet_counts_below_the_named_paths_only(self, filled, pictures, tmp_path):
         other = tmp_path / "pictures-2"
@@ -52,22 +55,22 @@ class TestReport:
         first = sorted(other.iterdir())[0]
         filled.ingest([other])
         first.unlink()
-        assert filled.ingest([pictures]).unmet == 0
-        assert filled.ingest([other, other / "x", f"{other}/"]).unmet == 1
-        assert filled.ingest([first]).unmet == 1
-        assert filled.ingest([tmp_path]).unmet == 1
+        assert filled.ingest([pictures]).not_found == 0
+        assert filled.ingest([other, other / "x", f"{other}/"]).not_found == 1
+        assert filled.ingest([first]).not_found == 1
+        assert filled.ingest([tmp_path]).not_found == 1
 
 
 class TestDamage:
     def test_a_damaged_vector_is_never_copied(self, filled, empty, pictures):
-        before = vectors(filled)
+        before = embeddings(filled)
         flip_a_bit(only_segment(empty))
         last = sorted(pictures.iterdir())[-1]
         shutil.copy(last, pictures / "copy.jpg")
         assert filled.ingest([pictures]).added == 1
         filled.repair()
         assert filled.check() == []
-        assert vectors(filled) == before | {str(pictures / "copy.jpg"): before[str(last)]}
+        assert embeddings(filled) == before | {str(pictures / "copy.jpg"): before[str(last)]}
 
     def test_a_lost_segment_stops_nothing(self, filled, empty, pictures, crops):
         first, second, *_ = sorted(pictures.iterdir())
@@ -109,7 +112,7 @@ class TestFiles:
         assert [refusal.path for refusal in report.unreachable] == [str(first)]
         assert report.unreachable[0].reason == "was changed while it was read"
         assert collection.ingest([pictures]).added == 1
-        stored = vectors(collection)
+        stored = embeddings(collection)
         assert stored[str(first)] == stored[str(second)]
 
     @pytest.mark.parametrize("time", [2**63 + 10**9, -(10**18)])
@@ -147,7 +150,7 @@ class TestCommit:
                 filled.ingest([pictures])
         assert facts(filled) == before
         assert filled.ingest([pictures]).seen == 37
-        after = vectors(filled)
+        after = embeddings(filled)
         assert after[str(second)] == before[str(first)][1]
         assert after[str(third)] == before[str(second)][1]
         assert after[str(pictures / "z.jpg")] == before[str(third)][1]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from imgsim import Collection, ingest
-from imgsim.catalog import Catalog
+from imgsim.catalog.catalog import Catalog
 from tests import faults
 from tests.conftest import make_collection
-from tests.test_ingest import vectors
+from tests.test_ingest import embeddings
 
 
 @pytest.fixture
@@ -46,10 +46,10 @@ def undisturbed(tmp_path, template, pictures, monkeypatch):
 
     def recorded(catalog, *arguments):
         commit(catalog, *arguments)
-        states.append(vectors(collection))
+        states.append(embeddings(collection))
 
     with Collection.open(shutil.copytree(template, tmp_path / "undisturbed")) as collection:
-        states.append(vectors(collection))
+        states.append(embeddings(collection))
         with monkeypatch.context() as patched:
             patched.setattr(Catalog, "commit_batch", recorded)
             patched.setattr(ingest, "_BATCH_IMAGES", 12)
@@ -70,9 +70,9 @@ def test_a_fault_before_each_effect(tmp_path, template, pictures, undisturbed, m
         assert code == ended or (mode == "full" and not faults.needs_space(effect) and not code)
         with Collection.open(path, create=False) as collection:
             assert collection.check() == [], effect
-            assert vectors(collection) in states, effect
+            assert embeddings(collection) in states, effect
             collection.ingest([pictures])
-            assert vectors(collection) == states[-1], effect
+            assert embeddings(collection) == states[-1], effect
             assert neighbours(collection) == ranking, effect
             assert collection.refused() == refused, effect
             names = {p.stem for p in (Path(path) / "segments").glob("*.faiss")}

@@ -34,7 +34,7 @@ class Files(RuleBasedStateMachine):
         self.collection = Collection.open(make_collection(self.scratch / "c"))
         self.collection.ingest([self.folder])
         self.times = itertools.count(1)
-        self.stored, self.known, self.vectors, self.refused = {}, {}, {}, set()
+        self.stored, self.known, self.embeddings, self.refused = {}, {}, {}, set()
 
     def teardown(self):
         if hasattr(self, "scratch"):
@@ -94,8 +94,8 @@ class Files(RuleBasedStateMachine):
         self.stored = {path: c for path, c in self.stored.items() if path not in broken}
         self.refused = broken | (self.refused - files.keys())
         assert {refusal.path for refusal in report.refused} == broken
-        assert report.stored + report.unmet == len(self.stored)
-        assert report.unmet == len(self.stored.keys() - files.keys())
+        assert report.stored + report.not_found == len(self.stored)
+        assert report.not_found == len(self.stored.keys() - files.keys())
 
     @rule()
     def prune(self):
@@ -154,10 +154,10 @@ class Files(RuleBasedStateMachine):
         assert found.keys() == self.stored.keys()
         info = self.collection.info()
         assert (info.images, info.refused) == (len(found), len(self.refused))
-        for path, (number, vector) in found.items():
+        for path, (number, embedding) in found.items():
             content = self.stored[path]
             assert self.known.setdefault(number, content) == content  # an id stands for a content
-            assert self.vectors.setdefault(content, vector) == vector
+            assert self.embeddings.setdefault(content, embedding) == embedding
 
 
 TestFiles = Files.TestCase

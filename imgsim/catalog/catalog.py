@@ -1,0 +1,228 @@
+"""The catalog: what exists, and every query on its tables."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from imgsim.catalog import changes
+from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
+from imgsim.catalog.snapshot import Snapshot, encoded
+from imgsim.catalog.sqlite import engine_of, upgrade
+from imgsim.errors import CollectionDamaged, CollectionError, EncoderError, EncoderMismatch
+from imgsim.records import EncoderRecord, ImageFile, ImageRecord, Segment
+from imgsim.results import Refusal
+
+_SHORT = 12  # digits of a fingerprint that name an encoder
+
+
+class Catalog:
+    """The SQLite file ``catalog.db`` of a collection."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the catalog at ``path``, created if missing, and bring its schema up to date."""
+        self._path = path
+        self._engine = engine_of(path)
+        try:
+            upgrade(self._engine, path)
+        except OperationalError as error:
+            raise CollectionError(path, f"cannot be opened: {_reason(error)}") from error
+        except DatabaseError as error:
+            raise CollectionDamaged(path, "an SQLite database", str(error.orig)) from error
+
+    def close(self) -> None:
+        """Close the database."""
+        self._engine.dispose()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Read one instant of the catalog."""
+        with self._transaction() as connection:
+            yield Snapshot(connection)
+
+    def has_content(self, sha256: bytes) -> bool:
+        """Say whether an image has this content; every new file asks, so it is a bare statement."""
+        try:
+            with closing(self._engine.raw_connection()) as connection:
+                cursor = connection.cursor()
+                cursor.execute("SELECT 1 FROM images WHERE sha256 = ? LIMIT 1", (sha256,))
+                return cursor.fetchone() is not None
+        except sqlite3.Error as error:
+            raise CollectionError(self._path, f"SQLite says: {error}") from error
+
+    def add_encoder(
+        self, fingerprint: str, dim: int, name: str | None = None, *, instead: bool = False
+    ) -> EncoderRecord:
+        """Commit an encoder, which becomes the active one if there are no images yet.
+
+        Its name is what the fingerprint begins with unless it gets one. Raises
+        :class:`EncoderError` if another encoder has the name; with ``instead``, that loses it.
+        """
+        with self._transaction() as connection:
+            snapshot = Snapshot(connection)
+            if instead and name is not None:
+                theirs = ENCODERS.c.name == name, ENCODERS.c.fingerprint != fingerprint
+                short = func.substr(ENCODERS.c.fingerprint, 1, _SHORT)
+                connection.execute(update(ENCODERS).where(*theirs).values(name=short))
+            known = {record.fingerprint: record for record in snapshot.encoders()}
+            chosen = name or fingerprint[:_SHORT]
+            refuse_taken(known.values(), chosen, fingerprint)
+            if fingerprint not in known:
+                facts = {"fingerprint": fingerprint, "dim": dim, "created_at": changes.now()}
+                connection.execute(insert(ENCODERS).values(active=False, name=chosen, **facts))
+            elif name is not None:
+                ours = ENCODERS.c.fingerprint == fingerprint
+                connection.execute(update(ENCODERS).where(ours).values(name=name))
+            if not snapshot.count_images():
+                changes.activate(connection, snapshot.encoder_named(fingerprint).id)
+            return snapshot.encoder_named(fingerprint)
+
+    def use_encoder(self, encoder: EncoderRecord) -> None:
+        """Commit that the embeddings by another encoder are the collection's.
+
+        The present ones stay as those of the previous encoder. Raises :class:`EncoderMismatch` if not
+        every image has an embedding by it.
+        """
+        with self._transaction() as connection:
+            missing = Snapshot(connection).count_unstaged(encoder)
+            if missing:
+                raise EncoderMismatch(
+                    f"{missing:,} images have no embedding by {encoder.name}; "
+                    f"run `imgsim reencode --encoder {encoder.name}`"
+                )
+            if not encoder.active:
+                changes.swap_staged(connection, encoder.id)
+                changes.activate(connection, encoder.id)
+
+    def commit_staged(self, encoder: EncoderRecord, segment: Segment, ids: Sequence[int]) -> None:
+        """Commit embeddings by an encoder that is not active: row i is the image ``ids[i]``.
+
+        With a segment that is committed already, nothing.
+        """
+        with self._transaction() as connection:
+            if segment.name in Snapshot(connection).segment_names():
+                return
+            segment_id = changes.insert_segment(connection, segment, encoder.id)
+            present = Snapshot(connection).paths(ids)
+            rows = [
+                {"image_id": number, "segment_id": segment_id, "row": row}
+                for row, number in enumerate(ids)
+                if number in present
+            ]
+            if rows:
+                connection.execute(insert(STAGED), rows)
+            gone = [row for row, number in enumerate(ids) if number not in present]
+            changes.note_removed(connection, [(segment_id, row) for row in gone])
+
+    def keep_encoder(self, encoder: EncoderRecord) -> None:
+        """Commit that the embeddings by an encoder, if there are any, are wanted again."""
+        with self._transaction() as connection:
+            ours = ENCODERS.c.id == encoder.id
+            connection.execute(update(ENCODERS).where(ours).values(previous=False))
+
+    def forget_previous(self) -> None:
+        """Commit that the embeddings by previous encoders are no more."""
+        with self._transaction() as connection:
+            previous = select(ENCODERS.c.id).where(ENCODERS.c.previous)
+            changes.delete_segments(connection, SEGMENTS.c.encoder_id.in_(previous))
+
+    def forget_spare(self, segments: Sequence[Segment]) -> None:
+        """Commit that segments of encoders that are not active are no more."""
+        with self._transaction() as connection:
+            changes.delete_segments(
+                connection, SEGMENTS.c.name.in_([each.name for each in segments])
+            )
+
+    def forget_encoder(self, encoder: EncoderRecord) -> None:
+        """Commit that an encoder that is not active is no more, nor its embeddings."""
+        with self._transaction() as connection:
+            changes.delete_segments(connection, SEGMENTS.c.encoder_id == encoder.id)
+            connection.execute(delete(ENCODERS).where(ENCODERS.c.id == encoder.id))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except DatabaseError as error:
+            raise CollectionError(self._path, f"SQLite says: {_reason(error)}") from error
+
+    def commit_batch(
+        self,
+        segment: Segment | None,
+        images: Mapping[int, ImageRecord],
+        stamps: Sequence[tuple[int, ImageRecord]] = (),
+        refused: Sequence[tuple[ImageFile, Refusal]] = (),
+    ) -> None:
+        """Commit what an ingest did; with a segment that is committed already, nothing.
+
+        ``images`` are the rows of ``segment``, in order, by id; one whose path is stored takes its
+        place under a new id. ``stamps`` are ids of stored images whose content is what it was, with the
+        path, size and time that each has now; an image that is stored under the path, and another,
+        gives way. ``refused`` files are no images, whatever was stored under their paths.
+        """
+        with self._transaction() as connection:
+            if segment is not None and segment.name in Snapshot(connection).segment_names():
+                return
+            changes.update_stamps(connection, stamps)
+            if segment is not None:
+                changes.insert_images(connection, segment, images)
+            changes.insert_refusals(connection, refused)
+
+    def commit_merge(self, old: Sequence[str], new: Segment | None, ids: Sequence[int]) -> None:
+        """Commit that ``new`` takes the place of the segments named ``old``.
+
+        Its rows are the images ``ids``, which are all of theirs; without ``old`` ones, wherever
+        these were.
+        """
+        with self._transaction() as connection:
+            if not old:
+                changes.leave_rows(connection, ids)
+            if new is not None:
+                segment_id = changes.insert_segment(connection, new)
+                place = {"segment_id": segment_id, "row": bindparam("new_row")}
+                moved = update(IMAGES).where(IMAGES.c.id == bindparam("image_id")).values(**place)
+                rows = [{"image_id": number, "new_row": row} for row, number in enumerate(ids)]
+                connection.execute(moved, rows)
+            connection.execute(delete(SEGMENTS).where(SEGMENTS.c.name.in_(old)))
+
+    def commit_roots(self, folders: Sequence[str]) -> None:
+        """Commit folders that are ingested."""
+        with self._transaction() as connection:
+            known = set(Snapshot(connection).roots())
+            new = [{"path": path} for path in encoded(sorted(set(folders) - known))]
+            if new:
+                connection.execute(insert(ROOTS), new)
+
+    def forget(self, images: Sequence[int], refused: Sequence[str], roots: Sequence[str]) -> None:
+        """Commit that images (by id), refusals and roots (by path) are no more."""
+        with self._transaction() as connection:
+            changes.forget_images(connection, images)
+            changes.delete_in(connection, REFUSED.c.path, refused)
+            changes.delete_in(connection, ROOTS.c.path, roots)
+
+    def renew_removed(self) -> None:
+        """Commit anew which rows no image uses, as the images say."""
+        with self._transaction() as connection:
+            for segment, removed in Snapshot(connection).wrong_removed():
+                ours = SEGMENTS.c.name == segment.name
+                connection.execute(update(SEGMENTS).where(ours).values(removed=removed))
+
+    def relocate(self, old: str, new: str) -> None:
+        """Commit that everything at and below the path ``old``, and only that, is at ``new``."""
+        with self._transaction() as connection:
+            changes.move_paths(connection, old, new)
+
+
+def refuse_taken(encoders: Iterable[EncoderRecord], name: str, fingerprint: str = "") -> None:
+    """Raise :class:`EncoderError` if another encoder than that of a fingerprint has the name."""
+    if any(each.name == name and each.fingerprint != fingerprint for each in encoders):
+        raise EncoderError(f"another encoder has the name {name}; choose one with --name")
+
+
+def _reason(error: DatabaseError) -> str:
+    name = getattr(error.orig, "sqlite_errorname", "")
+    return f"{error.orig}{'; is the disk full?' * name.startswith('SQLITE_IOERR')}"

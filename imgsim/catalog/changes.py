@@ -1,0 +1,197 @@
+"""Changes to the tables, each within a transaction of the catalog."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import TypeVar
+
+import numpy as np
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    and_,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+
+from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
+from imgsim.catalog.snapshot import IN_LIMIT, Snapshot, encoded, is_under
+from imgsim.records import ImageFile, ImageRecord, Segment
+from imgsim.results import Refusal
+
+_T = TypeVar("_T")
+
+Place = tuple[int, int]
+"""A segment's id and a row of it."""
+
+
+def _joined(prefix: bytes, tail: ColumnElement[bytes]) -> ColumnElement[bytes]:
+    return cast(literal(prefix).concat(tail), LargeBinary)
+
+
+def update_stamps(connection: Connection, stamps: Sequence[tuple[int, ImageRecord]]) -> None:
+    """Note where images are now, by id; another image at the path gives way."""
+    for number, image in stamps:
+        path = os.fsencode(image.path)
+        delete_images(connection, and_(IMAGES.c.path == path, IMAGES.c.id != number))
+        connection.execute(delete(REFUSED).where(REFUSED.c.path == path))
+        fields = {"path": path, "size": image.size, "mtime_ns": image.mtime_ns}
+        connection.execute(update(IMAGES).where(IMAGES.c.id == number).values(**fields))
+
+
+def insert_images(
+    connection: Connection, segment: Segment, images: Mapping[int, ImageRecord]
+) -> None:
+    """Insert a segment and the images of its rows, in order, by id."""
+    segment_id = insert_segment(connection, segment)
+    rows = [
+        asdict(image)
+        | {"id": number, "path": os.fsencode(image.path), "segment_id": segment_id, "row": row}
+        for row, (number, image) in enumerate(images.items())
+    ]
+    forget_paths(connection, [image.path for image in images.values()])
+    connection.execute(insert(IMAGES), rows)
+
+
+def insert_refusals(connection: Connection, refused: Sequence[tuple[ImageFile, Refusal]]) -> None:
+    """Insert refused files, whatever was known of their paths."""
+    rows = [
+        {
+            "path": os.fsencode(file.path),
+            "size": file.size,
+            "mtime_ns": file.mtime_ns,
+            "reason": refusal.reason,
+        }
+        for file, refusal in refused
+    ]
+    forget_paths(connection, [file.path for file, _ in refused])
+    if rows:
+        connection.execute(insert(REFUSED), rows)
+
+
+def activate(connection: Connection, encoder_id: int) -> None:
+    """Make an encoder the active one, and the one that was a previous one."""
+    connection.execute(
+        update(ENCODERS).where(ENCODERS.c.active).values(active=False, previous=True)
+    )
+    ours = ENCODERS.c.id == encoder_id
+    connection.execute(update(ENCODERS).where(ours).values(active=True, previous=False))
+
+
+def swap_staged(connection: Connection, encoder_id: int) -> None:
+    """Exchange the embeddings of all images for those of an encoder that has one of each."""
+    place, image = STAGED.c, IMAGES.c
+    present = select(image.id, image.segment_id, image.row)
+    connection.execute(insert(STAGED).from_select(["image_id", "segment_id", "row"], present))
+    theirs = select(SEGMENTS.c.id).where(SEGMENTS.c.encoder_id == encoder_id)
+    ours = place.segment_id.in_(theirs)
+    connection.execute(
+        update(IMAGES)
+        .where(image.id == place.image_id, ours)
+        .values(segment_id=place.segment_id, row=place.row)
+    )
+    connection.execute(delete(STAGED).where(ours))
+
+
+def insert_segment(connection: Connection, segment: Segment, encoder_id: int = 0) -> int:
+    """Insert a segment of an encoder, or else of the active one, and return its id."""
+    encoder_id = encoder_id or Snapshot(connection).encoder().id
+    fields = {"encoder_id": encoder_id, "created_at": now()}
+    added = insert(SEGMENTS).values(**asdict(segment), **fields)
+    return connection.execute(added.returning(SEGMENTS.c.id)).scalar_one()
+
+
+def now() -> int:
+    """Return the time in seconds since the epoch."""
+    return int(time.time())
+
+
+def delete_segments(connection: Connection, chosen: ColumnElement[bool]) -> None:
+    """Delete segments of encoders that are not active."""
+    theirs = select(SEGMENTS.c.id).where(chosen)
+    connection.execute(delete(STAGED).where(STAGED.c.segment_id.in_(theirs)))
+    connection.execute(delete(SEGMENTS).where(chosen))
+
+
+def forget_paths(connection: Connection, paths: Sequence[str]) -> None:
+    """Delete the images and the refused files at some paths."""
+    for some in _some(encoded(paths)):
+        delete_images(connection, IMAGES.c.path.in_(some))
+        connection.execute(delete(REFUSED).where(REFUSED.c.path.in_(some)))
+
+
+def forget_images(connection: Connection, ids: Sequence[int]) -> None:
+    """Delete the images with these ids."""
+    for some in _some(ids):
+        delete_images(connection, IMAGES.c.id.in_(some))
+
+
+def delete_in(connection: Connection, column: Column[bytes], paths: Sequence[str]) -> None:
+    """Delete the rows of a table whose column has one of some paths."""
+    for some in _some(encoded(paths)):
+        connection.execute(delete(column.table).where(column.in_(some)))
+
+
+def delete_images(connection: Connection, chosen: ColumnElement[bool]) -> None:
+    """Delete images, and note that their rows are no image's any more."""
+    image, staged = IMAGES.c, STAGED.c
+    found = connection.execute(select(image.id, image.segment_id, image.row).where(chosen)).all()
+    if not found:
+        return
+    places: list[Place] = [(segment, row) for _, segment, row in found]
+    for some in _some([number for number, _, _ in found]):
+        theirs = select(staged.segment_id, staged.row).where(staged.image_id.in_(some))
+        places += [(segment, row) for segment, row in connection.execute(theirs)]
+    note_removed(connection, places)
+    connection.execute(delete(IMAGES).where(chosen))
+
+
+def leave_rows(connection: Connection, ids: Sequence[int]) -> None:
+    """Note that the rows of some images, which go elsewhere, are no image's any more."""
+    for some in _some(ids):
+        places = select(IMAGES.c.segment_id, IMAGES.c.row).where(IMAGES.c.id.in_(some))
+        note_removed(connection, [(segment, row) for segment, row in connection.execute(places)])
+
+
+def note_removed(connection: Connection, places: Sequence[Place]) -> None:
+    """Set the bits of rows that no image uses."""
+    segment = SEGMENTS.c
+    for number, rows in groupby(sorted(places), key=lambda place: place[0]):
+        facts = select(segment.rows, segment.removed).where(segment.id == number)
+        count, before = connection.execute(facts).one()
+        bits = np.unpackbits(np.frombuffer(before or b"", np.uint8), count=count, bitorder="little")
+        bits[[row for _, row in rows]] = 1
+        after = np.packbits(bits, bitorder="little").tobytes()
+        connection.execute(update(SEGMENTS).where(segment.id == number).values(removed=after))
+
+
+def move_paths(connection: Connection, old: str, new: str) -> None:
+    """Put everything at and below the path ``old``, and only that, at ``new``."""
+    for table in (IMAGES, REFUSED, ROOTS):
+        path = table.c.path
+        inside = is_under(path, old)
+        tail = func.substr(path, len(os.fsencode(old)) + 1)
+        # First to a place where no path can be, nor be in the way of another.
+        away = _joined(b"\0" + os.fsencode(new), tail)
+        connection.execute(update(table).where(inside).values(path=away))
+        moved = func.substr(path, 1, 1) == b"\0"
+        target = _joined(b"", func.substr(path, 2))
+        if table is not IMAGES:  # the same folder, or refused file, at both
+            both = path.in_(select(target).where(moved))
+            connection.execute(delete(table).where(both))
+        connection.execute(update(table).where(moved).values(path=target))
+
+
+def _some(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """Yield as many of the values at a time as a statement may name."""
+    for start in range(0, len(values), IN_LIMIT):
+        yield values[start : start + IN_LIMIT]

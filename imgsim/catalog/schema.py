@@ -1,0 +1,104 @@
+"""The tables of a collection's catalog."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Named,
+    Table,
+    TypedColumns,
+    UniqueConstraint,
+    text,
+)
+
+METADATA = MetaData()
+
+
+class _EncoderColumns(TypedColumns):
+    id = Column(Integer, primary_key=True)
+    fingerprint: Named[str] = Column(unique=True)
+    dim: Named[int]
+    active: Named[bool]
+    created_at: Named[int] = Column(BigInteger)
+    name: Named[str] = Column(unique=True, index=True, server_default="")
+    previous: Named[bool] = Column(server_default=text("0"))
+
+
+class _SegmentColumns(TypedColumns):
+    id = Column(Integer, primary_key=True)
+    name: Named[str] = Column(unique=True)
+    encoder_id: Named[int] = Column(ForeignKey("encoders.id"))
+    rows: Named[int]
+    dim: Named[int]
+    sha256: Named[str]
+    created_at: Named[int] = Column(BigInteger)
+    removed: Named[bytes | None] = Column(LargeBinary)
+
+
+class _ImageColumns(TypedColumns):
+    id = Column(Integer, primary_key=True)
+    path: Named[bytes] = Column(LargeBinary, unique=True)
+    size: Named[int] = Column(BigInteger)
+    mtime_ns: Named[int] = Column(BigInteger)
+    sha256: Named[bytes] = Column(index=True)
+    width: Named[int]
+    height: Named[int]
+    segment_id: Named[int] = Column(ForeignKey("segments.id"))
+    row: Named[int]
+
+
+class _StagedColumns(TypedColumns):
+    image_id: Named[int] = Column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    segment_id: Named[int] = Column(ForeignKey("segments.id"), primary_key=True)
+    row: Named[int]
+
+
+class _RootColumns(TypedColumns):
+    path: Named[bytes] = Column(LargeBinary, primary_key=True)
+
+
+class _RefusedColumns(TypedColumns):
+    path: Named[bytes] = Column(LargeBinary, primary_key=True)
+    size: Named[int] = Column(BigInteger)
+    mtime_ns: Named[int] = Column(BigInteger)
+    reason: Named[str]
+
+
+ENCODERS = Table(
+    "encoders",
+    METADATA,
+    _EncoderColumns,
+    Index("one_active_encoder", "active", unique=True, sqlite_where=text("active")),
+)
+"""Encoders in ``encoders/<fingerprint>``; the active one made the embeddings that are searched.
+
+A previous one was active before; its embeddings go with the next ``compact``.
+"""
+
+SEGMENTS = Table("segments", METADATA, _SegmentColumns)
+"""Files ``segments/<name>.faiss``.
+
+``removed`` has a bit for each row that no image uses, the least bit first; NULL if all are used.
+"""
+
+IMAGES = Table(
+    "images",
+    METADATA,
+    _ImageColumns,
+    UniqueConstraint("segment_id", "row"),
+    sqlite_autoincrement=True,
+)
+"""Stored images; the embedding of each is row ``row`` of its segment. Ids are never reused."""
+
+STAGED = Table("staged", METADATA, _StagedColumns, UniqueConstraint("segment_id", "row"))
+"""Embeddings of stored images by encoders that are not active."""
+
+ROOTS = Table("roots", METADATA, _RootColumns)
+"""Folders that were ingested; where one is missing or empty, its images are not taken for gone."""
+
+REFUSED = Table("refused", METADATA, _RefusedColumns)
+"""Files whose content was refused; they are not tried again until they change."""

@@ -1,0 +1,102 @@
+"""The SQLite file of a catalog: open it and bring its schema up to date."""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.pool import QueuePool
+
+from imgsim.errors import CollectionNewer
+
+SCHEMA = "0004"
+"""The revision that this code reads and writes: the newest in migrations/versions."""
+
+
+def engine_of(path: Path) -> Engine:
+    """Return an engine for the SQLite file at ``path``, created if missing and allowed."""
+    engine = create_engine("sqlite://", creator=lambda: _connect(path), poolclass=QueuePool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+    return engine
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the database, whose transactions begin where SQLAlchemy says."""
+    writable = os.access(path.parent, os.W_OK)
+    connection = _opened(path, "rwc") if writable else _reading(path)
+    for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {setting}")
+    return connection
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    """Open a database in a directory that cannot be written to.
+
+    There SQLite cannot make the files by which connections know of one another. If there are none,
+    nobody writes to the database, and nobody can on a file system that is read-only; elsewhere
+    somebody may begin to, so what is opened is a copy.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if not log.exists():
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            return _opened(path, "ro", "&immutable=1")
+        with tempfile.TemporaryDirectory() as folder:
+            before = path.stat()
+            copy = Path(shutil.copyfile(path, Path(folder) / path.name))
+            after = path.stat()
+            if not log.exists() and before.st_mtime_ns == after.st_mtime_ns:
+                connection = _opened(copy, "ro", "&immutable=1")
+                connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # opens the file
+                return connection
+    return _opened(path, "ro")
+
+
+def _opened(path: Path, mode: str, more: str = "") -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?mode={mode}{more}"
+    return sqlite3.connect(uri, 30, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def upgrade(engine: Engine, path: Path) -> None:
+    """Bring the schema up to date; raise :class:`CollectionNewer` if it is ahead."""
+    with engine.begin() as connection:
+        found = _schema(connection)
+    if found > SCHEMA:
+        raise CollectionNewer(
+            path.parent, f"its schema is {found} and this imgsim knows {SCHEMA}; upgrade imgsim"
+        )
+    if found < SCHEMA:
+        writing = engine.execution_options(begin="BEGIN IMMEDIATE")
+        with writing.begin() as connection:
+            if _schema(connection) < SCHEMA:  # nobody else did it while we waited
+                migrate(connection, _migrations())
+
+
+def _schema(connection: Connection) -> str:
+    if not inspect(connection).has_table("alembic_version"):
+        return "0000"
+    version = connection.execute(text("SELECT version_num FROM alembic_version"))
+    return version.scalar_one_or_none() or "0000"
+
+
+def migrate(connection: Connection, scripts: Path) -> None:
+    """Run the Alembic revisions in ``scripts`` that are missing, in the open transaction."""
+    from alembic import command  # noqa: PLC0415 - a second of import, for a step that is rare
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", os.fspath(scripts).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _migrations() -> Path:
+    """Return where the migrations are: inside the package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"

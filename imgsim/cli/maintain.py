@@ -1,0 +1,155 @@
+"""The commands that keep a collection in order: prune, remove, relocate, compact, check."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from imgsim.cli.console import say
+from imgsim.cli.options import DryRun, Json, Options
+from imgsim.errors import CollectionDamaged, ImageUnavailable
+from imgsim.results import Damage, UpkeepReport
+from imgsim.text import printable
+
+
+def prune(ctx: typer.Context, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Forget images whose files are gone.
+
+    A folder that was ingested and is missing or empty, as a drive that is not plugged in, keeps its
+    images; `imgsim remove` forgets them.
+    """
+    options: Options = ctx.obj
+    with options.open() as collection:
+        report = collection.prune(dry_run=dry_run)
+    if dry_run and not as_json:
+        for path in report.paths:
+            print(printable(path))
+    _print_report("forgotten", report, options, dry_run=dry_run, as_json=as_json)
+    for folder in report.missing:
+        say(f"kept: the images of {printable(folder)}, which is missing or empty")
+
+
+def remove(
+    ctx: typer.Context,
+    paths: Annotated[list[str], typer.Argument(metavar="PATHS", help="Files, and folders.")],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Forget the images at and under PATHS; the files stay as they are.
+
+    Exits with 21 if nothing is stored at or under one of them.
+    """
+    options: Options = ctx.obj
+    if "" in paths:
+        raise typer.BadParameter("a path is empty")
+    with options.open() as collection:
+        report = collection.remove(paths, dry_run=dry_run)
+    _print_report("forgotten", report, options, dry_run=dry_run, as_json=as_json)
+    for path in report.paths:
+        say(f"imgsim: error: {printable(path)}: nothing is stored at or under it")
+    if report.paths:
+        raise typer.Exit(ImageUnavailable.exit_code)
+
+
+def relocate(
+    ctx: typer.Context,
+    old: Annotated[str, typer.Argument(help="Where the folder, or file, was.")],
+    new: Annotated[str, typer.Argument(help="Where it is now.")],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Note that a folder was moved from OLD to NEW; vectors and ids stay.
+
+    Exits with 21 if nothing is stored at or under OLD.
+    """
+    options: Options = ctx.obj
+    with options.open() as collection:
+        try:
+            report = collection.relocate(old, new, dry_run=dry_run)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    _print_report("relocated", report, options, dry_run=dry_run, as_json=as_json)
+    if report.paths:
+        say(f"{len(report.paths):,} of them are not there, first {printable(report.paths[0])}")
+    if not report.images + report.refused:
+        say(f"imgsim: error: {printable(old)}: nothing is stored at or under it")
+        raise typer.Exit(ImageUnavailable.exit_code)
+
+
+def compact(ctx: typer.Context, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Merge small segments, and drop embeddings of removed images and by previous encoders.
+
+    After that `imgsim encoder use` cannot go back. All but that `imgsim ingest` does by itself when
+    it pays. Queries go on meanwhile.
+    """
+    options: Options = ctx.obj
+    with options.open() as collection:
+        report = collection.compact(dry_run=dry_run)
+    if as_json:
+        print(json.dumps(asdict(report) | {"dry_run": dry_run}))
+    would = "would be " if dry_run else ""
+    options.note(
+        f"segments before: {report.before:,}, after: {report.after:,}; "
+        f"embeddings {would}dropped: {report.dropped:,}"
+    )
+
+
+def check(
+    ctx: typer.Context,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read the image files too: is their content the same?")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Encode again what is damaged, or forget it.")
+    ] = False,
+) -> None:
+    """Verify every file of the collection.
+
+    Prints what is missing or altered, and exits with 14 if anything is, or is left after --repair.
+    Image files that were altered without a trace in size and time are stored anew by `imgsim ingest
+    --rehash`.
+    """
+    options: Options = ctx.obj
+    with options.open() as collection:
+        damages = collection.check(deep=deep)
+        _print_damages(damages)
+        if repair:
+            report = collection.repair()
+            for path in report.forgotten:
+                say(f"forgotten: {printable(path)}")
+            if report.kept:
+                say(
+                    f"files that cannot be reached: {len(report.kept):,}, first "
+                    f"{printable(report.kept[0])}; repair again when they can"
+                )
+            options.note(
+                f"encoded again: {report.embed_file:,} images; forgotten: {len(report.forgotten):,}; "
+                f"kept damaged: {len(report.kept):,}; bounds made anew: {report.bounds:,}"
+            )
+            if report.dropped:
+                options.note(
+                    f"dropped: {report.dropped:,} embeddings by encoders that are not in use"
+                )
+            damages = collection.check(deep=deep)
+            if damages:
+                say("what is still damaged:")
+                _print_damages(damages)
+    if damages:
+        raise typer.Exit(CollectionDamaged.exit_code)
+    options.note("every file is as the catalog says")
+
+
+def _print_damages(damages: Sequence[Damage]) -> None:
+    for damage in damages:
+        print(f"{printable(damage.path)}: expected {damage.expected}, found {damage.found}")
+
+
+def _print_report(
+    done: str, report: UpkeepReport, options: Options, *, dry_run: bool, as_json: bool
+) -> None:
+    if as_json:
+        print(json.dumps(asdict(report) | {"dry_run": dry_run}))
+    would = "would be " if dry_run else ""
+    options.note(f"{would}{done}: {report.images:,} images, {report.refused:,} refused files")

@@ -1,0 +1,107 @@
+"""What commands share: options, what they say, and the paths that files and stdin list."""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imgsim.cli.console import say
+from imgsim.options import SearchFilter
+from imgsim.results import EncoderInfo
+
+if TYPE_CHECKING:
+    from imgsim.collection import Collection
+
+ImagePaths = Annotated[
+    list[str], typer.Argument(metavar="IMAGES", help="Image files, and folders of them.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write.")]
+K = Annotated[
+    int | None,
+    typer.Option("-k", min=1, help="How many neighbours.", show_default="10, or all in --radius"),
+]
+Radius = Annotated[
+    float | None, typer.Option(metavar="DISTANCE", help="Only neighbours at most so far away.")
+]
+Under = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DIR", help="Only neighbours in this folder; may be repeated."),
+]
+NotUnder = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DIR", help="No neighbours in this folder; may be repeated."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Report, and change nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+Name = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What to call the encoder.", show_default="its checksum"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options before the command."""
+
+    collection: Path
+    quiet: bool
+
+    def open(self, *, create: bool = False) -> "Collection":
+        """Open the collection that the command is about."""
+        from imgsim.collection import Collection  # noqa: PLC0415 - `--help` does not pay for it
+
+        return Collection.open(self.collection, create=create)
+
+    def note(self, message: str) -> None:
+        """Tell a person something that a script does not need."""
+        if not self.quiet:
+            say(message)
+
+
+def offer_reencode(encoder: EncoderInfo, options: Options) -> None:
+    """Say how an encoder takes over whose collection holds embeddings by another."""
+    if not encoder.active:
+        options.note(
+            f"the collection goes on with the embeddings by another encoder; `imgsim reencode "
+            f"--encoder {encoder.name}` gives its {encoder.images:,} images new ones"
+        )
+
+
+def wanted(
+    k: int | None, radius: float | None, under: list[str] | None, not_under: list[str] | None
+) -> tuple[int | None, SearchFilter]:
+    """Return how many neighbours are wanted (None: all) and which count."""
+    try:
+        reach = math.inf if radius is None else radius
+        within = SearchFilter(reach, tuple(under or ()), tuple(not_under or ()))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return (10 if k is None and radius is None else k), within
+
+
+def expanded(name: str, *, null: bool) -> Iterator[str]:
+    """Yield the path itself, or the paths listed on stdin where it is a dash."""
+    if name == "-":
+        yield from listed("-", null=null)
+    else:
+        yield name
+
+
+def listed(source: str, *, null: bool) -> list[str]:
+    """Return the paths in a file or on stdin (-), one a line or NUL-terminated."""
+    try:
+        if source != "-":
+            content = Path(source).read_bytes()
+        elif sys.stdin is None:
+            raise typer.BadParameter("-: stdin is closed")
+        else:
+            content = sys.stdin.buffer.read()
+    except OSError as error:
+        raise typer.BadParameter(f"{source}: {error.strerror}") from error
+    parts = content.split(b"\0" if null else b"\n")
+    return [os.fsdecode(part) for part in parts if part]

@@ -1,0 +1,117 @@
+"""The commands that find neighbours: query, export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgsim.cli.console import QueryFormat, print_results, progress_bar, say, say_stats
+from imgsim.cli.options import K, NotUnder, Options, Output, Radius, Under, expanded, wanted
+from imgsim.errors import ImageError
+from imgsim.output.target import FIGURES, PAGES, check_target
+from imgsim.text import printable
+
+_DRAWN = 20  # rows of a figure; a page has room for all
+
+export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+def query(
+    ctx: typer.Context,
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES", help="Image files; - reads paths on stdin.")
+    ],
+    k: K = None,
+    radius: Radius = None,
+    under: Under = None,
+    not_under: NotUnder = None,
+    form: Annotated[
+        QueryFormat, typer.Option("--format", help="How to print the matches.")
+    ] = "table",
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw matches of 20 queries as a grid.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE.html", help="Write a page with them.")
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="NUL ends a path: on stdin and in --format paths.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option(help="Say on stderr how many rows each step of the search left.")
+    ] = False,
+) -> None:
+    """Print the nearest stored images.
+
+    If some of the images cannot be read, the others are answered, and the exit code is the greatest
+    of theirs.
+    """
+    options: Options = ctx.obj
+    for target, suffixes in ((figure, FIGURES), (page, PAGES)):
+        if target is not None:
+            check_target(target, suffixes)
+    k, within = wanted(k, radius, under, not_under)
+    failures: list[ImageError] = []
+
+    def fail(error: ImageError) -> None:
+        failures.append(error)
+        say(f"imgsim: error: {printable(str(error))}")
+
+    with options.open() as collection:
+        paths = [path for name in images for path in expanded(name, null=null)]
+        results = collection.query(paths, k, fail, within=within)
+    if explain:
+        say_stats(results.stats)
+    print_results(results, form, null=null)
+    if figure is not None:
+        from imgsim.output.plots import draw_matches  # noqa: PLC0415 - matplotlib takes a second
+
+        draw_matches(figure, results[:_DRAWN])
+        part = f" (the first {_DRAWN} of {len(results)})" if len(results) > _DRAWN else ""
+        options.note(f"figure{part}: {figure}")
+    if page is not None:
+        from imgsim.output.html import write_page  # noqa: PLC0415 - Pillow is not needed otherwise
+
+        write_page(page, results)
+        options.note(f"page: {page}")
+    if failures:
+        raise typer.Exit(max(error.exit_code for error in failures))
+
+
+@export_app.command("neighbors", hidden=True)
+@export_app.command("neighbours")
+def export_neighbours(
+    ctx: typer.Context,
+    output: Output,
+    k: K = None,
+    radius: Radius = None,
+    under: Under = None,
+    not_under: NotUnder = None,
+) -> None:
+    """Write for every image its nearest others, as .csv, .jsonl, .parquet or .npz.
+
+    The file appears when it is complete; an interrupted export leaves what was there before.
+    """
+    options: Options = ctx.obj
+    k, within = wanted(k, radius, under, not_under)
+    with options.open() as collection, progress_bar("export", quiet=options.quiet) as on_progress:
+        rows = collection.export_neighbours(output, k, within, on_progress)
+    options.note(f"{rows:,} rows: {output}")
+
+
+@export_app.command("embeddings")
+def export_embeddings(ctx: typer.Context, output: Output) -> None:
+    """Write ids, paths and embeddings, as .npz or .parquet, or as .pkl of indices and features."""
+    options: Options = ctx.obj
+    with options.open() as collection:
+        rows = collection.export_embeddings(output)
+    options.note(f"{rows:,} rows: {output}")
+
+
+@export_app.command("index")
+def export_index(ctx: typer.Context, output: Output) -> None:
+    """Write one FAISS IndexIDMap2 over an IndexFlatL2, with image ids, as .faiss."""
+    options: Options = ctx.obj
+    with options.open() as collection:
+        rows = collection.export_index(output)
+    options.note(f"{rows:,} embeddings: {output}")

@@ -1,0 +1,238 @@
+"""The commands that make, measure and apply encoders: train, evaluate, reencode."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imgsim.cli.console import interruptible, print_evaluation, progress_bar, say, training_display
+from imgsim.cli.options import ImagePaths, Json, Name, Options, offer_reencode
+from imgsim.errors import ImageError
+from imgsim.options import RECIPES, Colours, EvaluationSettings, Recipe
+from imgsim.output.target import FIGURES, check_target
+from imgsim.text import printable
+
+_DRAWN = 20  # queries of a sheet
+
+
+def train(
+    ctx: typer.Context,
+    images: ImagePaths,
+    recipe: Annotated[
+        Recipe, typer.Option(help="Recognise images in random views, or only reconstruct.")
+    ] = "contrastive",
+    colours: Annotated[
+        Colours | None,
+        typer.Option(
+            "--colours",
+            "--colors",
+            help="How much the colours of an image count; auto lets the images say.",
+            show_default="auto; none if plain",
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=16,
+            help="Resize images to this side, a multiple of 16 pixels.",
+            show_default="64; 256 if plain",
+        ),
+    ] = None,
+    latent_channels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Channels of the latent.", show_default="about 1,024 values"),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most passes over the images, or over 20,000 of them.",
+            show_default="500; 10 if plain",
+        ),
+    ] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="End after so long, as 90s, 20m or 1.5h.",
+            show_default="20m; none if plain",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="End when so many epochs have not lowered the validation loss.",
+            show_default="never",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images in a training step.", show_default="128; 32 if plain"),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of Adam.", show_default="0.002; 0.001 if plain"),
+    ] = None,
+    validation_split: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the images held out, of 2,000 at most.",
+            show_default="0.05; 0.1 if plain",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seeds the split and the weights.")
+    ] = 0,
+    name: Name = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted training, as it was begun.")
+    ] = False,
+) -> None:
+    """Train an encoder on images, without labels.
+
+    Ctrl-C ends the training early and keeps the best weights so far. Every epoch leaves a
+    checkpoint, from which --resume goes on after Ctrl-C, a crash or a power failure.
+    """
+    options: Options = ctx.obj
+    chosen: dict[str, Any] = {
+        "colours": colours,
+        "image_size": image_size,
+        "latent_channels": latent_channels,
+        "epochs": epochs,
+        "time_budget": None if time_budget is None else _seconds(time_budget),
+        "patience": patience,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "validation_split": validation_split,
+    }
+    changes = {name: value for name, value in chosen.items() if value is not None}
+    if resume and (changes or seed or name or recipe != "contrastive"):
+        raise typer.BadParameter("--resume goes on as it was begun; give no other options")
+    try:
+        settings = replace(RECIPES[recipe], seed=seed, **changes)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    with options.open(create=True) as collection, training_display(quiet=options.quiet) as show:
+        report = collection.train(images, settings, show, name=name, resume=resume)
+    for refusal in report.refused:
+        say(f"left out: {printable(refusal.path)}: {printable(refusal.reason)}")
+    best, encoder = report.history[report.best_epoch - 1], report.encoder
+    ended = " (interrupted; --resume goes on)" if report.interrupted else ""
+    for line in (
+        f"trained on {report.images:,} images for {len(report.history)} epochs{ended}: best "
+        f"validation loss {best.val_loss:.5f} in epoch {report.best_epoch}, {encoder.dim:,} values "
+        "an embedding",
+        f"how much colours count: {report.colours}; --colours decides it",
+        f"ONNX against Keras on {report.compared} images: greatest difference "
+        f"{report.onnx_difference:.2g}",
+        f"encoder, history and reconstructions: {encoder.directory}",
+    ):
+        options.note(line)
+    offer_reencode(encoder, options)
+
+
+def _seconds(text: str) -> float:
+    """Return a time as 90, 90s, 20m or 1.5h in seconds."""
+    units = {"s": 1, "m": 60, "h": 3_600}
+    try:
+        return float(text.rstrip("smh")) * units[text[-1:] if text[-1:] in units else "s"]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text}: must be a time as 90s, 20m or 1.5h") from error
+
+
+def evaluate(
+    ctx: typer.Context,
+    labelled: Annotated[
+        str, typer.Argument(metavar="LABELLED", help="A folder with a folder for each label.")
+    ],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Take labels from a table: columns path (relative to LABELLED) and label.",
+        ),
+    ] = None,
+    column: Annotated[
+        str, typer.Option(metavar="NAME", help="The column of --labels that has the labels.")
+    ] = "label",
+    queries: Annotated[int, typer.Option(min=1, help="How many images ask, at most.")] = 1_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds which images ask.")] = 0,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw queries with right and wrong neighbours."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how well the encoder finds images of the same label.
+
+    Each query is one of the images, and the others are ranked by distance. R@k is the share of
+    queries with one of its label among the k nearest, P@10 the share of its label among the 10
+    nearest, mAP the mean average precision over all of its label; intervals hold 95 % of
+    bootstrapped means. Beside the encoder stand two baselines: the pixels at 32x32, and a
+    histogram of the colours. The images need not be stored.
+    """
+    options: Options = ctx.obj
+    if not labelled:
+        raise typer.BadParameter("the path is empty")
+    if figure is not None:
+        check_target(figure, FIGURES)
+    settings = EvaluationSettings(labels, column, queries, seed)
+    with options.open() as collection, progress_bar("evaluate", quiet=options.quiet) as show:
+        evaluation = collection.evaluate(labelled, settings, show)
+    for refusal in evaluation.refused:
+        say(f"left out: {printable(refusal.path)}: {printable(refusal.reason)}")
+    if as_json:
+        facts = asdict(evaluation)
+        del facts["retrieved"]
+        print(json.dumps(facts))
+    else:
+        print_evaluation(evaluation)
+    if figure is not None:
+        from imgsim.output.plots import draw_retrieved  # noqa: PLC0415 - matplotlib takes a second
+
+        draw_retrieved(figure, evaluation.retrieved[:_DRAWN])
+        options.note(f"figure: {figure}")
+
+
+def reencode(
+    ctx: typer.Context,
+    encoder: Annotated[str, typer.Option(metavar="NAME", help="The encoder that takes over.")],
+    as_json: Json = False,
+) -> None:
+    """Give every image an embedding by another encoder, which then takes over.
+
+    Until then queries are answered with the present embeddings. An interrupted run goes on where it
+    stopped. `imgsim compact` drops the previous embeddings; before it, `imgsim encoder use` goes back.
+    Exits with 20, and nothing taken over, if any image cannot be read.
+    """
+    options: Options = ctx.obj
+    try:
+        with (
+            options.open() as collection,
+            progress_bar("reencode", quiet=options.quiet) as show,
+            interruptible("storing what is encoded; Ctrl-C again leaves at once"),
+        ):
+            report = collection.encoders.reencode(encoder, show)
+    except KeyboardInterrupt:
+        say("interrupted: what is encoded was stored; run the same command again to go on")
+        raise
+    if as_json:
+        print(json.dumps(asdict(report)))
+    for refusal in () if as_json else report.refused:
+        say(f"not encoded: {printable(refusal.path)}: {printable(refusal.reason)}")
+    options.note(f"{report.embed_file:,} of {report.images:,} images encoded")
+    for warning in report.warnings:
+        say(f"imgsim: warning: {printable(warning)}")
+    if report.switched:
+        options.note(f"the encoder is {encoder} now")
+        return
+    say(
+        f"imgsim: error: {len(report.refused):,} images have no embedding by {encoder}, so it has not "
+        "taken over; `imgsim ingest` stores changed files, `imgsim prune` forgets those that are "
+        "gone, `imgsim remove` any; then run this again"
+    )
+    raise typer.Exit(ImageError.exit_code)

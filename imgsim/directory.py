@@ -1,0 +1,164 @@
+"""What a collection's folder holds, and who may write to it."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from imgsim.catalog.catalog import Catalog
+from imgsim.catalog.snapshot import Snapshot
+from imgsim.encoder.encoder import MODEL_NAME, Encoder
+from imgsim.errors import (
+    CollectionDamaged,
+    CollectionError,
+    CollectionForbidden,
+    CollectionNotFound,
+    EncoderMismatch,
+)
+from imgsim.index.gallery import Gallery
+from imgsim.index.vector_store import VectorStore
+from imgsim.locks import reading, sole_reader, writer_lock
+from imgsim.options import SearchFilter
+from imgsim.records import EncoderRecord
+
+CATALOG = "catalog.db"
+CHECKPOINTS = "training"
+ENCODERS = "encoders"
+SEGMENTS = "segments"
+_OWN_NAMES = {
+    "lock",
+    "readers",
+    SEGMENTS,
+    ENCODERS,
+    CHECKPOINTS,
+    CATALOG,
+    f"{CATALOG}-wal",
+    f"{CATALOG}-shm",
+}
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """The folder of a collection: the catalog says what exists, the store has the embeddings."""
+
+    path: Path
+    catalog: Catalog
+    store: VectorStore
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool) -> Self:
+        """Open the collection at ``path``, or create it there.
+
+        Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
+        :class:`CollectionError` if the folder is something else, damaged, or of a newer imgsim.
+        """
+        try:
+            size = (path / CATALOG).stat().st_size
+            if not size and any((path / SEGMENTS).glob("*.faiss")):
+                raise CollectionDamaged(path / CATALOG, "an SQLite database", "an empty file")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not create:
+                raise CollectionNotFound(
+                    path,
+                    "there is no collection here; `imgsim train` and `imgsim encoder import` make "
+                    "one, as does `Collection.open` with `create=True`",
+                ) from error
+            _new_collection(path)
+        except PermissionError as error:
+            raise CollectionForbidden(path, f"cannot be opened: {error.strerror}") from error
+        except OSError as error:
+            raise CollectionError(path, f"cannot be opened: {error.strerror}") from error
+        return cls(path, Catalog(path / CATALOG), VectorStore(path / SEGMENTS))
+
+    def close(self) -> None:
+        """Close the catalog."""
+        self.catalog.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the one writer, or raise :class:`CollectionLocked`."""
+        with writer_lock(self.path):
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[Snapshot]:
+        """Read one instant, whose files stay meanwhile."""
+        with reading(self.path), self.catalog.snapshot() as snapshot:
+            yield snapshot
+
+    @contextmanager
+    def gallery(self, snapshot: Snapshot, within: SearchFilter | None = None) -> Iterator[Gallery]:
+        """Map the embeddings that exist in ``snapshot``, or those of them that ``within`` admits."""
+        within = within or SearchFilter()
+        gallery = self.store.gallery(
+            snapshot.segment_rows(within),
+            snapshot.encoder().dim,
+            within.radius,
+            snapshot.segment_ids,
+        )
+        try:
+            yield gallery
+        finally:
+            gallery.close()
+
+    def encoder_path(self, fingerprint: str) -> Path:
+        """Return where the encoder with this fingerprint belongs."""
+        return self.path / ENCODERS / fingerprint
+
+    def load_encoder(self, record: EncoderRecord | None = None) -> Encoder:
+        """Return an encoder, or the active one.
+
+        Raises :class:`EncoderMismatch` if the file is another one.
+        """
+        if record is None:
+            with self.catalog.snapshot() as snapshot:
+                record = snapshot.encoder()
+        directory = self.encoder_path(record.fingerprint)
+        encoder = Encoder(directory)
+        if (encoder.fingerprint, encoder.preprocessing.dim) != (record.fingerprint, record.dim):
+            raise EncoderMismatch(
+                f"{directory / MODEL_NAME}: is not the encoder that made the embeddings: expected "
+                f"sha256 {record.fingerprint}, found {encoder.fingerprint}"
+            )
+        return encoder
+
+    def sweep(self) -> None:
+        """Remove the files that no row names, unless a reader may still need one."""
+        with self.catalog.snapshot() as snapshot, sole_reader(self.path) as alone:
+            if not alone:
+                _LOG.debug("somebody reads: what is no longer needed stays for now")
+                return
+            self.store.sweep(snapshot.segment_names())
+            named = {encoder.fingerprint for encoder in snapshot.encoders()}
+        for directory in (self.path / ENCODERS).glob("*"):
+            if directory.name not in named:
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def build_derived(self) -> None:
+        """Write the ids and bounds of segments that are missing."""
+        with self.catalog.snapshot() as snapshot:
+            segments = snapshot.segments()
+            self.store.build_ids(segments, snapshot.segment_ids)
+            self.store.build_bounds(segments)
+
+
+def _new_collection(directory: Path) -> None:
+    """Make an empty collection in a new or empty directory."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        strangers = sorted(set(os.listdir(directory)) - _OWN_NAMES)
+        if strangers:
+            raise CollectionError(
+                directory, f"is not a collection and not empty: it holds {strangers[0]!r}"
+            )
+        (directory / SEGMENTS).mkdir(exist_ok=True)
+        (directory / ENCODERS).mkdir(exist_ok=True)
+    except OSError as error:
+        raise CollectionError(directory, f"cannot be created: {error.strerror}") from error
+    with writer_lock(directory):
+        Catalog(directory / CATALOG).close()

@@ -1,0 +1,1 @@
+"""An ONNX model and how to feed it: from an image to its embedding."""

@@ -1,0 +1,101 @@
+"""From an image to its embedding."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.encoder.encoder import Encoder
+from imgsim.errors import ImageError
+from imgsim.images.decode import OpenImage, opened
+from imgsim.images.source import ImageSource, decode_source, name_of
+from imgsim.parallel import in_threads
+from imgsim.records import ImageRecord
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedImage:
+    """An image file and its embedding (dim,) float32."""
+
+    record: ImageRecord
+    embedding: NDArray[np.float32]
+
+
+def embed_file(path: str, encoder: Encoder) -> EmbeddedImage:
+    """Decode and encode the image at ``path``, or raise :class:`ImageError`."""
+    with opened(path) as image:
+        return embed(image, encoder)
+
+
+def embed_images(
+    images: Sequence[ImageSource],
+    encoder: Encoder,
+    on_error: Callable[[ImageError], None] | None = None,
+) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the names and the embeddings (n, dim) of images.
+
+    Those that cannot be decoded go to ``on_error``, and are left out, or raise without one.
+    """
+    names: list[str] = []
+    embeddings: list[NDArray[np.float32]] = []
+    sources = [(name_of(source, number), source) for number, source in enumerate(images)]
+    work = partial(_embed_source, encoder=encoder)
+    results = in_threads(work, sources)
+    for (name, _), result in zip(sources, results, strict=True):
+        if not isinstance(result, ImageError):
+            names.append(name)
+            embeddings.append(result)
+        elif on_error is None:
+            raise result
+        else:
+            on_error(result)
+    rows = np.stack(embeddings) if embeddings else np.empty((0, encoder.preprocessing.dim))
+    return names, rows.astype(np.float32, copy=False)
+
+
+def _embed_source(source: tuple[str, ImageSource], encoder: Encoder) -> NDArray[np.float32]:
+    name, image = source
+    size = encoder.preprocessing.height, encoder.preprocessing.width
+    return embedding_of(name, decode_source(image, name, *size), encoder)
+
+
+def stamp(path: str) -> tuple[int, int, bytes]:
+    """Return size, time and hash of the image file at ``path``."""
+    with opened(path) as image:
+        return image.size, image.mtime_ns, image.sha256
+
+
+def embed_again(
+    records: Iterable[ImageRecord], encoder: Encoder
+) -> Iterator[EmbeddedImage | ImageError]:
+    """Yield the embeddings of images whose files still have their content."""
+
+    def again(record: ImageRecord) -> EmbeddedImage:
+        with opened(record.path) as image:
+            if image.sha256 != record.sha256:
+                raise ImageError(record.path, "has other content by now")
+            return embed(image, encoder)
+
+    return in_threads(again, records)
+
+
+def embed(image: OpenImage, encoder: Encoder) -> EmbeddedImage:
+    """Decode and encode an open image, once."""
+    pixels = image.decode(encoder.preprocessing.height, encoder.preprocessing.width)
+    embedding = embedding_of(image.path, pixels.values, encoder)
+    return EmbeddedImage(record_of(image, pixels.size), embedding)
+
+
+def embedding_of(path: str, pixels: NDArray[np.uint8], encoder: Encoder) -> NDArray[np.float32]:
+    """Return the embedding (dim,) of an image, or raise :class:`ImageError` if it is not finite."""
+    embedding: NDArray[np.float32] = encoder.encode(pixels[np.newaxis])[0]
+    if not np.isfinite(embedding).all():
+        raise ImageError(path, "the encoder gives values for it that are not finite")
+    return embedding
+
+
+def record_of(image: OpenImage, size: tuple[int, int]) -> ImageRecord:
+    """Return what the catalog keeps of an open image of a ``size`` (width, height)."""
+    return ImageRecord(image.path, image.size, image.mtime_ns, image.sha256, *size)

@@ -1,0 +1,69 @@
+"""The encoder: an ONNX file and how to feed it."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.encoder.onnx_model import Model
+from imgsim.encoder.preprocessing import PREPROCESSING_NAME, read_preprocessing
+from imgsim.errors import EncoderError
+from imgsim.results import Damage
+
+MODEL_NAME = "encoder.onnx"
+
+
+class Encoder:
+    """The encoder whose files are in ``directory``; safe to use from several threads."""
+
+    def __init__(self, directory: Path) -> None:
+        self.preprocessing = read_preprocessing(directory)
+        path = directory / MODEL_NAME
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise EncoderError(f"{path}: cannot be read: {error.strerror}") from error
+        self._model = Model(content, str(path))
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+        told = zip(self._model.shape[1:], self.preprocessing.shape(1)[1:], strict=True)
+        fits = all(size == asked for size, asked in told if isinstance(size, int))
+        if (
+            not fits
+            or (self.preprocessing.output or next(iter(self._model.outputs)))
+            not in self._model.outputs
+        ):
+            raise EncoderError(f"{directory}: {PREPROCESSING_NAME} does not describe {MODEL_NAME}")
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the latents (n, dim) float32 of ``pixels`` (n, height, width, 3) uint8.
+
+        Each image runs through the network alone and on one thread, so its latent has the same bits
+        whatever else is in the call.
+        """
+        expected = (self.preprocessing.height, self.preprocessing.width, 3)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != expected:
+            raise EncoderError(
+                f"pixels must be (n, {expected[0]}, {expected[1]}, 3) uint8, "
+                f"not {pixels.shape} {pixels.dtype}"
+            )
+        embeddings = np.empty((len(pixels), self.preprocessing.dim), np.float32)
+        for row, image in zip(embeddings, pixels, strict=True):
+            embedding = self._model.run(image, self.preprocessing)
+            if len(embedding) != len(row):
+                raise EncoderError(
+                    f"{self._model.name}: gives {len(embedding)} values for an image, not {len(row)}"
+                )
+            row[:] = embedding
+        return embeddings
+
+
+def encoder_damages(directory: Path, fingerprint: str, dim: int) -> list[Damage]:
+    """Return what is wrong with the files of an encoder, if anything is."""
+    path, expected = directory / MODEL_NAME, f"sha256 {fingerprint}, {dim} values"
+    try:
+        encoder = Encoder(directory)
+        found = f"sha256 {encoder.fingerprint}, {encoder.preprocessing.dim} values"
+    except EncoderError as error:
+        found = str(error)
+    return [] if found == expected else [Damage(str(path), expected, found)]

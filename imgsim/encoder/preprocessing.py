@@ -1,0 +1,88 @@
+"""How an image becomes the input of an encoder's model, and the file that says so."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.errors import EncoderError
+from imgsim.options import Channels, Layout, Scale
+
+PREPROCESSING_NAME = "encoder.json"
+
+
+_FORMAT = 1
+
+
+_SCALES: dict[Scale, float] = {"0..255": 1.0, "0..1": 1 / 255}
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How to feed the model; ``docs/format.md`` gives the JSON form.
+
+    Pixels are scaled, then ``mean`` is subtracted and the rest divided by ``std``, both by channel
+    in the order of ``channels``. The output named ``output`` (empty: the only one) is flattened to
+    ``dim`` float32 values, and brought to unit length if ``normalize`` says so.
+    """
+
+    height: int
+    width: int
+    dim: int
+    layout: Layout = "nhwc"
+    scale: Scale = "0..255"
+    channels: Channels = "rgb"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    output: str = ""
+    normalize: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        chosen = (self.layout, Layout), (self.scale, Scale), (self.channels, Channels)
+        for value, known in chosen:
+            if value not in get_args(known):
+                raise ValueError(f"{value}: must be one of {', '.join(get_args(known))}")
+        if min(self.height, self.width, self.dim) < 1:
+            raise ValueError("the height, the width and the dimension must be at least 1")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError("mean and std must have a value for each of 3 channels")
+        if not np.isfinite([*self.mean, *self.std]).all() or 0 in self.std:
+            raise ValueError("mean and std must be finite, and std not 0")
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """Return the shape of the model's input for so many images."""
+        if self.layout == "nchw":
+            return batch, 3, self.height, self.width
+        return batch, self.height, self.width, 3
+
+    def tensor(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return an image (height, width, 3) as the model wants it, without the batch axis."""
+        gain = _SCALES[self.scale] / np.array(self.std)
+        offset = -np.array(self.mean) / np.array(self.std)
+        ordered = image[..., ::-1] if self.channels == "bgr" else image
+        values = np.multiply(ordered, gain.astype(np.float32), dtype=np.float32)
+        values += offset.astype(np.float32)
+        return values.transpose(2, 0, 1) if self.layout == "nchw" else values
+
+
+def write_preprocessing(directory: Path, preprocessing: Preprocessing) -> None:
+    """Write ``encoder.json`` into ``directory``."""
+    text = json.dumps({"format": _FORMAT, **asdict(preprocessing)}, indent=2)
+    (directory / PREPROCESSING_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read_preprocessing(directory: Path) -> Preprocessing:
+    """Return what ``encoder.json`` in ``directory`` says."""
+    path = directory / PREPROCESSING_NAME
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.pop("format") != _FORMAT:
+            raise EncoderError(f"{path}: written by a newer imgsim; upgrade imgsim")
+        triples = {name: tuple(fields[name]) for name in ("mean", "std") if name in fields}
+        return Preprocessing(**fields | triples)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EncoderError(f"{path}: cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""How well an encoder retrieves labelled images, and what simple descriptors reach."""

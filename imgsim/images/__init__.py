@@ -1,0 +1,1 @@
+"""Files with pictures: find them, decode them, describe them."""

@@ -1,0 +1,339 @@
+"""Decode one image file safely.
+
+How each kind of picture becomes red, green and blue bytes:
+
+================================  ==============================================================
+orientation in EXIF               applied; a damaged EXIF block counts as upright
+orientation in a TIFF             applied, by Pillow
+several frames or pages           the first (of an icon: the largest)
+alpha, or a transparent colour    composited on white
+1 bit, grey, palette              expanded to RGB
+16-bit grey                       the upper 8 of the 16 bits
+32-bit integer or float grey      resized; then its least to greatest finite value is 0 to 255
+CMYK, YCbCr, HSV                  Pillow's conversion; embedded colour profiles are not applied
+L*a*b*                            converted to sRGB with the built-in profiles
+large JPEG                        decoded at the least scale (1/2, 1/4, 1/8) that is large enough
+any size                          resized to the asked size, antialiased, aspect ratio not kept
+================================  ==============================================================
+
+EPS is not read, because Pillow would run Ghostscript on it.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from io import BufferedReader
+from threading import Lock
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from imgsim.errors import ImageError, ImageUnavailable, NotAnImage, unavailable
+from imgsim.files import mtime_ns
+from imgsim.images.formats import COMMON, formats
+from imgsim.records import ImageFile
+from imgsim.results import Refusal
+
+MAX_PIXELS = 178_956_970
+"""Images that declare more pixels are refused: a small file could fill the memory."""
+
+_LARGE_PIXELS = 1 << 24
+_LARGE = Lock()
+
+# Pillow takes memory for pixels in blocks. What is over 32 MB goes back to the system when it is
+# freed; the usual 16 MB may stay with the thread that had them.
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined] # its stubs leave it out
+
+_ORIENTATION = 0x0112
+_SCALED_FORMATS = frozenset({"JPEG", "MPO"})
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+_WHITE = (255, 255, 255, 255)
+
+
+def is_image(path: str) -> bool:
+    """Say whether the content of the file begins like an image; the pixels are not decoded."""
+    try:
+        with _open_file(path) as file:
+            _identify(path, file)
+    except ImageError:
+        return False
+    return True
+
+
+def is_other_file(error: ImageError, *, claimed: bool) -> bool:
+    """Say whether an error is that of a file that is no image and does not claim to be one."""
+    return isinstance(error, NotAnImage) and not claimed
+
+
+def sorted_out(
+    found: Iterable[ImageFile | ImageError],
+) -> tuple[list[str], list[Refusal]]:
+    """Return the paths of the files that begin like images, and those that should and do not.
+
+    Pixels are not decoded, so a file of the former may still be refused.
+    """
+    paths, refused = [], []
+    for item in found:
+        try:
+            if isinstance(item, ImageError):
+                raise item
+            with _open_file(item.path) as file:
+                _identify(item.path, file)
+            paths.append(item.path)
+        except ImageError as error:
+            claimed = not isinstance(item, ImageFile) or item.claimed
+            if not is_other_file(error, claimed=claimed):
+                refused.append(Refusal(error.path, error.reason))
+    return paths, refused
+
+
+def decode(path: str, height: int, width: int) -> NDArray[np.uint8]:
+    """Return the image at ``path`` as (height, width, 3) uint8, or raise :class:`ImageError`."""
+    with _open_file(path) as file:
+        return decode_stream(path, file, height, width)
+
+
+def decode_stream(name: str, file: BinaryIO, height: int, width: int) -> NDArray[np.uint8]:
+    """Do what :func:`decode` does with an open file, which errors call ``name``."""
+    return _decode(name, file, _identify(name, file), (width, height)).values
+
+
+def decode_open(name: str, image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """Do what :func:`decode` does with an image in memory, which stays as it is."""
+    _refuse_huge(name, image)
+    orientation = _orientation(image)
+    try:
+        return _render(image.copy(), (width, height), orientation)
+    except Exception as error:  # the decode boundary: it may be read from its file only now
+        raise _refusal(name, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """An image as (height, width, 3) uint8, and the ``size`` (width, height) that it had before."""
+
+    values: NDArray[np.uint8]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImage:
+    """An open image file; size, time and content hash are of what :meth:`decode` reads."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: bytes
+    _file: BufferedReader
+    _image: Image.Image
+    _descriptor: int
+    _stamp: tuple[int, int, int]
+
+    def decode(self, height: int, width: int) -> Pixels:
+        """Return the pixels, once, or raise :class:`ImageError`."""
+        pixels = _decode(self.path, self._file, self._image, (width, height))
+        if _stamp(os.fstat(self._descriptor)) != self._stamp:
+            raise ImageUnavailable(self.path, "was changed while it was read")
+        return pixels
+
+
+@contextmanager
+def opened(path: str) -> Iterator[OpenImage]:
+    """Open and hash the file at ``path``, or raise :class:`ImageError` if it is no image."""
+    with _open_file(path) as file, open(os.dup(file.fileno()), "rb") as again:
+        facts = os.fstat(again.fileno())
+        image = _identify(path, file)  # some decoders close the file
+        _refuse_huge(path, image)
+        sha256 = _sha256(path, again.fileno())
+        whose = path, facts.st_size, mtime_ns(facts), sha256
+        yield OpenImage(*whose, file, image, again.fileno(), _stamp(facts))
+
+
+def _stamp(facts: os.stat_result) -> tuple[int, int, int]:
+    """Return what changes when a file is written to."""
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+def _sha256(path: str, descriptor: int) -> bytes:
+    """Return the hash of the content; the place where the file is read from stays."""
+    digest, at = hashlib.sha256(), 0
+    try:
+        while chunk := os.pread(descriptor, 1 << 20, at):
+            digest.update(chunk)
+            at += len(chunk)
+    except OSError as error:
+        raise unavailable(path, error) from error
+    return digest.digest()
+
+
+def thumbnail(path: str, side: int) -> Image.Image:
+    """Return the image as RGB with its aspect ratio kept, fitting into ``side`` x ``side``."""
+    with _open_file(path) as file:
+        image = _identify(path, file)
+        return Image.fromarray(_decode(path, file, image, (side, side), keep_aspect=True).values)
+
+
+def _open_file(path: str) -> BufferedReader:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would block
+    except OSError as error:
+        raise unavailable(path, error) from error
+    except ValueError as error:  # a NUL character in the path
+        raise ImageUnavailable(path, str(error)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ImageUnavailable(path, "not a regular file")
+    return open(descriptor, "rb")
+
+
+def _identify(path: str, file: BinaryIO) -> Image.Image:
+    try:
+        try:
+            return Image.open(file, formats=COMMON)
+        except UnidentifiedImageError:
+            return Image.open(file, formats=formats())
+    except (UnidentifiedImageError, ValueError) as error:  # some readers take any text for theirs
+        raise NotAnImage(path, "not an image in a known format") from error
+    except Exception as error:  # the decode boundary: hostile files raise anything
+        raise _refusal(path, error) from error
+
+
+def _decode(
+    path: str,
+    file: BinaryIO,
+    image: Image.Image,
+    size: tuple[int, int],
+    *,
+    keep_aspect: bool = False,
+) -> Pixels:
+    width, height = image.size
+    _refuse_huge(path, image)
+    with _alone(image):
+        try:
+            orientation = _orientation(image)
+            if orientation in _SIDEWAYS:
+                width, height = height, width
+            if keep_aspect:
+                scale = min(size[0] / width, size[1] / height)
+                size = max(1, round(width * scale)), max(1, round(height * scale))
+            pixels = _scaled(path, file, image, size, orientation)
+        except Exception as error:  # the decode boundary: hostile files raise anything
+            # Tracebacks would keep what the decoder has in memory.
+            error.with_traceback(None).__cause__ = error.__context__ = None
+            raise _refusal(path, error) from error
+    return Pixels(pixels, (width, height))
+
+
+def _refuse_huge(path: str, image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        raise ImageError(path, f"{size} pixels are over the limit of {MAX_PIXELS}")
+
+
+@contextmanager
+def _alone(image: Image.Image) -> Iterator[None]:
+    """Release the pixels at the end; large images are in memory one at a time.
+
+    JPEGs do not count, which are decoded at a smaller scale.
+    """
+    large = image.width * image.height > _LARGE_PIXELS and image.format not in _SCALED_FORMATS
+    with _LARGE if large else nullcontext(), closing(image):
+        yield
+
+
+def _scaled(
+    path: str, file: BinaryIO, image: Image.Image, size: tuple[int, int], orientation: int
+) -> NDArray[np.uint8]:
+    """Return upright pixels, of a JPEG from a smaller scale if it can be decoded at one."""
+    try:
+        image.draft(None, size)
+        return _render(image, size, orientation)
+    except OSError:
+        if image.format not in _SCALED_FORMATS:
+            raise
+        file.seek(0)  # a lossless JPEG cannot be decoded at a smaller scale
+        return _render(_identify(path, file), size, orientation)
+
+
+def _refusal(path: str, error: Exception) -> ImageError:
+    """Return what to raise for anything that decoding raised, with a reason in one line.
+
+    An error of the operating system or a lack of memory says nothing about the content.
+    """
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+        return ImageUnavailable(path, reason)
+    return ImageError(path, reason)
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        return 1  # Pillow turns TIFFs upright itself
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - part of the decode boundary: bad EXIF is no reason to refuse
+        return 1
+
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDArray[np.uint8]:
+    """Return upright (size[1], size[0], 3) uint8 pixels."""
+    if orientation in _SIDEWAYS:
+        size = size[1], size[0]
+    image = _plain(image)
+    image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    if image.mode == "F":
+        image = _grey(_stretched(np.asarray(image)))
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", size, _WHITE), image).convert("RGB")
+    if orientation in _TRANSPOSE:
+        image = image.transpose(_TRANSPOSE[orientation])
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return the first frame as RGB, as RGBA if anything is transparent, or as F (32 bits)."""
+    image.load()
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        return _grey(np.asarray(image).astype(np.uint16) >> 8)
+    if image.mode in {"I", "F"}:
+        return image.convert("F")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None  # only inPlace=True returns nothing
+        return converted
+    if image.mode == "La":
+        image = image.convert("LA")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _grey(values: NDArray[np.generic]) -> Image.Image:
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+
+
+def _stretched(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if finite.size == 0:
+        return np.zeros(values.shape)
+    low, high = float(finite.min()), float(finite.max())
+    share = (np.clip(values, low, high) - low) / (high - low or 1.0)
+    stretched: NDArray[np.float64] = np.nan_to_num(255 * share)
+    return stretched

@@ -1,0 +1,1 @@
+"""Exact nearest neighbours over segment files; knows nothing of paths or tables."""

@@ -1,0 +1,250 @@
+"""Lower and upper bounds of Euclidean distances from a few principal directions, and their files.
+
+For a mean mu and a matrix V (d, m) with orthonormal columns, let p = V'(x - mu), and let r be the
+length of the rest, x - mu - V p. With the same for a query q, Pythagoras and the triangle
+inequality give
+
+    |p - p_q|^2 + (r - r_q)^2  <=  |x - q|^2 = |p - p_q|^2 + |rest - rest_q|^2
+                               <=  |p - p_q|^2 + (r + r_q)^2.
+
+So the distance of the short vectors b = [p, r] is a lower bound of the true distance, and with -r_q
+for r_q an upper bound, for any V and mu, whatever they were fitted on. There are two levels: the
+first m1 directions with their own rest, scanned for every row, and all m2 directions, looked at for
+the rows that the first level leaves. Coordinates are stored as 8-bit codes times a scale of the
+direction and tile, c_j = code_j scale_j, beside the length e of the error b - [c, r*] that this
+causes, where r* is r in float32. The triangle inequality takes care of it:
+
+    |b - b_q| >= |[c, r*] - b_q| - e.
+
+Rounding
+--------
+Let u = 2^-24 be the unit roundoff of float32; B the largest length of a [c, r*] of the segment and
+Q that of b_q, in either level; stars mark values computed in float32.
+
+1. Projections are computed in float64 from float32 x, and r^2 as |x - mu|^2 - |p|^2. For d up to
+   16,384, all errors of the sums and the departure of V from orthonormality (below 1e-12, checked
+   when V is read) change these squares by less than 1e-10 |x - mu|^2, so b by less than
+   ``SLACK`` = 1e-5 times |x - mu|. Errors e are raised by as much when they are stored, and every
+   bound is loosened by ``margin`` = SLACK (B + Q) for the query; 3 uses the tenth part of it.
+2. The first level computes s = [c, r*] . b_q - |[c, r*]|^2 / 2, so that |[c, r*] - b_q|^2 =
+   Q^2 - 2 s. It is a sum of w = m1 + 2 products, in any order, of factors that were rounded to
+   float32 at most twice: |s* - s| <= ``error`` = (w + 4) (u (B Q + B^2) + 2^-120) (Higham,
+   Accuracy and Stability of Numerical Algorithms, 3.1; the last term is for underflow).
+3. The second level replaces (r1* - r1_q)^2 in Q^2 - 2 s* by the differences of the further
+   directions and of their rest. The computed vector of differences departs from the real one by
+   at most u (B + Q) and a relative u, and the float32 sum of m2 - m1 squares by a relative
+   (m2 - m1 + 2) u. So, D* being the computed square and rho = (m2 - m1 + 8) u, the length
+   |[c, r*] - b_q| is
+
+       at least (1 - rho) sqrt(D* - 2 error) - margin,
+       at most  (1 + rho) sqrt(D* + 2 error) + margin.
+
+4. Distances that are compared with these are computed in float64, with a relative error below
+   1e-11; a limit is raised by a relative 1e-10 before a bound is compared with it.
+
+A row is left out of an answer only if its lower bound exceeds the limit by all of that. Rows whose
+squares float32 cannot hold (lengths above 1e15, or all below 1e-12) have no bounds, and queries
+longer than 1e15 do without.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.files import replacing
+from imgsim.index.projection import Projection
+
+TILE = 1_024
+"""Rows that share the scales of their codes."""
+
+LANES = 128
+"""Rows whose codes of the first level lie side by side: one coordinate of all, then the next."""
+
+SLACK = 1e-5
+"""What rounding may change the length of a projection by, relatively."""
+
+LARGEST = 1e15
+"""Rows and queries that are longer than this have no bounds."""
+
+_UNIT = 2.0**-24
+_SMALLEST = 1e-12
+_HEADER_BYTES = 4_096
+
+
+class Levels(NamedTuple):
+    """The arrays of a bounds file, for n rows in t tiles and g groups of LANES.
+
+    ``near_scale`` (t, m1), ``far_scale`` (t, m2 - m1), ``near_error`` (g,), ``near_rest`` and
+    ``half`` = |[c, r*]|^2 / 2 (g, LANES), ``far_tail`` (n, 2), the rest and the error of the second
+    level, are float32, ``near`` (g, m1, LANES) and ``far`` (n, m2 - m1) int8.
+    """
+
+    near_scale: NDArray[np.float32]
+    far_scale: NDArray[np.float32]
+    near_error: NDArray[np.float32]
+    near_rest: NDArray[np.float32]
+    half: NDArray[np.float32]
+    far_tail: NDArray[np.float32]
+    near: NDArray[np.int8]
+    far: NDArray[np.int8]
+
+
+class Bounds:
+    """The bounds of one segment: ``levels``, mapped, and ``norm``, which no [c, r*] exceeds."""
+
+    def __init__(self, path: Path, rows: int, projection: Projection) -> None:
+        """Map the file, or raise ValueError if it is not of ``rows`` rows and this projection."""
+        header = _header(path)
+        expected = {"format": 1, "rows": rows, "basis": projection.fingerprint}
+        shapes = _shapes(rows, projection)
+        size = _HEADER_BYTES + sum(map(_size, shapes))
+        if not expected.items() <= header.items() or path.stat().st_size != size:
+            raise ValueError(f"{path}: not the bounds of {rows} rows under this projection")
+        self.norm = float(header["norm"])
+        mapped, arrays = np.asarray(np.memmap(path, np.uint8, "r", _HEADER_BYTES)), []
+        for shape, kind in shapes:
+            here, mapped = np.split(mapped, [_size((shape, kind))])
+            arrays.append(here.view(kind).reshape(shape))
+        self.levels = Levels(*arrays)
+
+    def margin(self, norms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what bounds for queries of these lengths can be wrong by: Rounding, 1 and 3."""
+        margins: NDArray[np.float64] = SLACK * (self.norm + norms)
+        return margins
+
+    def error(self, norms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what scores for queries of these lengths can be wrong by: Rounding, 2."""
+        terms = self.levels.near.shape[1] + 6
+        errors: NDArray[np.float64] = terms * (_UNIT * self.norm * (norms + self.norm) + 2.0**-120)
+        return errors
+
+
+def are_of_another(path: Path, projection: Projection) -> bool:
+    """Say whether the file at ``path`` has bounds under another projection, which are of no use."""
+    try:
+        return bool(_header(path).get("basis") != projection.fingerprint)
+    except (OSError, ValueError):
+        return False
+
+
+def altered_bounds(path: Path) -> tuple[str, str] | None:
+    """Return the sha256 that the file at ``path`` should have and has, if they differ."""
+    expected = str(_header(path)["sha256"])
+    with path.open("rb") as file:
+        file.seek(_HEADER_BYTES)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return None if expected == found else (expected, found)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Return the header of the file, or raise ValueError if it is not what was written."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(_HEADER_BYTES))
+    if not isinstance(header, dict) or header.pop("header", "") != _digest(header):
+        raise ValueError(f"{path}: not a file of bounds")
+    return header
+
+
+def _digest(header: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header).encode()).hexdigest()
+
+
+def write_bounds(
+    path: Path, rows: int, projection: Projection, blocks: Iterable[NDArray[np.float32]]
+) -> None:
+    """Durably write the bounds of a segment's rows, unless float32 cannot hold their squares.
+
+    ``blocks`` are the rows in order, TILE at a time.
+    """
+    shapes = _shapes(rows, projection)
+    places = [_HEADER_BYTES]
+    for shape in shapes:
+        places.append(places[-1] + _size(shape))
+    norm = 0.0
+    with suppress(OverflowError), replacing(path) as temporary, temporary.open("w+b") as file:
+        for block in blocks:
+            levels, longest = _tile(projection, block)
+            norm = max(norm, longest)
+            for number, array in enumerate(levels):
+                content = array.tobytes()
+                os.pwrite(file.fileno(), content, places[number])
+                places[number] += len(content)
+        if norm < _SMALLEST:
+            raise OverflowError
+        file.seek(_HEADER_BYTES)
+        header = {
+            "format": 1,
+            "rows": rows,
+            "basis": projection.fingerprint,
+            "norm": norm,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+        file.seek(0)
+        whole = header | {"header": _digest(header)}
+        file.write(json.dumps(whole).encode().ljust(_HEADER_BYTES))
+
+
+def _tile(
+    projection: Projection, rows: NDArray[np.float32]
+) -> tuple[tuple[NDArray[Any], ...], float]:
+    """Return the levels of one tile of rows, and the greatest length of a [c, r*]."""
+    along, squares = projection.project(rows)
+    rests, lengths = projection.rests(along, squares), np.sqrt(squares)
+    if not lengths.max() < LARGEST:
+        raise OverflowError
+    scale = (np.abs(along).max(axis=0) / 127).astype(np.float32)
+    codes = np.rint(along / np.where(scale > 0, scale, 1)).clip(-127, 127)
+    stored = codes * scale
+    norm, errors, halves, narrow = 0.0, [], [], []
+    for width, rest in zip((projection.near, len(scale)), rests, strict=True):
+        rounded = rest.astype(np.float32)
+        off = along[:, :width] - stored[:, :width]
+        error = np.sqrt(np.einsum("ij,ij->i", off, off) + (rest - rounded) ** 2) + SLACK * lengths
+        squares = np.einsum("ij,ij->i", stored[:, :width], stored[:, :width])
+        squares += rounded.astype(np.float64) ** 2
+        norm = max(norm, float(np.sqrt(squares.max())))
+        errors.append(np.nextafter(error.astype(np.float32), np.float32(np.inf)))
+        halves.append((squares / 2).astype(np.float32))
+        narrow.append(rounded)
+    near = projection.near
+    levels = Levels(
+        near_scale=scale[:near],
+        far_scale=scale[near:],
+        near_error=_grouped(errors[0]).max(axis=1),
+        near_rest=_grouped(narrow[0]),
+        half=_grouped(halves[0]),
+        far_tail=np.column_stack([narrow[1], errors[1]]),
+        near=_grouped(codes[:, :near].astype(np.int8)).transpose(0, 2, 1),
+        far=codes[:, near:].astype(np.int8),
+    )
+    return levels, norm
+
+
+def _grouped(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the values (n, ...) in groups of LANES (g, LANES, ...), the last filled with zeros."""
+    groups = -(-len(values) // LANES)
+    full = np.zeros((groups * LANES, *values.shape[1:]), values.dtype)
+    full[: len(values)] = values
+    return full.reshape(groups, LANES, *values.shape[1:])
+
+
+def _shapes(rows: int, projection: Projection) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Return the shape and type of each of the Levels of a segment."""
+    near, far = projection.near, projection.directions.shape[1] - projection.near
+    tiles, groups = -(-rows // TILE), -(-rows // LANES)
+    floats: list[tuple[int, ...]] = [(tiles, near), (tiles, far), (groups,)]
+    floats += [(groups, LANES), (groups, LANES), (rows, 2)]
+    codes = (groups, near, LANES), (rows, far)
+    return [(s, np.dtype("<f4")) for s in floats] + [(s, np.dtype("i1")) for s in codes]
+
+
+def _size(array: tuple[tuple[int, ...], np.dtype[Any]]) -> int:
+    return math.prod(array[0]) * array[1].itemsize

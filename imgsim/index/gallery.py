@@ -1,0 +1,46 @@
+"""The embeddings of all images at one instant."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.index.distance import Block, checked_queries
+from imgsim.index.projection import Projection
+from imgsim.index.scan_numpy import Backend
+from imgsim.index.searcher import Answer, SegmentSearcher, Source
+
+
+class Gallery:
+    """The embeddings (n, dim) of images, or of those that a filter admits."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        projection: Projection | None,
+        dim: int,
+        radius: float,
+        choose: Callable[[int], Backend],
+    ) -> None:
+        self._sources = sources
+        self._searcher = SegmentSearcher(sources, projection, dim, choose)
+        self._radius = radius
+        self.dim = dim
+
+    def __len__(self) -> int:
+        return sum(
+            len(source) - int(np.bitwise_count(source.excluded).sum()) for source in self._sources
+        )
+
+    def close(self) -> None:
+        """End the threads."""
+        self._searcher.close()
+
+    def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
+        """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""
+        return self._searcher.search(checked_queries(queries, self.dim), k, self._radius)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield ids and embeddings of all images in the order of segments, in bounded pieces."""
+        for source in self._sources:
+            yield from source.blocks()

@@ -1,0 +1,228 @@
+"""Scans of the rows of a segment: which of them can be among the nearest.
+
+A scan keeps, for each query of a group, the rows whose lower bound does not exceed the query's
+limit. The limit shrinks to the k-th least of the upper bounds met so far. bounds.py derives the
+bounds and what rounding they allow for.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.index.bounds import LANES, TILE, Levels
+from imgsim.index.distance import distances
+from imgsim.index.projection import Projection
+
+
+class Backend(Protocol):
+    """What does the scanning: this module, or :mod:`imgsim.index.scan_numba`."""
+
+    def project(
+        self, projection: Projection, queries: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See below, as of all of these."""
+
+    def scan_bounds(
+        self, inputs: "BoundsInput", group: "Group", state: "ScanState", start: int, stop: int
+    ) -> int:
+        """See below."""
+
+    def scan_rows(
+        self, inputs: "RowsInput", group: "Group", state: "ScanState", start: int, stop: int
+    ) -> int:
+        """See below."""
+
+    def look(
+        self,
+        rows: NDArray[np.float32],
+        numbers: NDArray[np.int64],
+        embeddings: NDArray[np.float32],
+        owners: NDArray[np.int64],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See below."""
+
+
+RAISED = 1 + 1e-10
+"""What a limit is raised by before a bound is compared with it."""
+
+UNIT = 2.0**-24
+"""The unit roundoff of float32."""
+
+Singles = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Codes = NDArray[np.int8]
+Bits = NDArray[np.uint8]
+
+
+class BoundsInput(NamedTuple):
+    """The bounds of a segment, to be scanned for some queries.
+
+    ``excluded`` has a bit for each row that does not count, or is empty; ``first`` is row 0's
+    number. ``margins`` and ``errors`` (q,) are what bounds and scores can be wrong by.
+    """
+
+    levels: Levels
+    excluded: Bits
+    first: int
+    margins: Doubles
+    errors: Doubles
+
+
+class RowsInput(NamedTuple):
+    """The embeddings (n, d) float32 of a segment, to be scanned; the rest is as above."""
+
+    embeddings: Singles
+    excluded: Bits
+    first: int
+
+
+class Group(NamedTuple):
+    """Some queries of dimension d, a multiple of 4 in number unless it is one.
+
+    ``embeddings`` (q, d), ``near`` (q, m1) and ``far`` (q, m2 - m1) are float32; the lengths
+    ``near_rest``, ``far_rest`` and ``norms`` (q,) are float64.
+    """
+
+    embeddings: Singles
+    near: Singles
+    far: Singles
+    near_rest: Doubles
+    far_rest: Doubles
+    norms: Doubles
+
+
+class ScanState(NamedTuple):
+    """The buffers in which scans leave what they find for each of q queries.
+
+    ``limits`` (q,) are the distances that a row must not exceed, negative for no query; ``highs``
+    (q, k) the least upper bounds, the greatest first; ``rows`` and ``lows`` (q, c) candidates and
+    their lower bounds, ``counts`` (q,) of them real; ``tally`` (2,) how many rows the first and the
+    second level left.
+    """
+
+    limits: Doubles
+    highs: Doubles
+    rows: Integers
+    lows: Doubles
+    counts: Integers
+    tally: Integers
+
+
+def project(projection: Projection, queries: Singles) -> tuple[Doubles, Doubles]:
+    """Return what :meth:`Projection.project` does."""
+    along, squares = projection.project(queries)
+    return along, squares
+
+
+def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int, stop: int) -> int:
+    """Scan the bounds of the rows from ``start``, a multiple of TILE, to ``stop``.
+
+    Returns where to go on: ``stop``, or before if a query has no room for more candidates.
+    """
+    levels = inputs.levels
+    for first in range(start, stop, TILE):
+        if not _has_room(state):
+            return first
+        rows, tile = min(TILE, stop - first), first // TILE
+        groups = slice(first // LANES, -(-(first + rows) // LANES))
+        weights = group.near * levels.near_scale[tile]
+        scores = weights @ levels.near[groups].astype(np.float32)  # (groups, queries, LANES)
+        scores += group.near_rest[:, None].astype(np.float32) * levels.near_rest[groups, None]
+        scores -= levels.half[groups, None]
+        reach = state.limits * RAISED + inputs.margins + levels.near_error[groups, None]
+        with np.errstate(over="ignore"):  # where nothing is out of reach
+            threshold = (group.norms**2 - reach**2) / 2 - inputs.errors
+        number, queries, lane = np.nonzero(scores >= threshold[:, :, None])
+        row = first + number * LANES + lane
+        here = (row < stop) & (state.limits[queries] >= 0)
+        here[here] = _count(inputs.excluded, row[here])
+        left = row[here], queries[here], scores[number, queries, lane][here].astype(np.float64)
+        state.tally[0] += len(left[0])
+        low, high = _second_level(inputs, group, *left)
+        _keep(state, left[1], inputs.first + left[0], low, high)
+    return stop
+
+
+def scan_rows(inputs: RowsInput, group: Group, state: ScanState, start: int, stop: int) -> int:
+    """Scan the embeddings from row ``start`` to ``stop``; return where to go on."""
+    for first in range(start, stop, TILE):
+        if not _has_room(state):
+            return first
+        numbers = np.arange(first, min(first + TILE, stop))
+        numbers = numbers[_count(inputs.excluded, numbers)]
+        rows = inputs.embeddings[numbers].astype(np.float64)
+        for a in np.flatnonzero(state.limits >= 0).tolist():
+            true = distances(group.embeddings[a], rows)
+            _keep(state, np.full(len(true), a), inputs.first + numbers, true, true)
+    return stop
+
+
+def look(
+    rows: Singles, numbers: Integers, embeddings: Singles, owners: Integers
+) -> tuple[Doubles, Doubles]:
+    """Return lower and upper bounds of the distances of some rows to embeddings, in pairs.
+
+    They are as good as can be had for less than the distances cost: here, none.
+    """
+    return np.zeros(len(numbers)), np.full(len(numbers), np.inf)
+
+
+def _count(excluded: Bits, rows: Integers) -> NDArray[np.bool_]:
+    """Say which rows count: those whose bit in ``excluded`` is not set."""
+    if not len(excluded):
+        return np.ones(len(rows), bool)
+    counts: NDArray[np.bool_] = (excluded[rows >> 3] >> (rows & 7)) & 1 == 0
+    return counts
+
+
+def _second_level(
+    inputs: BoundsInput, group: Group, rows: Integers, queries: Integers, scores: Doubles
+) -> tuple[Doubles, Doubles]:
+    """Return the lower and upper bounds of some rows' distances to some queries, in pairs."""
+    levels = inputs.levels
+    near = levels.near_rest[rows // LANES, rows % LANES] - group.near_rest[queries]
+    difference = levels.far[rows] * levels.far_scale[rows // TILE] - group.far[queries]
+    further = np.einsum("ij,ij->i", difference, difference)
+    along = group.norms[queries] ** 2 - 2 * scores - near**2 + further
+    rest, error = levels.far_tail[rows].astype(np.float64).T
+    rho = (levels.far.shape[1] + 8) * UNIT
+    off, doubt = inputs.margins[queries] + error, 2 * inputs.errors[queries]
+    low = along + (rest - group.far_rest[queries]) ** 2 - doubt
+    high = along + (rest + group.far_rest[queries]) ** 2 + doubt
+    return (
+        np.maximum(0, np.sqrt(np.maximum(0, low)) * (1 - rho) - off),
+        np.sqrt(np.maximum(0, high)) * (1 + rho) + off,
+    )
+
+
+def _has_room(state: ScanState) -> bool:
+    """Drop candidates beyond their limits where room is short; return whether all have room."""
+    room = state.rows.shape[1]
+    for a in np.flatnonzero(state.counts + TILE > room).tolist():
+        real = slice(state.counts[a])
+        near = state.lows[a, real] <= state.limits[a] * RAISED
+        kept = int(near.sum())
+        state.rows[a, :kept] = state.rows[a, real][near]
+        state.lows[a, :kept] = state.lows[a, real][near]
+        state.counts[a] = kept
+        if 2 * kept > room:
+            return False
+    return True
+
+
+def _keep(state: ScanState, queries: Integers, rows: Integers, low: Doubles, high: Doubles) -> None:
+    """Add candidates of some queries, and their upper bounds where they are among the least."""
+    k = state.highs.shape[1]
+    for a in np.unique(queries).tolist():
+        mine = queries == a
+        if k:
+            highs = np.concatenate([state.highs[a], high[mine]])
+            state.highs[a] = np.partition(highs, k - 1)[k - 1 :: -1]
+            state.limits[a] = min(state.limits[a], state.highs[a, 0])
+        mine &= low <= state.limits[a] * RAISED
+        place = slice(state.counts[a], state.counts[a] + int(mine.sum()))
+        state.rows[a, place], state.lows[a, place] = rows[mine], low[mine]
+        state.counts[a] = place.stop
+        state.tally[1] += place.stop - place.start

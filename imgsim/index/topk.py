@@ -1,0 +1,71 @@
+"""Distances of images to several queries, ranked."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.index.distance import Nearest
+
+
+class Candidates(NamedTuple):
+    """Query numbers, image ids and distances (n,)."""
+
+    queries: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    distances: NDArray[np.float64]
+
+
+NONE = Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+
+
+@dataclass(frozen=True, eq=False)
+class TopKRequest:
+    """Queries (q, d) and what is wanted of them: at most ``k`` images (None: all) in ``radius``."""
+
+    queries: NDArray[np.float32]
+    k: int | None
+    radius: float
+
+    @cached_property
+    def wide(self) -> NDArray[np.float64]:
+        """Return the queries in float64."""
+        return self.queries.astype(np.float64)
+
+    def best(self, *parts: Candidates) -> Candidates:
+        """Return the first ``k`` of each query in the parts, in ascending (query, distance, id).
+
+        With a ``k`` of None, return all in any order.
+        """
+        queries, ids, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
+        joined = Candidates(queries, ids, distances)
+        if self.k is None:
+            return joined
+        order = _order(joined)
+        owners = queries[order]
+        order = order[np.arange(len(order)) - np.searchsorted(owners, owners) < self.k]
+        return Candidates(queries[order], ids[order], distances[order])
+
+    def tighten(self, limits: NDArray[np.float64], best: Candidates) -> None:
+        """Lower the limits of the queries that have ``k`` distances already."""
+        if self.k:
+            numbers = np.arange(len(self.queries))
+            last = np.searchsorted(best.queries, numbers) + self.k - 1
+            full = numbers[np.searchsorted(best.queries, numbers, "right") > last]
+            limits[full] = np.minimum(limits[full], best.distances[last[full]])
+
+    def split(self, best: Candidates) -> list[Nearest]:
+        """Return the images of each query, in order."""
+        order = _order(best)
+        numbers = np.arange(len(self.queries) + 1)
+        cuts = np.searchsorted(best.queries[order], numbers).tolist()
+        parts = (order[start:stop] for start, stop in pairwise(cuts))
+        return [(best.ids[part], best.distances[part]) for part in parts]
+
+
+def _order(ranked: Candidates) -> NDArray[np.int64]:
+    """Return the places in ascending (query, distance, id)."""
+    return np.lexsort((ranked.ids, ranked.distances, ranked.queries))

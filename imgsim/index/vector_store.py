@@ -1,0 +1,310 @@
+"""The collection's embeddings: segment files that whoever owns the catalog names."""
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.errors import CollectionDamaged, StoreError
+from imgsim.files import sha256_file
+from imgsim.index.bounds import TILE, Bounds, altered_bounds, are_of_another, write_bounds
+from imgsim.index.gallery import Gallery
+from imgsim.index.projection import (
+    Projection,
+    fit_projection,
+    read_projection,
+    sample_size,
+    write_projection_file,
+)
+from imgsim.index.searcher import BackendChoice, Ids, Source
+from imgsim.index.segment_file import (
+    MappedEmbeddings,
+    MappedIds,
+    write_blocks,
+    write_ids,
+    write_segment,
+)
+from imgsim.records import Segment, SegmentRows
+from imgsim.results import Damage
+
+_LOG = logging.getLogger(__name__)
+
+_PROJECTION = "basis.npz"
+_ENDS = ".faiss", ".ids.npy", ".bounds"
+_GROWTH = 8  # how many times as many embeddings deserve a new projection
+
+IdsOf = Callable[[Segment], NDArray[np.int64]]
+"""Returns the image id of each row of a segment (rows,), -1 for none."""
+
+
+class _GivenIds:
+    """Ids in memory, in place of a file that is missing."""
+
+    def __init__(self, ids: NDArray[np.int64]) -> None:
+        self._ids = ids[:, np.newaxis]
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ids (n, 1) of some rows."""
+        return self._ids[rows]
+
+    def span(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the ids (n, 1) of the rows from ``start`` to ``stop``, or to the last."""
+        return self._ids[start:stop]
+
+
+class VectorStore:
+    """Segment files in ``directory``.
+
+    A projection is fitted once there are ``fewest_fitted`` embeddings; segments of fewer than
+    ``fewest_bounded`` go without bounds.
+    """
+
+    def __init__(
+        self, directory: Path, *, fewest_fitted: int = 2_048, fewest_bounded: int = 256
+    ) -> None:
+        self._directory = directory
+        self._fewest_fitted = fewest_fitted
+        self._fewest_bounded = fewest_bounded
+        self._choose_backend = BackendChoice()
+
+    def add(self, ids: NDArray[np.int64], embeddings: NDArray[np.float32]) -> Segment:
+        """Durably write (n, d) float32 embeddings, and the ids (n,) of their images, as a segment.
+
+        They exist once the catalog commits the segment; until then the files are garbage.
+        """
+        name = secrets.token_hex(8)
+        digest = write_segment(self._path(name), embeddings)
+        write_ids(self._ids_path(name), ids)
+        return Segment(name, len(embeddings), embeddings.shape[1], digest)
+
+    def merge(self, parts: Sequence[tuple[Segment, NDArray[np.int64]]]) -> Segment | None:
+        """Durably write the rows that are images as one new segment; None if there is none.
+
+        Each part is a segment and the image id of each of its rows, -1 for none. Raises
+        :class:`CollectionDamaged` where a file's bytes are not those that were stored.
+        """
+        ids = np.concatenate([ids[ids >= 0] for _, ids in parts])
+        if not len(ids):
+            return None
+        for segment, _ in parts:
+            if (damage := self.segment_damage(segment)) is not None:
+                raise CollectionDamaged(Path(damage.path), damage.expected, damage.found)
+        name, dim = secrets.token_hex(8), parts[0][0].dim
+        blocks = (
+            rows[part[start : start + len(rows)] >= 0]
+            for segment, part in parts
+            for start, rows in self._mapped(segment).blocks()
+        )
+        digest = write_blocks(self._path(name), len(ids), dim, blocks)
+        write_ids(self._ids_path(name), ids)
+        return Segment(name, len(ids), dim, digest)
+
+    def embedding(self, segment: Segment, row: int) -> NDArray[np.float32]:
+        """Return one embedding (dim,)."""
+        return self._mapped(segment).take(np.array([row])).reshape(segment.dim)
+
+    def gallery(
+        self, rows: Sequence[SegmentRows], dim: int, radius: float, ids_of: IdsOf
+    ) -> Gallery:
+        """Map the embeddings of some rows, of which those within ``radius`` of a query are found.
+
+        ``ids_of`` is asked for the ids of a segment whose own file of them cannot be used.
+        """
+        projection = self._projection(dim)
+        sources = [
+            Source(
+                self._ids(each.segment, ids_of),
+                each.excluded,
+                self._mapped(each.segment),
+                self._bounds(each.segment, projection),
+            )
+            for each in rows
+            if each.count
+        ]
+        without = sum(source.bounds is None for source in sources)
+        if without:
+            _LOG.debug("%d of %d segments have no bounds: scanned whole", without, len(sources))
+        return Gallery(sources, projection, dim, radius, self._choose_backend)
+
+    def build_ids(self, segments: Iterable[Segment], ids_of: IdsOf) -> None:
+        """Write the files of ids that are missing or cut short."""
+        for segment in segments:
+            if self._mapped_ids(segment) is None:
+                write_ids(self._ids_path(segment.name), ids_of(segment))
+
+    def _ids(self, segment: Segment, ids_of: IdsOf) -> Ids:
+        mapped = self._mapped_ids(segment)
+        if mapped is None:
+            _LOG.debug("%s: no file of ids; asking the catalog", segment.name)
+            return _GivenIds(ids_of(segment))
+        return mapped
+
+    def _mapped_ids(self, segment: Segment) -> MappedIds | None:
+        """Return the ids of a segment; None where the file is missing or cut short."""
+        try:
+            return MappedIds(self._ids_path(segment.name), segment.rows)
+        except (OSError, ValueError):
+            return None
+
+    def build_bounds(self, segments: Sequence[Segment]) -> None:
+        """Write the bounds that are missing; fit a projection first, once there are enough embeddings.
+
+        A collection that has grown many times gets another projection, and all its bounds anew.
+
+        Raises :class:`StoreError` if that fails; a search does without.
+        """
+        segments = [segment for segment in segments if segment.rows >= self._fewest_bounded]
+        if not segments:
+            return
+        mapped = [self._mapped(segment) for segment in segments]
+        try:
+            projection = self._projection(segments[0].dim)
+            if projection is None or sum(map(len, mapped)) >= _GROWTH * projection.rows:
+                projection = self._new_projection(mapped)
+            if projection is None or not projection.near:
+                return
+            for segment, embeddings in zip(segments, mapped, strict=True):
+                if self._bounds(segment, projection) is None:
+                    starts = range(0, segment.rows, TILE)
+                    blocks = (embeddings.span(start, start + TILE) for start in starts)
+                    write_bounds(self._bounds_path(segment.name), segment.rows, projection, blocks)
+        except OSError as error:
+            raise StoreError(
+                f"{self._directory}: all images are stored, but what makes queries fast cannot be "
+                f"written: {error.strerror}"
+            ) from error
+
+    def forget_projection(self) -> None:
+        """Remove the projection, so that the next bounds are for one that is fitted anew."""
+        (self._directory / _PROJECTION).unlink(missing_ok=True)
+
+    def _new_projection(self, mapped: Sequence[MappedEmbeddings]) -> Projection | None:
+        """Fit and write a projection; None if there are too few embeddings yet."""
+        rows = sum(map(len, mapped))
+        if rows < self._fewest_fitted:
+            return None
+        projection = fit_projection(_sample(mapped, sample_size(mapped[0].dim)), rows)
+        write_projection_file(self._directory / _PROJECTION, projection)
+        return projection
+
+    def _projection(self, dim: int) -> Projection | None:
+        """Return the projection of the bounds; None before there is a sound one of this dimension."""
+        try:
+            return read_projection(self._directory / _PROJECTION, dim)
+        except (OSError, ValueError):
+            return None
+
+    def _bounds(self, segment: Segment, projection: Projection | None) -> Bounds | None:
+        """Return the bounds of a segment; None where they are missing, stale or cut short."""
+        if projection is None:
+            return None
+        try:
+            return Bounds(self._bounds_path(segment.name), segment.rows, projection)
+        except (OSError, ValueError):
+            return None
+
+    def sweep(self, segments: Iterable[str]) -> None:
+        """Remove the files that belong to none of the segments of these names.
+
+        Only the one writer may.
+        """
+        names = {f"{name}{end}" for name in segments for end in _ENDS} | {_PROJECTION}
+        for path in self._directory.iterdir():
+            if path.name not in names and not path.is_dir():
+                path.unlink(missing_ok=True)
+
+    def damages(
+        self, segments: Sequence[Segment], spare: Sequence[Segment], ids_of: IdsOf
+    ) -> Iterator[Damage]:
+        """Yield what is wrong with each segment file, and with the ids and bounds that there are.
+
+        ``spare`` segments, of encoders that are not active, have no bounds.
+        """
+        for segment in (*segments, *spare):
+            if (damage := self.segment_damage(segment)) is not None:
+                yield damage
+            if not self._has_right_ids(segment, ids_of(segment)):
+                path = self._ids_path(segment.name)
+                yield Damage(str(path), "the ids of the segment's images", "something else")
+        yield from self._bounds_damages(segments)
+
+    def remove_damaged_ids(self, segments: Iterable[Segment], ids_of: IdsOf) -> int:
+        """Remove files of other ids than ``ids_of`` gives; return how many."""
+        count = 0
+        for segment in segments:
+            if not self._has_right_ids(segment, ids_of(segment)):
+                self._ids_path(segment.name).unlink()
+                count += 1
+        return count
+
+    def _has_right_ids(self, segment: Segment, ids: NDArray[np.int64]) -> bool:
+        """Say whether the file of ids, if there is one, has those of all rows that are images."""
+        path = self._ids_path(segment.name)
+        if not path.exists():
+            return True
+        mapped = self._mapped_ids(segment)
+        if mapped is None:
+            return False
+        return np.array_equal(mapped.span(0, segment.rows)[ids >= 0, 0], ids[ids >= 0])
+
+    def segment_damage(self, segment: Segment) -> Damage | None:
+        """Return what is wrong with a file of embeddings: missing, wrong shape, or altered bytes."""
+        path = self._path(segment.name)
+        try:
+            self._mapped(segment)
+            found = f"sha256 {sha256_file(path)}"
+        except CollectionDamaged as error:
+            return Damage(str(path), error.expected, error.found)
+        except OSError as error:
+            found = str(error.strerror)
+        expected = f"sha256 {segment.sha256}"
+        return None if found == expected else Damage(str(path), expected, found)
+
+    def remove_damaged_bounds(self, segments: Sequence[Segment]) -> int:
+        """Remove damaged bounds, which :meth:`build_bounds` makes anew; return how many."""
+        damages = list(self._bounds_damages(segments))
+        for damage in damages:
+            Path(damage.path).unlink()
+        return len(damages)
+
+    def _bounds_damages(self, segments: Sequence[Segment]) -> Iterator[Damage]:
+        """Yield how the projection, or bounds under it, are not what was written."""
+        if not segments:
+            return
+        dim, path = segments[0].dim, self._directory / _PROJECTION
+        projection = self._projection(dim)
+        if projection is None:
+            if path.exists():
+                expected = f"orthonormal directions of dimension {dim}"
+                yield Damage(str(path), expected, "something else")
+            return
+        for segment in segments:
+            path = self._bounds_path(segment.name)
+            if not path.exists() or are_of_another(path, projection):
+                continue
+            if self._bounds(segment, projection) is None:
+                expected = f"the bounds of {segment.rows} rows under the projection"
+                yield Damage(str(path), expected, "something else")
+            elif (altered := altered_bounds(path)) is not None:
+                yield Damage(str(path), f"sha256 {altered[0]}", f"sha256 {altered[1]}")
+
+    def _mapped(self, segment: Segment) -> MappedEmbeddings:
+        return MappedEmbeddings(self._path(segment.name), segment.rows, segment.dim)
+
+    def _ids_path(self, name: str) -> Path:
+        return self._directory / f"{name}.ids.npy"
+
+    def _bounds_path(self, name: str) -> Path:
+        return self._directory / f"{name}.bounds"
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.faiss"
+
+
+def _sample(mapped: Sequence[MappedEmbeddings], most: int) -> NDArray[np.float32]:
+    """Return up to ``most`` rows, evenly from all segments."""
+    step = max(1, -(-sum(map(len, mapped)) // most))
+    return np.concatenate([v.take(np.arange(0, len(v), step)) for v in mapped])

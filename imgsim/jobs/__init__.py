@@ -1,0 +1,1 @@
+"""What changes a collection or runs over all of it: ingest, reencode, repair, compact, forget."""

@@ -1,0 +1,87 @@
+"""Embeddings of image files: each content is decoded and encoded once."""
+
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from threading import Lock
+
+from imgsim.directory import Directory
+from imgsim.encoder.embed import EmbeddedImage, embed, embed_file, record_of
+from imgsim.encoder.encoder import Encoder
+from imgsim.errors import CollectionDamaged
+from imgsim.images.decode import OpenImage, opened
+from imgsim.records import ImageRecord, StoredImage
+
+
+@dataclass(frozen=True, eq=False)
+class KnownContent:
+    """An image file, and the ``stored`` images that have its content."""
+
+    record: ImageRecord
+    stored: tuple[StoredImage, ...]
+
+
+class Contents:
+    """Embeddings of files for one writer, who may ask from many threads.
+
+    What the catalog has is not computed again, nor what this object has computed before and is not
+    yet told to forget.
+    """
+
+    def __init__(self, encoder: Encoder, directory: Directory) -> None:
+        self._encoder = encoder
+        self._catalog = directory.catalog
+        self._store = directory.store
+        self._new: dict[bytes, Future[EmbeddedImage | KnownContent | None]] = {}
+        self._lock = Lock()
+        self._is_sound = cache(lambda segment: self._store.segment_damage(segment) is None)
+
+    def of(self, path: str) -> EmbeddedImage | KnownContent:
+        """Encode the image at ``path`` unless its content is known.
+
+        Raises :class:`ImageError`.
+        """
+        with opened(path) as image:
+            return self._once(image)
+
+    def known(self, path: str) -> KnownContent:
+        """Return the image at ``path`` and which stored images, if any, have its content."""
+        with opened(path) as image:
+            return self._known(image)
+
+    def copied(self, known: KnownContent) -> EmbeddedImage:
+        """Return the embedding that is stored for a content; encode again if its file is damaged."""
+        first = known.stored[0]
+        if self._is_sound(first.segment):
+            with suppress(CollectionDamaged):
+                return EmbeddedImage(known.record, self._store.embedding(first.segment, first.row))
+        return embed_file(known.record.path, self._encoder)
+
+    def forget(self) -> None:
+        """Forget what was computed; the catalog has it now."""
+        with self._lock:
+            self._new = {key: future for key, future in self._new.items() if not future.done()}
+
+    def _once(self, image: OpenImage) -> EmbeddedImage | KnownContent:
+        """Do what :meth:`of` does, or take what another thread got for the same content."""
+        mine: Future[EmbeddedImage | KnownContent | None] = Future()
+        with self._lock:
+            future = self._new.setdefault(image.sha256, mine)
+        if future is not mine and (same := future.result()) is not None:
+            return replace(same, record=record_of(image, (same.record.width, same.record.height)))
+        found: EmbeddedImage | KnownContent | None = None
+        try:
+            known = self._known(image)
+            found = known if known.stored else embed(image, self._encoder)
+        finally:
+            mine.set_result(found)
+        return found
+
+    def _known(self, image: OpenImage) -> KnownContent:
+        stored: tuple[StoredImage, ...] = ()
+        if self._catalog.has_content(image.sha256):
+            with self._catalog.snapshot() as snapshot:
+                stored = snapshot.with_content(image.sha256)
+        size = (stored[0].width, stored[0].height) if stored else (0, 0)
+        return KnownContent(record_of(image, size), stored)

@@ -1,0 +1,201 @@
+"""The ingest pipeline: scan, compare, decode, encode, store."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice, tee
+from typing import TypeVar
+
+import numpy as np
+
+from imgsim.directory import Directory
+from imgsim.encoder.embed import EmbeddedImage
+from imgsim.errors import ImageError, ImageUnavailable
+from imgsim.images.decode import is_other_file
+from imgsim.images.roots import Roots, State, is_gone
+from imgsim.jobs.batch import Batch
+from imgsim.jobs.contents import Contents, KnownContent
+from imgsim.options import BatchLimits, IngestSettings
+from imgsim.parallel import in_threads
+from imgsim.records import ImageFile, ImageRecord, StoredImage
+from imgsim.results import IngestReport, Refusal
+
+_Found = Iterable[ImageFile | ImageError]
+_Result = TypeVar("_Result")
+
+
+class _IngestBatch(Batch):
+    """Results that are not committed yet."""
+
+    def __init__(self, limits: BatchLimits) -> None:
+        super().__init__(limits)
+        self.stamps: list[tuple[int, ImageRecord]] = []
+        self.refused: list[tuple[ImageFile, Refusal]] = []
+        self.counts: Counter[str] = Counter()
+
+
+class Ingest:
+    """One run over the files that a scan found."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        contents: Contents,
+        settings: IngestSettings,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Prepare a run; ``on_progress`` is told how many files are done."""
+        self._catalog = directory.catalog
+        self._store = directory.store
+        self._contents = contents
+        self._settings = settings
+        self._on_progress = on_progress
+        with self._catalog.snapshot() as snapshot:
+            self._roots = Roots(snapshot.roots())
+        self._batch = _IngestBatch(self._settings.batch)
+        self._counts: Counter[str] = Counter()
+        self._moved: set[int] = set()
+        self._refused: list[Refusal] = []
+        self._unreachable: list[Refusal] = []
+
+    @property
+    def report(self) -> IngestReport:
+        """Return what is done so far; an image counts when its batch is committed."""
+        return IngestReport(
+            added=self._counts["added"],
+            changed=self._counts["changed"],
+            moved=self._counts["moved"],
+            unchanged=self._counts["unchanged"],
+            skipped=self._counts["skipped"],
+            refused=tuple(self._refused),
+            unreachable=tuple(self._unreachable),
+        )
+
+    def preview(self, found: _Found) -> IngestReport:
+        """Count what a run would do, without decoding anything."""
+        for file, known, result in filter(None, self._tried(found, self._contents.known)):
+            if isinstance(result, ImageError):
+                self._refuse(file, result, known=known)
+            else:
+                self._counts[self._place(file, result.stored, known=known)[0]] += 1
+        return self.report
+
+    def run(self, found: _Found) -> IngestReport:
+        """Store what is new or changed.
+
+        On an interrupt (``KeyboardInterrupt``) what is encoded is committed before it goes on up.
+        """
+        try:
+            for tried in self._tried(found, self._contents.of):
+                if tried is not None:
+                    self._keep(*tried)
+                if self._batch.is_due(self._batch.counts.total()):
+                    self._commit()
+                self._on_progress(self._done())
+            self._commit()
+        except KeyboardInterrupt:
+            self._commit()
+            raise
+        return self.report
+
+    def _tried(
+        self, found: _Found, work: Callable[[str], _Result]
+    ) -> Iterator[tuple[ImageFile, bool, _Result | ImageError] | None]:
+        """Yield the files to try, whether another content of each is stored, and the result.
+
+        None comes now and then, so that the caller need not wait while there is nothing new.
+        """
+
+        def attempt(item: tuple[ImageFile, bool] | None) -> _Result | None:
+            return None if item is None else work(item[0].path)
+
+        files, ahead = tee(self._new_files(found))
+        for item, result in zip(files, in_threads(attempt, ahead), strict=True):
+            yield None if item is None or result is None else (*item, result)
+
+    def _new_files(self, found: _Found) -> Iterator[tuple[ImageFile, bool] | None]:
+        """Yield the files to try, and whether the file is stored, perhaps with other content.
+
+        None comes after each chunk of files that were compared.
+        """
+        remaining = iter(found)
+        while chunk := list(islice(remaining, self._settings.batch.compared)):
+            files = [item for item in chunk if isinstance(item, ImageFile)]
+            paths = [file.path for file in files]
+            for item in chunk:
+                if isinstance(item, ImageError):
+                    self._unreachable.append(Refusal(item.path, item.reason))
+            with self._catalog.snapshot() as snapshot:
+                stored, refused = snapshot.stamps(paths), snapshot.refusals(paths)
+            for file in files:
+                stamp, known = (file.size, file.mtime_ns), file.path in stored
+                if known and stored[file.path] == stamp and not self._settings.rehash:
+                    self._counts["unchanged"] += 1
+                elif refused.get(file.path, ())[:2] == stamp and not self._settings.retry_refused:
+                    self._refused.append(Refusal(file.path, refused[file.path][2]))
+                else:
+                    yield file, known
+            yield None
+
+    def _place(
+        self, file: ImageFile, stored: Iterable[StoredImage], *, known: bool
+    ) -> tuple[str, int | None]:
+        """Return what a file counts as, and the id of the stored image that it is, if it is one."""
+        free = [image for image in stored if image.id not in self._moved]
+        for image in free:
+            if image.path == file.path:
+                return "unchanged", image.id
+        for image in free:
+            if is_gone(image.path) and not self._is_unmounted(image.path):
+                self._moved.add(image.id)
+                return "moved", image.id
+        return ("changed" if known else "added"), None
+
+    def _is_unmounted(self, path: str) -> bool:
+        return self._roots.state(self._roots.of(path)) is State.empty
+
+    def _keep(
+        self, file: ImageFile, known: bool, found: EmbeddedImage | KnownContent | ImageError
+    ) -> None:
+        if isinstance(found, ImageError):
+            self._refuse(file, found, known=known)
+            return
+        stored = found.stored if isinstance(found, KnownContent) else ()
+        kind, image_id = self._place(file, stored, known=known)
+        if image_id is not None:
+            self._batch.stamps.append((image_id, found.record))
+        elif isinstance(found, EmbeddedImage):
+            self._batch.images.append(found)
+        else:
+            try:
+                self._batch.images.append(self._contents.copied(found))
+            except ImageError as error:
+                self._refuse(file, error, known=known)
+                return
+        self._batch.counts[kind] += 1
+
+    def _refuse(self, file: ImageFile, error: ImageError, *, known: bool) -> None:
+        refusal = Refusal(file.path, error.reason)
+        if isinstance(error, ImageUnavailable):  # that can change while the file does not
+            self._unreachable.append(refusal)
+        elif is_other_file(error, claimed=file.claimed or known):
+            self._counts["skipped"] += 1
+        else:
+            self._refused.append(refusal)
+            self._batch.refused.append((file, refusal))
+
+    def _done(self) -> int:
+        counts = self._counts.total() + self._batch.counts.total()
+        return counts + len(self._refused) + len(self._unreachable)
+
+    def _commit(self) -> None:
+        """Commit the batch; an interrupt may come at any point, and then it is done once more."""
+        batch, segment, images = self._batch, None, dict[int, ImageRecord]()
+        if batch.images:
+            with self._catalog.snapshot() as snapshot:
+                first = snapshot.next_id()
+            images = {first + row: image.record for row, image in enumerate(batch.images)}
+            segment = batch.write(self._store, np.array(list(images)))
+        self._catalog.commit_batch(segment, images, batch.stamps, batch.refused)
+        self._counts += batch.counts
+        self._batch = _IngestBatch(self._settings.batch)
+        self._contents.forget()

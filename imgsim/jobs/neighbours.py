@@ -1,0 +1,118 @@
+"""Lists of neighbours, from what a search found to what a user gets."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.catalog.snapshot import Snapshot
+from imgsim.directory import Directory
+from imgsim.errors import CollectionDamaged
+from imgsim.index.distance import Nearest
+from imgsim.index.gallery import Gallery
+from imgsim.index.searcher import Answer
+from imgsim.options import SearchFilter
+from imgsim.results import ImageNeighbours, Match, Progress
+
+_AT_FIRST = 16  # images searched at once when nobody knows how many matches there are
+
+
+@dataclass(frozen=True)
+class NeighbourLists:
+    """The ``k`` nearest others (None: all) that ``within`` admits of each stored image, by id.
+
+    At most ``searched`` images are searched for at once, and fewer if they have ``matched`` matches
+    or more, of a hundred bytes and more each.
+    """
+
+    directory: Directory
+    k: int | None
+    within: SearchFilter
+    searched: int = 1_024
+    matched: int = 200_000
+
+    def __call__(self, on_progress: Progress | None = None) -> Iterator[ImageNeighbours]:
+        """Yield the lists."""
+        with (
+            self.directory.reading() as snapshot,
+            self.directory.gallery(snapshot) as everything,
+        ):
+            if self.within == SearchFilter():
+                yield from self._lists(snapshot, everything, everything, on_progress)
+                return
+            with self.directory.gallery(snapshot, self.within) as admitted:
+                yield from self._lists(snapshot, everything, admitted, on_progress)
+
+    def _lists(
+        self,
+        snapshot: Snapshot,
+        everything: Gallery,
+        admitted: Gallery,
+        on_progress: Progress | None,
+    ) -> Iterator[ImageNeighbours]:
+        done, total = 0, len(everything)
+        for ids, rows, found in self._searched(everything, admitted):
+            names = snapshot.paths(ids.tolist())
+            for number, mine in zip(ids.tolist(), matches(snapshot, found), strict=True):
+                yield ImageNeighbours(number, names[number], mine)
+            done += len(rows)
+            if on_progress is not None:
+                on_progress(done, total)
+
+    def _searched(
+        self, everything: Gallery, admitted: Gallery
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], list[Nearest]]]:
+        """Yield ids and embeddings of some images, and the nearest others of each."""
+        most = min(_AT_FIRST, self.searched)
+        for ids, rows in everything.blocks():
+            stop = 0
+            while stop < len(ids):
+                part = slice(stop, stop + most)
+                stop = part.stop
+                found = nearest_others(admitted, ids[part], rows[part], self.k).nearest
+                matched = sum(len(ids) for ids, _ in found) / len(found)
+                most = max(1, min(self.searched, int(self.matched / max(1, matched))))
+                yield ids[part], rows[part], found
+
+
+def nearest_others(
+    gallery: Gallery, ids: NDArray[np.int64], rows: NDArray[np.float32], k: int | None
+) -> Answer:
+    """Return the ``k`` nearest (None: all) of stored images, given by id and embedding, but those.
+
+    An image is left out of its own list only.
+    """
+    answer = gallery.search(rows, None if k is None else k + 1)
+    pairs = zip(ids.tolist(), answer.nearest, strict=True)
+    return Answer([_without(number, nearest, k) for number, nearest in pairs], answer.stats)
+
+
+def _without(image_id: int, nearest: Nearest, k: int | None) -> Nearest:
+    """Return the first ``k`` of ``nearest`` that are not the image itself."""
+    ids, distances = nearest
+    others = ids != image_id
+    return ids[others][:k], distances[others][:k]
+
+
+def matches(snapshot: Snapshot, found: Sequence[Nearest]) -> list[tuple[Match, ...]]:
+    """Return the matches of each result, with ranks and paths."""
+    wanted = sorted({i for ids, _ in found for i in ids.tolist()})
+    paths = snapshot.paths(wanted)
+    for number in wanted:
+        if number not in paths:
+            raise CollectionDamaged(
+                Path("segments"),
+                "ids of stored images",
+                f"{number}, which none has; run `imgsim check --repair`",
+            )
+    return [
+        tuple(
+            Match(rank, image_id, paths[image_id], distance)
+            for rank, (image_id, distance) in enumerate(
+                zip(ids.tolist(), distances.tolist(), strict=True), start=1
+            )
+        )
+        for ids, distances in found
+    ]

@@ -1,0 +1,116 @@
+"""Find and mend what checksums say is damaged."""
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+
+from imgsim.catalog.snapshot import Snapshot
+from imgsim.directory import Directory
+from imgsim.encoder.embed import EmbeddedImage, embed_again, stamp
+from imgsim.encoder.encoder import Encoder
+from imgsim.errors import ImageError, ImageUnavailable
+from imgsim.images.roots import Roots, is_gone
+from imgsim.parallel import in_threads
+from imgsim.records import EncoderRecord, Segment
+from imgsim.results import Damage, RepairReport
+
+_AT_ONCE = 4_096  # images
+
+
+def altered_images(snapshot: Snapshot) -> Iterator[Damage]:
+    """Yield image files whose size and time are what they were, and whose content is not."""
+    for segment in snapshot.segments():
+        ids = snapshot.segment_ids(segment)
+        records = list(snapshot.records(ids[ids >= 0].tolist()).values())
+        results = in_threads(stamp, (record.path for record in records))
+        for record, found in zip(records, results, strict=True):
+            expected = f"sha256 {record.sha256.hex()}"
+            if isinstance(found, ImageUnavailable):
+                continue
+            if isinstance(found, ImageError):
+                yield Damage(record.path, expected, found.reason)
+            elif found[:2] == (record.size, record.mtime_ns) and found[2] != record.sha256:
+                yield Damage(record.path, expected, f"sha256 {found[2].hex()}")
+
+
+def repair(directory: Directory) -> RepairReport:
+    """Remove damaged ids and bounds, and encode the images of damaged segments again.
+
+    Damaged embeddings by encoders that are not active are forgotten. An image that is in no segment
+    is forgotten, and one whose file is gone for good or has other content by now. Where a file
+    cannot be reached, everything stays as it is.
+    """
+    catalog, store = directory.catalog, directory.store
+    with catalog.snapshot() as snapshot:
+        segments, dangling = snapshot.segments(), snapshot.dangling()
+        roots = Roots(snapshot.roots())
+        store.remove_damaged_ids(segments, snapshot.segment_ids)
+    catalog.forget(list(dangling), (), ())
+    catalog.renew_removed()
+    bounds = store.remove_damaged_bounds(segments)
+    dropped = drop_damaged(directory)
+    count, forgotten, kept = 0, list(dangling.values()), list[str]()
+    encoder = cache(directory.load_encoder)
+    for segment in segments:
+        if store.segment_damage(segment) is not None:
+            done = _encode_again(directory, segment, encoder(), roots)
+            count += done[0]
+            forgotten += done[1]
+            kept += done[2]
+    return RepairReport(count, tuple(forgotten), tuple(kept), bounds, dropped)
+
+
+def drop_damaged(directory: Directory, encoder: EncoderRecord | None = None) -> int:
+    """Forget damaged embeddings by encoders that are not active, or by one of these.
+
+    Return how many. A reencode makes them anew.
+    """
+    store = directory.store
+    with directory.catalog.snapshot() as snapshot:
+        spare = snapshot.spare_segments(encoder)
+        store.remove_damaged_ids(spare, snapshot.segment_ids)
+    damaged = [segment for segment in spare if store.segment_damage(segment) is not None]
+    directory.catalog.forget_spare(damaged)
+    return sum(segment.rows for segment in damaged)
+
+
+def _encode_again(
+    directory: Directory, segment: Segment, encoder: Encoder, roots: Roots
+) -> tuple[int, list[str], list[str]]:
+    """Move the images of a segment to new ones.
+
+    Return how many were moved, and the paths of those forgotten, and of those that are still in the
+    old segment, which goes if there are none.
+    """
+    catalog, store = directory.catalog, directory.store
+    with catalog.snapshot() as snapshot:
+        ids = snapshot.segment_ids(segment)
+        records = sorted(snapshot.records(ids[ids >= 0].tolist()).items())
+    count, lost, kept = 0, dict[int, str](), list[str]()
+    for start in range(0, len(records), _AT_ONCE):
+        found: dict[int, EmbeddedImage] = {}
+        some = dict(records[start : start + _AT_ONCE])
+        for number, result in zip(some, embed_again(some.values(), encoder), strict=True):
+            if isinstance(result, EmbeddedImage):
+                found[number] = result
+            elif _is_lost(result, roots):
+                lost[number] = result.path
+            else:
+                kept.append(result.path)
+        if found:
+            embeddings = np.stack([image.embedding for image in found.values()])
+            new = store.add(np.array(list(found)), embeddings)
+            catalog.commit_merge([], new, list(found))
+            count += len(found)
+    catalog.forget(list(lost), (), ())
+    if not kept:
+        catalog.commit_merge([segment.name], None, [])
+    return count, list(lost.values()), kept
+
+
+def _is_lost(error: ImageError, roots: Roots) -> bool:
+    """Say whether the image is no more, rather than out of reach for now."""
+    if isinstance(error, ImageUnavailable):
+        return is_gone(error.path) and not roots.are_away(error.path)
+    return True

@@ -1,0 +1,84 @@
+"""Who reads and who writes a collection: locks that the kernel releases, however a process ends."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from imgsim.errors import CollectionError, CollectionLocked
+
+
+@contextmanager
+def writer_lock(directory: Path) -> Iterator[None]:
+    """Be the one writer of the collection in ``directory``.
+
+    The kernel holds the lock (``flock``) and releases it when the process ends, however it ends.
+    The file says who holds it, for the message that another writer gets.
+    """
+    with _open_lock(directory) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CollectionLocked(directory, _holder(os.pread(file.fileno(), 4_096, 0))) from error
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        with suppress(OSError):  # a full disk is no reason not to remove something
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), json.dumps(holder).encode(), 0)
+        yield
+        with suppress(OSError):
+            os.ftruncate(file.fileno(), 0)
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[None]:
+    """Keep the files that a snapshot of the collection names, from before it is taken.
+
+    Readers share a lock with one another, and wait for nobody but :func:`sole_reader`.
+    """
+    try:
+        descriptor = os.open(directory / "readers", os.O_RDONLY | os.O_CREAT, 0o666)
+    except OSError:  # where nothing can be written, nothing can be removed either
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def sole_reader(directory: Path) -> Iterator[bool]:
+    """Say whether nobody is :func:`reading`; if so, nobody begins until the block ends."""
+    descriptor = os.open(directory / "readers", os.O_RDONLY | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except BlockingIOError:
+        alone = False
+    try:
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(directory: Path) -> IO[bytes]:
+    try:
+        return (directory / "lock").open("a+b")
+    except OSError as error:
+        raise CollectionError(directory, f"cannot be written to: {error.strerror}") from error
+
+
+def _holder(content: bytes) -> str:
+    try:
+        holder = json.loads(content)
+        who = "process {pid} on {host} has been writing to it since {since}".format(**holder)
+    except (ValueError, KeyError, TypeError):  # it is about to write who it is
+        who = "another process is writing to it"
+    return f"{who}; try again when it has finished"

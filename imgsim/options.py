@@ -1,0 +1,198 @@
+"""What users decide about a training, an ingest, an evaluation, and an encoder of their own."""
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+SHRINK = 16
+"""Height and width of a latent are those of the image divided by this."""
+
+Recipe = Literal["contrastive", "plain"]
+"""Recognise images in random views, or only reconstruct."""
+
+Colours = Literal["auto", "much", "some", "little", "none"]
+"""How much the colours of an image count."""
+
+Layout = Literal["nchw", "nhwc"]
+"""Order of the axes of an encoder's input."""
+
+Scale = Literal["0..1", "0..255"]
+"""Range of pixels."""
+
+Channels = Literal["rgb", "bgr"]
+"""Order of channels."""
+
+
+def checked_k(k: int | None) -> int | None:
+    """Return how many neighbours are wanted; raise ValueError unless at least 1, or None for all."""
+    if k is None:
+        return None
+    k = operator.index(k)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    return k
+
+
+@dataclass(frozen=True)
+class SearchFilter:
+    """Which stored images count as neighbours.
+
+    Those at a distance of at most ``radius``, and where ``under`` or ``not_under`` name folders,
+    those whose path is in or below one of the former and none of the latter. A radius that is
+    negative or no number, or a folder without a name, raises ValueError.
+    """
+
+    radius: float = math.inf
+    under: tuple[str, ...] = ()
+    not_under: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a radius that makes no sense."""
+        if not self.radius >= 0:
+            raise ValueError("the radius must be a number that is not negative")
+        if "" in (*self.under, *self.not_under):
+            raise ValueError("a path is empty")
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """When a batch of images is committed: at so many images or bytes, or after so many seconds.
+
+    Files are compared with the catalog ``compared`` at a time.
+    """
+
+    images: int = 4_096
+    bytes: int = 32 << 20
+    seconds: float = 30.0
+    compared: int = 1_000
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing fits into."""
+        if min(self.images, self.bytes, self.compared) < 1 or not self.seconds >= 0:
+            raise ValueError("the limits of a batch must be at least 1, and its seconds 0")
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """What an ingest takes for granted of files that it has met before.
+
+    ``rehash`` reads every file, whatever its size and time say; ``retry_refused`` tries refused
+    files that have not changed.
+    """
+
+    rehash: bool = False
+    retry_refused: bool = False
+    batch: BatchLimits = BatchLimits()
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train; the defaults are the recipe ``contrastive``.
+
+    Images become ``image_size`` x ``image_size``. The loss is ``reconstruct`` times the mean
+    squared error of the reconstruction, plus ``contrast`` times the NT-Xent loss of two random
+    views of each image. Without ``contrast`` there are no views. ``latent_channels`` 0 stands for
+    as many as make about 1,024 latent values.
+
+    ``principal`` directions, if not 0 and if there are more images, and then ``unit`` length are
+    the encoder's last layers. ``colours`` says how much they count: all but ``none`` put beside the
+    latent which share of the image each colour has; ``much`` trains on views that keep their
+    colours, the others on views of any colour; ``auto`` lets the images decide between ``little``,
+    ``some`` and ``much``.
+
+    A training ends after ``epochs``, after ``time_budget`` seconds, or when ``patience`` epochs, if
+    not 0, have not lowered the validation loss. Settings that make no sense raise ValueError.
+    """
+
+    image_size: int = 64
+    latent_channels: int = 0
+    epochs: int = 500
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    validation_split: float = 0.05
+    seed: int = 0
+    reconstruct: float = 1.0
+    contrast: float = 1.0
+    principal: int = 256
+    unit: bool = True
+    colours: Colours = "auto"
+    time_budget: float = 1_200.0
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense before anything is loaded."""
+        sizes_fit = self.image_size >= SHRINK and self.image_size % SHRINK == 0
+        counts_fit = min(self.epochs, self.batch_size) >= 1 and self.latent_channels >= 0
+        weights_fit = min(self.reconstruct, self.contrast, self.principal, self.patience) >= 0
+        for fits, otherwise in (
+            (sizes_fit, f"the image size must be a multiple of {SHRINK}"),
+            (counts_fit, "epochs, batch size and latent channels must be at least 1"),
+            (0 < self.learning_rate < math.inf, "the learning rate must be a positive number"),
+            (0 < self.validation_split < 1, "the validation split must be between 0 and 1"),
+            (0 <= self.seed < 2**32, "the seed must be at least 0 and below 2^32"),
+            (self.time_budget > 0, "the time budget must be positive"),
+            (
+                self.colours in get_args(Colours),
+                f"colours must be one of {', '.join(get_args(Colours))}",
+            ),
+            (
+                self.unit or self.colours == "none",
+                "colours count only beside a latent of unit length, which --recipe plain has not",
+            ),
+            (weights_fit, "weights, directions and patience must not be negative"),
+            (self.reconstruct + self.contrast > 0, "there must be a loss"),
+        ):
+            if not fits:
+                raise ValueError(otherwise)
+
+
+PLAIN = TrainingSettings(
+    image_size=256,
+    epochs=10,
+    batch_size=32,
+    learning_rate=1e-3,
+    validation_split=0.1,
+    contrast=0.0,
+    principal=0,
+    unit=False,
+    colours="none",
+    time_budget=math.inf,
+)
+"""Reconstruct the input: Adam, mean squared error, flattened latent, nothing else."""
+
+RECIPES: dict[Recipe, TrainingSettings] = {"contrastive": TrainingSettings(), "plain": PLAIN}
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to evaluate: labels from the CSV file ``labels``, or else the names of folders.
+
+    The labels are in its column ``column``; ``queries`` images at most are drawn with ``seed``.
+    """
+
+    labels: str | None = None
+    column: str = "label"
+    queries: int = 1_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """An encoder made elsewhere: a ``file`` that is an ONNX model or, with ``layer``, a Keras one.
+
+    What is None is taken from the file, or else is what such models mostly have: pixels from 0 to 1
+    for float inputs of ONNX, from 0 to 255 for others, no mean and deviation, RGB.
+    """
+
+    file: str
+    name: str | None = None
+    layer: str | None = None
+    image_size: int | None = None
+    layout: Layout | None = None
+    scale: Scale | None = None
+    channels: Channels = "rgb"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    output: str | None = None
+    normalize: bool = False

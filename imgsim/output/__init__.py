@@ -1,0 +1,1 @@
+"""Files for others: tables, arrays, figures and pages."""

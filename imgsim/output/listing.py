@@ -1,0 +1,111 @@
+"""Lists too long for memory: items one by one, or Arrow record batches."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from imgsim.results import ImageInfo, ImageNeighbours
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+_T = TypeVar("_T")
+_ROWS_AT_ONCE = 65_536
+
+NEIGHBOUR_COLUMNS = {
+    "image_id": "int64",
+    "path": "string",
+    "rank": "int32",
+    "neighbour_id": "int64",
+    "neighbour_path": "string",
+    "distance": "float64",
+}
+IMAGE_COLUMNS = {
+    "image_id": "int64",
+    "path": "string",
+    "width": "int32",
+    "height": "int32",
+    "bytes": "int64",
+}
+
+Row = tuple[Any, ...]
+
+
+class Listing(Generic[_T]):
+    """Items in order, computed while they are taken, and anew by each iteration.
+
+    ``to_arrow`` and ``to_pandas`` give them as a table with the columns ``columns``. There a path
+    that is not valid UTF-8 has a backslash, an x and two hexadecimal digits for each such byte.
+    """
+
+    def __init__(
+        self,
+        items: Callable[[], Iterator[_T]],
+        rows_of: Callable[[_T], Iterable[Row]],
+        columns: dict[str, str],
+    ) -> None:
+        self._items = items
+        self._rows_of = rows_of
+        self.columns = columns
+
+    def __iter__(self) -> Iterator[_T]:
+        return self._items()
+
+    def to_arrow(self) -> "pa.RecordBatchReader":
+        """Return a reader of record batches, for more than memory holds."""
+        import pyarrow as pa  # noqa: PLC0415 - heavy, and few need it
+
+        rows = chain.from_iterable(map(self._rows_of, self))
+        return pa.RecordBatchReader.from_batches(
+            schema_of(self.columns), record_batches(rows, self.columns)
+        )
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return a DataFrame; raise ImportError if pandas is not installed."""
+        try:
+            import pandas as pd  # noqa: F401, PLC0415 - whoever wants it has it
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install pandas") from error
+        return self.to_arrow().read_pandas()
+
+
+def neighbour_rows(image: ImageNeighbours) -> Iterator[Row]:
+    """Yield a row of NEIGHBOUR_COLUMNS for each neighbour."""
+    for match in image.matches:
+        yield image.id, image.path, match.rank, match.id, match.path, match.distance
+
+
+def image_rows(image: ImageInfo) -> Iterator[Row]:
+    """Yield the row of IMAGE_COLUMNS."""
+    yield image.id, image.path, image.width, image.height, image.bytes
+
+
+def schema_of(columns: dict[str, str]) -> "pa.Schema":
+    """Return the Arrow schema of columns by the names of their types."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+
+
+def record_batches(rows: Iterable[Row], columns: dict[str, str]) -> Iterator["pa.RecordBatch"]:
+    """Yield rows as record batches."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    schema, remaining = schema_of(columns), iter(rows)
+    while chunk := list(islice(remaining, _ROWS_AT_ONCE)):
+        arrays = [
+            pa.array(_plain(values, field.type), field.type)
+            for values, field in zip(zip(*chunk, strict=True), schema, strict=True)
+        ]
+        yield pa.record_batch(arrays, schema=schema)
+
+
+def _plain(values: Sequence[Any], kind: "pa.DataType") -> Sequence[Any]:
+    return [plain_path(value) for value in values] if kind == "string" else values
+
+
+def plain_path(path: str) -> str:
+    """Return a path as valid Unicode; bytes that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

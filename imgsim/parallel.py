@@ -1,0 +1,49 @@
+"""Work on many image files at once."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
+from typing import TypeVar
+
+from imgsim.errors import ImageError
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def in_threads(
+    work: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> Iterator[_Result | ImageError]:
+    """Call ``work`` on image files, on all cores; yield its results in order, or its ImageErrors.
+
+    A worker takes one file from its bytes to its embedding, so decoding and encoding share the
+    cores and neither waits for the other. A bounded number of files is under way at any time. A
+    single file needs no threads.
+    """
+
+    def attempt(item: _Item) -> _Result | ImageError:
+        try:
+            return work(item)
+        except ImageError as error:
+            return error
+
+    remaining = iter(items)
+    first = list(islice(remaining, 2))
+    if len(first) < 2:
+        yield from map(attempt, first)
+        return
+    workers = os.cpu_count() or 1
+    pending: deque[Future[_Result | ImageError]] = deque()
+    remaining = chain(first, remaining)
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while True:
+                for item in islice(remaining, 8 * workers - len(pending)):
+                    pending.append(pool.submit(attempt, item))
+                if not pending:
+                    return
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,86 @@
+"""Frozen records that cross packages; callers see those of ``imgsim.results``.
+
+A path is a ``str`` decoded as :func:`os.fsdecode` does: bytes that are not valid UTF-8 are kept as
+surrogates, and :func:`os.fsencode` gives the exact bytes back.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A regular file that may be an image; ``mtime_ns`` is nanoseconds since the epoch.
+
+    ``claimed`` says that the file was named by the user or has an image's suffix: if its content is
+    no image, that is a refusal to report; any other such file is passed over.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    claimed: bool
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What the catalog keeps of one image; ``width`` and ``height`` are the upright pixels."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment file: ``rows`` embeddings of ``dim`` float32; ``sha256`` is of the whole file."""
+
+    name: str
+    rows: int
+    dim: int
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentRows:
+    """A segment, and which of its rows count.
+
+    ``excluded`` has a bit for each row that does not, (rows / 8, rounded up) uint8, the least bit
+    first; it is empty if all rows count.
+    """
+
+    segment: Segment
+    excluded: NDArray[np.uint8]
+
+    @property
+    def count(self) -> int:
+        """Return how many rows count."""
+        return self.segment.rows - int(np.bitwise_count(self.excluded).sum())
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that the catalog has: its embedding is row ``row`` of ``segment``."""
+
+    id: int
+    path: str
+    width: int
+    height: int
+    segment: Segment
+    row: int
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """An encoder that the collection holds; ``fingerprint`` is the sha256 of its ONNX file."""
+
+    id: int
+    fingerprint: str
+    dim: int
+    name: str
+    active: bool

@@ -1,0 +1,136 @@
+"""One instant of a collection, ready to be searched."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.directory import Directory
+from imgsim.encoder.embed import embed_images
+from imgsim.encoder.encoder import Encoder
+from imgsim.errors import ImageError
+from imgsim.images.source import ImageSource
+from imgsim.index.distance import Nearest
+from imgsim.jobs.neighbours import matches, nearest_others
+from imgsim.options import SearchFilter, checked_k
+from imgsim.records import EncoderRecord
+from imgsim.results import EmbeddingMatches, QueryResult, SearchResults, SearchStats
+
+
+class Searcher:
+    """Answers queries about the images that a collection had when it was opened.
+
+    What a search needs stays open between searches: the encoder, the mapped embeddings, a thread
+    for each core. Several threads may search at the same time. Use it as a context manager, or
+    close it: until then, files that are no longer needed stay on the disk.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        within: SearchFilter | None,
+        load_encoder: Callable[[EncoderRecord], Encoder],
+    ) -> None:
+        self._directory = directory
+        self._within = within or SearchFilter()
+        self._load_encoder = load_encoder
+        self._lock = Lock()  # a snapshot is one connection to the catalog
+        self._open()
+
+    def _open(self) -> None:
+        with ExitStack() as opening:
+            self._snapshot = opening.enter_context(self._directory.reading())
+            self._record = self._snapshot.encoder()
+            gallery = self._directory.gallery(self._snapshot, self._within)
+            self._gallery = opening.enter_context(gallery)
+            self._opened = opening.pop_all()
+
+    def close(self) -> None:
+        """Release what is open."""
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Return the number of images that count."""
+        return len(self._gallery)
+
+    @property
+    def dim(self) -> int:
+        """Return the number of values of an embedding."""
+        return self._gallery.dim
+
+    def refresh(self) -> None:
+        """Go on with the collection as it is now; no search may be under way."""
+        self.close()
+        self._open()
+
+    def search(
+        self,
+        images: Sequence[ImageSource],
+        k: int | None = 10,
+        on_error: Callable[[ImageError], None] | None = None,
+    ) -> SearchResults:
+        """Return for each image its ``k`` nearest stored images (None: all), nearest first.
+
+        An image is a path, the bytes of a file, a Pillow image, or uint8 pixels (height, width),
+        (height, width, 3) or (height, width, 4). One that cannot be decoded raises its
+        :class:`ImageError`; with ``on_error``, the error is handed over and it has no result.
+        """
+        k = checked_k(k)
+        names, embeddings = embed_images(images, self._load_encoder(self._record), on_error)
+        if not names:
+            return SearchResults((), SearchStats())
+        answer = self._gallery.search(embeddings, k)
+        with self._lock:
+            found = matches(self._snapshot, answer.nearest)
+        return SearchResults(tuple(map(QueryResult, names, found)), answer.stats)
+
+    def search_embeddings(
+        self, embeddings: NDArray[np.float32], k: int | None = 10
+    ) -> EmbeddingMatches:
+        """Return the ``k`` nearest stored images (None: all) of embeddings (q, dim) float32.
+
+        Raises ValueError if they are not that, or not finite.
+        """
+        answer = self._gallery.search(np.asarray(embeddings), checked_k(k))
+        return _as_arrays(answer.nearest, answer.stats)
+
+    def search_ids(self, ids: Sequence[int], k: int | None = 10) -> EmbeddingMatches:
+        """Return the ``k`` nearest others (None: all) of stored images.
+
+        Raises ValueError for an id that no stored image has.
+        """
+        k, numbers = checked_k(k), np.asarray(ids, np.int64).reshape(-1)
+        with self._lock:
+            places = self._snapshot.places(numbers.tolist())
+        unknown = [number for number in numbers.tolist() if number not in places]
+        if unknown:
+            raise ValueError(f"no stored image has the id {unknown[0]}")
+        rows = [self._directory.store.embedding(*places[number]) for number in numbers.tolist()]
+        if not rows:
+            return _as_arrays([], SearchStats())
+        return _as_arrays(*nearest_others(self._gallery, numbers, np.stack(rows), k))
+
+
+def _as_arrays(nearest: Sequence[Nearest], stats: SearchStats) -> EmbeddingMatches:
+    """Return results as arrays, filled up with -1 and infinity."""
+    most = max((len(ids) for ids, _ in nearest), default=0)
+    numbers = np.full((len(nearest), most), -1, np.int64)
+    distances = np.full((len(nearest), most), np.inf)
+    for row, (ids, true) in enumerate(nearest):
+        numbers[row, : len(ids)], distances[row, : len(ids)] = ids, true
+    return EmbeddingMatches(numbers, distances, stats)

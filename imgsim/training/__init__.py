@@ -1,0 +1,1 @@
+"""Train an encoder with Keras: the only room that imports TensorFlow."""

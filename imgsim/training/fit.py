@@ -1,0 +1,129 @@
+"""Fit an autoencoder to images."""
+
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+
+from imgsim.errors import EncoderError
+from imgsim.options import TrainingSettings
+from imgsim.results import EpochRecord, TrainingProgress
+from imgsim.training.callback import EpochRecorder, LearningRate, ProgressReporter, Run, Stopping
+from imgsim.training.checkpoints import Checkpoints, TrainingState
+from imgsim.training.dataset import EPOCH_IMAGES, Load, batches, steps_of_epoch
+from imgsim.training.loss import nt_xent
+from imgsim.training.network import PROJECTION, RECONSTRUCTION
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a training run went; ``best_epoch`` (from 1) is the one whose weights were kept."""
+
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    interrupted: bool
+
+
+def fit(
+    autoencoder: keras.Model,
+    load: Load,
+    split: tuple[Sequence[int], Sequence[int]],
+    state: TrainingState,
+    checkpoints: Checkpoints,
+    on_progress: Callable[[TrainingProgress], None],
+) -> Fit:
+    """Train with Adam from ``state`` on, and leave the best weights in the model.
+
+    ``split`` holds the numbers of the training and of the validation images. Every epoch ends with
+    a checkpoint. An interrupt (``KeyboardInterrupt``) ends the training and keeps what is best so
+    far. A loss that is not finite raises :class:`TrainingDiverged`.
+    """
+    settings = state.settings
+    seed = (settings.seed + len(state.history)) % 2**32  # or a resumed one would draw as before
+    training = batches(load, split[0], replace(settings, seed=seed), training=True)
+    validation = batches(load, split[1], settings, training=False)
+    run = Run(min(EPOCH_IMAGES, len(split[0])), state, checkpoints)
+    model = autoencoder
+    if state.history:
+        model = _restored(checkpoints.model(len(state.history)))
+        run.best_weights = _restored(checkpoints.model(state.best_epoch)).get_weights()
+    else:
+        _compile(model, settings)
+    interrupted = False
+    with warnings.catch_warnings():
+        # The number of batches is unknown, because images may be left out.
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        try:
+            with _interrupting(run):
+                model.fit(
+                    training,
+                    validation_data=validation,
+                    epochs=settings.epochs,
+                    initial_epoch=len(state.history),
+                    steps_per_epoch=steps_of_epoch(len(split[0]), settings),
+                    callbacks=_callbacks(run, on_progress),
+                    shuffle=False,  # the pipeline does it
+                    verbose=0,
+                )
+        except KeyboardInterrupt:
+            if not run.has_trained():
+                raise
+            interrupted = True
+            if not run.state.history:
+                run.end_training()
+                logs = model.evaluate(validation, verbose=0, return_dict=True)
+                run.end_epoch(model, run.loss, run.finite(logs, "loss"))
+    autoencoder.set_weights(run.best_weights)
+    return Fit(run.state.history, run.state.best_epoch, interrupted)
+
+
+def _callbacks(
+    run: Run, on_progress: Callable[[TrainingProgress], None]
+) -> list[keras.callbacks.Callback]:
+    """Return them in the order in which they are called: what is recorded is reported."""
+    scheduled = [LearningRate(run)] if run.settings.contrast else []
+    return [*scheduled, EpochRecorder(run), ProgressReporter(run, on_progress), Stopping(run)]
+
+
+def _compile(model: keras.Model, settings: TrainingSettings) -> None:
+    losses = {RECONSTRUCTION: "mean_squared_error"}
+    weights = {RECONSTRUCTION: settings.reconstruct}
+    if settings.contrast:
+        losses[PROJECTION], weights[PROJECTION] = nt_xent, settings.contrast
+    model.compile(
+        keras.optimizers.Adam(settings.learning_rate),
+        loss=losses,
+        loss_weights=weights,
+        jit_compile=False,  # XLA has slow convolutions on CPUs
+    )
+
+
+def _restored(path: Path) -> keras.Model:
+    try:
+        return keras.models.load_model(path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise EncoderError(f"{path}: cannot be resumed from: {error}") from error
+
+
+@contextmanager
+def _interrupting(run: Run) -> Iterator[None]:
+    """Let Ctrl-C interrupt between two batches; TensorFlow may crash if it comes in the midst."""
+    before = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or before is not signal.default_int_handler:  # or ignored, or the caller's own
+        yield
+        return
+
+    def note(*_: object) -> None:
+        run.is_interrupted = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,145 @@
+"""The last layers of an encoder, fitted to the training images after the training.
+
+They turn the flattened latent into the vector whose Euclidean distances are searched: unit length;
+beside it the shares of colours in the image, so that the squared distance is a weighted mean of the
+two; directions in which near images are alike; unit length again.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+
+from imgsim.images.descriptors import grey_of, histogram_of
+
+COLOURS = 256
+_MUTUAL = 3  # two rows are pairs if each is among so many nearest of the other
+_POWER = 0.2  # of the deviations of rows, by which they are divided to find pairs
+_RELEVANCE = 0.6  # of the deviations of pairs, by which rows are divided
+_PIXELS = 60_000
+_SHARPNESS = 4.0
+_LEAST_SPREAD = 1e-4  # colours that are nearer to each other than so are hardly told apart
+_FEWEST_JUDGED = 200
+_FEW_AGREE, _MANY_AGREE = 0.045, 0.075
+
+# Luminance and chrominance (YIQ) from RGB in 0..255, with chrominance weighted four times as much.
+_SPACE = (
+    np.array([[0.299, 0.596, 0.211], [0.587, -0.274, -0.523], [0.114, -0.322, 0.312]])
+    * [0.5, 2.0, 2.0]
+    / 255
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """Parameters of a layer: ``weights`` (in, out) and ``bias`` (out,), float32."""
+
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows (n, d) at unit length."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = rows / np.maximum(lengths, 1e-6)
+    return scaled
+
+
+def principal_directions(rows: NDArray[np.float32], most: int, power: float) -> Affine:
+    """Return the layer from rows (n, d) to their principal directions.
+
+    There are up to ``most``, and fewer than n; each is divided by a power of its deviation. A small
+    one helps those that vary little; 0 leaves distances as they are.
+    """
+    pca = PCA(min(most, len(rows) - 1, rows.shape[1]), svd_solver="covariance_eigh")
+    with np.errstate(invalid="ignore"):  # shares of no variance, if all rows are equal
+        pca.fit(rows.astype(np.float64))
+    weights = (pca.components_ / _shrunk(pca.explained_variance_, power)[:, np.newaxis]).T
+    return Affine(weights.astype(np.float32), (-pca.mean_ @ weights).astype(np.float32))
+
+
+def relevant_directions(rows: NDArray[np.float32], most: int) -> Affine:
+    """Return the layer from rows (n, d) at unit length to the directions that tell kinds apart.
+
+    Directions in which near rows differ count less; of what is left, up to ``most`` principal ones
+    are kept. This is relevant component analysis with pairs of mutual neighbours in place of known
+    ones, and a part of the whitening. Source: Shental et al., Adjustment Learning and Relevant
+    Component Analysis, 2002.
+    """
+    found = principal_directions(rows, most, _POWER)
+    one, two = _pairs(unit(rows @ found.weights + found.bias))
+    apart = (rows[one] - rows[two]).astype(np.float64)
+    variances, embeddings = np.linalg.eigh(apart.T @ apart / max(1, len(apart)))
+    scales = _shrunk(variances, _RELEVANCE)
+    whitening = embeddings / scales @ embeddings.T
+    kept = principal_directions((rows @ whitening).astype(np.float32), most, 0.0)
+    return Affine((whitening @ kept.weights).astype(np.float32), kept.bias)
+
+
+def _pairs(rows: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the pairs of rows of which each is among the nearest of the other."""
+    near = np.zeros((len(rows), len(rows)), bool)
+    near[np.arange(len(rows))[:, np.newaxis], _nearest(rows, _MUTUAL)] = True
+    one, two = np.nonzero(np.triu(near & near.T))
+    return one, two
+
+
+def _shrunk(variances: NDArray[np.float64], power: float) -> NDArray[np.float64]:
+    """Return a power of the deviations, which stays away from 0."""
+    deviations = np.sqrt(np.maximum(variances, 0) + 1e-3 * variances.max() + 1e-12)
+    shrunk: NDArray[np.float64] = deviations**power
+    return shrunk
+
+
+def palette(images: NDArray[np.uint8], seed: int) -> Affine:
+    """Return the layer from a pixel (3,) in 0..255 to how much it is of each of 256 colours.
+
+    The softmax of its values is the share of the colours; those are the k-means of pixels of
+    ``images`` (n, height, width, 3) in a luminance and chrominance space.
+    """
+    random = np.random.default_rng(seed)
+    pixels = images.reshape(-1, 3)
+    drawn = random.choice(len(pixels), min(_PIXELS, len(pixels)), replace=False)
+    points = pixels[drawn] @ _SPACE
+    colours = min(COLOURS, len(np.unique(points, axis=0)))
+    means = MiniBatchKMeans(colours, batch_size=4_096, n_init=1, random_state=seed).fit(points)
+    spread = float(np.mean(means.transform(points[:5_000]).min(axis=1) ** 2))
+    sharpness = _SHARPNESS / max(spread, _LEAST_SPREAD) / 2
+    centres = means.cluster_centers_
+    weights = 2 * sharpness * _SPACE @ centres.T
+    bias = -sharpness * np.square(centres).sum(axis=1)
+    return Affine(weights.astype(np.float32), bias.astype(np.float32))
+
+
+def weight_of_colours(images: Iterable[NDArray[np.uint8]]) -> Literal["little", "some", "much"]:
+    """Return how much colours say of what images (height, width, 3) show.
+
+    It is judged by the share of images whose nearest by colours is their nearest by grey pixels; of
+    equal images one counts. Where it is small, the colours of one and the same thing vary; where it
+    is great, they tell it. Between them, and of fewer than 200 images, there is no telling: some is
+    never best, and far from the worst.
+    """
+    described = {_digest(image): (histogram_of(image), grey_of(image)) for image in images}
+    if len(described) < _FEWEST_JUDGED:
+        return "some"
+    rows = zip(*described.values(), strict=True)
+    by_colour, by_grey = (_nearest(np.stack(each), 1) for each in rows)
+    agreeing = float(np.mean(by_colour == by_grey))
+    return "little" if agreeing < _FEW_AGREE else "some" if agreeing < _MANY_AGREE else "much"
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()
+
+
+def _nearest(rows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the k nearest others of each row (n, k)."""
+    search = NearestNeighbors(n_neighbors=min(k, len(rows) - 1), algorithm="brute").fit(rows)
+    found: NDArray[np.int64] = search.kneighbors(return_distance=False)
+    return found

@@ -1,0 +1,121 @@
+"""The image files of a training, split and decoded."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.errors import EncoderError, ImageError
+from imgsim.files import mtime_ns
+from imgsim.images.decode import decode, sorted_out
+from imgsim.options import TrainingSettings
+from imgsim.records import ImageFile
+from imgsim.results import Refusal
+
+_STACKED = 1 << 29  # bytes of images in one array
+_CACHED = 1 << 30  # bytes of decoded images
+_AT_ONCE = 64  # images decoded by several threads
+
+
+class TrainingImages:
+    """The image files of a training run, decoded when asked for."""
+
+    def __init__(
+        self,
+        found: Iterable[ImageFile | ImageError],
+        side: int,
+        *,
+        most_held_out: int = 2_000,  # an epoch of 20,000 images is followed by them
+    ) -> None:
+        self.paths, refused = sorted_out(found)
+        self._side = side
+        self._most_held_out = most_held_out
+        self._cache: dict[int, NDArray[np.uint8]] = {}
+        self._refused = {refusal.path: refusal.reason for refusal in refused}
+
+    @property
+    def count(self) -> int:
+        """Return the number of images, without those that turned out to be unreadable."""
+        return sum(path not in self._refused for path in self.paths)
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the paths, and of the sizes and times of modification."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            facts = os.stat(path)
+            digest.update(b"%s\0%d %d\0" % (os.fsencode(path), facts.st_size, mtime_ns(facts)))
+        return digest.hexdigest()
+
+    def split(self, settings: TrainingSettings) -> tuple[list[int], list[int]]:
+        """Return the numbers of the training and of the validation images, at least one of each.
+
+        The first validation image can be decoded. Raises :class:`EncoderError` if that cannot be.
+        """
+        n = len(self.paths)
+        if n < 2:
+            raise EncoderError(
+                f"training needs at least 2 images, found {n}{self._first_refused()}"
+            )
+        order: list[int] = np.random.default_rng(settings.seed).permutation(n).tolist()
+        held_out = min(n - 1, self._most_held_out, max(1, round(n * settings.validation_split)))
+        for place, number in enumerate(order):
+            with suppress(ImageError):
+                self.load(number)
+                order.insert(0, order.pop(place))
+                return order[held_out:], order[:held_out]
+        raise EncoderError(f"none of the images can be decoded{self._first_refused()}")
+
+    def load(self, number: int) -> NDArray[np.uint8]:
+        """Return image ``number`` as (side, side, 3) uint8 or raise :class:`ImageError`."""
+        if number in self._cache:
+            return self._cache[number]
+        path = self.paths[number]
+        try:
+            pixels = decode(path, self._side, self._side)
+        except ImageError as error:
+            self._refused[path] = error.reason
+            raise
+        if len(self._cache) * pixels.nbytes < _CACHED:
+            self._cache[number] = pixels
+        return pixels
+
+    def decoded(self, numbers: Sequence[int], most: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield up to ``most`` of the images that can be decoded."""
+
+        def found(number: int) -> list[NDArray[np.uint8]]:
+            with suppress(ImageError):
+                return [self.load(number)]
+            return []
+
+        with ThreadPoolExecutor() as pool:
+            starts = range(0, len(numbers), _AT_ONCE)
+            parts = (pool.map(found, numbers[start : start + _AT_ONCE]) for start in starts)
+            yield from islice(chain.from_iterable(chain.from_iterable(parts)), most)
+
+    def first(self, numbers: Sequence[int], most: int) -> NDArray[np.uint8]:
+        """Return up to ``most`` of the images that can be decoded, (n, side, side, 3) uint8.
+
+        They are fewer if they would take more than half a gigabyte. Raises :class:`EncoderError` if
+        there are none.
+        """
+        found = list(self.decoded(numbers, min(most, _STACKED // (3 * self._side**2) or 1)))
+        if not found:
+            raise EncoderError(f"none of the training images can be decoded{self._first_refused()}")
+        return np.stack(found)
+
+    def refuse_if_none(self, numbers: Sequence[int]) -> None:
+        """Raise :class:`EncoderError` if none of these images can be decoded."""
+        self.first(numbers, 1)
+
+    def refused(self) -> tuple[Refusal, ...]:
+        """Return the files that could not be decoded, sorted by path."""
+        return tuple(Refusal(path, reason) for path, reason in sorted(self._refused.items()))
+
+    def _first_refused(self) -> str:
+        """Return what to say of it at the end of an error."""
+        return "".join(f"; {each.path}: {each.reason}" for each in self.refused()[:1])

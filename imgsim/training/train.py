@@ -1,0 +1,149 @@
+"""Train an encoder on image files: split, fit, check, save."""
+
+import csv
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.encoder.encoder import MODEL_NAME, Encoder
+from imgsim.encoder.preprocessing import Preprocessing, write_preprocessing
+from imgsim.errors import EncoderError, ImageError, TrainingDiverged
+from imgsim.options import TrainingSettings
+from imgsim.output import plots
+from imgsim.records import ImageFile
+from imgsim.results import EncoderInfo, EpochRecord, TrainingProgress, TrainingReport
+from imgsim.training.checkpoints import TrainingJob, TrainingState
+from imgsim.training.export import export_onnx
+from imgsim.training.fit import fit
+from imgsim.training.head import with_head
+from imgsim.training.head_fit import weight_of_colours
+from imgsim.training.images import TrainingImages
+from imgsim.training.network import (
+    RECONSTRUCTION,
+    create,
+    encoder_of,
+    has_bfloat16,
+    mixed_precision,
+    set_seed,
+)
+
+_COMPARED = 16
+_TOLERANCE = 1e-4
+_SAMPLED = 5_000  # images to which the head is fitted
+_JUDGED = 3_000  # images that say how much colours count
+
+_LOG = logging.getLogger(__name__)
+
+
+def train(
+    found: Iterable[ImageFile | ImageError],
+    settings: TrainingSettings | None,
+    job: TrainingJob,
+    publish: Callable[[str | None], EncoderInfo],
+    on_progress: Callable[[TrainingProgress], None],
+) -> TrainingReport:
+    """Train on the images among the files found and write the encoder's files, then ``publish``.
+
+    They are model.keras, encoder.onnx, encoder.json, history.csv and two pictures, in the job's
+    directory. The ONNX encoder is accepted only if its embeddings agree with those of Keras on
+    validation images. Without ``settings`` the training goes on of which the job has checkpoints,
+    and which has its name; those of another one are removed. ``publish`` gets the name.
+    """
+    state = job.checkpoints.load() if settings is None else None
+    settings = state.settings if state is not None else settings or TrainingSettings()
+    images = TrainingImages(found, settings.image_size)
+    split = images.split(settings)
+    images.refuse_if_none(split[0])
+    state = _begun(images, split[0], settings, job) if state is None else _resumed(images, state)
+    settings = state.settings
+    set_seed(settings.seed)
+    with mixed_precision(enabled=settings.contrast > 0 and has_bfloat16()):
+        model = create(settings)
+    fitted = fit(model, images.load, split, state, job.checkpoints, on_progress)
+    autoencoder = create(settings)  # in float32
+    autoencoder.set_weights(model.get_weights())
+    fitted_to = images.first(split[0], _SAMPLED)
+    encoder = with_head(encoder_of(autoencoder), fitted_to, settings)
+    sample = images.first(split[1], _COMPARED)
+    difference = _saved(job.directory, encoder, autoencoder, fitted.history, sample)
+    info = publish(state.name)
+    if not fitted.interrupted:
+        job.checkpoints.clear()
+    return TrainingReport(
+        encoder=info,
+        images=images.count,
+        refused=images.refused(),
+        history=fitted.history,
+        best_epoch=fitted.best_epoch,
+        interrupted=fitted.interrupted,
+        compared=len(sample),
+        onnx_difference=difference,
+        colours=settings.colours,
+    )
+
+
+def _begun(
+    images: TrainingImages, numbers: Sequence[int], settings: TrainingSettings, job: TrainingJob
+) -> TrainingState:
+    """Return the state of a training that begins, and forget any other."""
+    if settings.colours == "auto":
+        judged = images.decoded(numbers, _JUDGED)
+        settings = replace(settings, colours=weight_of_colours(judged))
+        _LOG.info("colours count %s, judged from the images", settings.colours)
+    job.checkpoints.clear()
+    return TrainingState(settings, images.fingerprint(), job.name)
+
+
+def _resumed(images: TrainingImages, state: TrainingState) -> TrainingState:
+    """Return the state of a training that goes on, or raise if its images are others."""
+    if state.images != images.fingerprint():
+        raise EncoderError(
+            "the images are not those that the training began with: there are others, or some were "
+            "changed; train anew without --resume"
+        )
+    return state
+
+
+def _saved(
+    directory: Path,
+    encoder: keras.Model,
+    autoencoder: keras.Model,
+    history: Sequence[EpochRecord],
+    sample: NDArray[np.uint8],
+) -> float:
+    """Write the encoder's files; return how far ONNX and Keras differ on a sample."""
+    autoencoder.save(directory / "model.keras")
+    export_onnx(encoder, directory / MODEL_NAME)
+    _, height, width, _ = sample.shape
+    write_preprocessing(directory, Preprocessing(height, width, encoder.output.shape[1]))
+    _write_history(directory / "history.csv", history)
+    plots.draw_history(directory / "history.png", history)
+    outputs = autoencoder.predict_on_batch(sample.astype(np.float32))[RECONSTRUCTION]
+    plots.draw_reconstructions(
+        directory / "reconstructions.png", sample, np.rint(255 * outputs).astype(np.uint8)
+    )
+    return _difference(encoder, Encoder(directory), sample)
+
+
+def _difference(ours: Any, exported: Encoder, sample: NDArray[np.uint8]) -> float:  # noqa: ANN401
+    """Return the greatest absolute difference of the latents, or raise if rounding is no excuse."""
+    latents = ours.predict_on_batch(sample.astype(np.float32))
+    if not np.isfinite(latents).all():  # ReLU swallows NaN, so the loss can stay finite
+        raise TrainingDiverged("the latents are not finite; try a lower --learning-rate")
+    difference = float(np.abs(latents - exported.encode(sample)).max())
+    if not difference <= _TOLERANCE * max(1.0, float(np.abs(latents).max())):
+        raise EncoderError(f"the ONNX encoder differs from Keras by {difference:g}; not accepted")
+    return difference
+
+
+def _write_history(path: Path, history: Sequence[EpochRecord]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(EpochRecord)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(record) for record in history)

@@ -1,0 +1,259 @@
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, inspect
+
+from imgsim.catalog.catalog import Catalog
+from imgsim.catalog.schema import METADATA
+from imgsim.catalog.sqlite import SCHEMA, engine_of, migrate
+from imgsim.errors import (
+    CollectionDamaged,
+    CollectionNewer,
+    EncoderError,
+    EncoderMismatch,
+    EncoderMissing,
+)
+from imgsim.records import ImageFile, ImageRecord, Segment
+from imgsim.results import Refusal
+
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
+
+
+def record(path, size=1, mtime_ns=2):
+    return ImageRecord(path, size, mtime_ns, b"\0" * 32, 30, 40)
+
+
+def segment(name, rows):
+    return Segment(name, rows, 4, "0" * 64)
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    opened = Catalog(tmp_path / "catalog.db")
+    opened.add_encoder("first", 4)
+    yield opened
+    opened.close()
+
+
+class TestSchema:
+    def test_the_newest_migration_is_the_schema_of_the_code(self):
+        assert ScriptDirectory(str(MIGRATIONS)).get_heads() == [SCHEMA]
+
+    def test_models_and_migrations_agree(self, tmp_path, catalog):
+        with create_engine(f"sqlite:///{tmp_path}/catalog.db").connect() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+
+    def test_a_newer_schema_is_refused_and_left_alone(self, tmp_path, catalog):
+        catalog.close()
+        path = tmp_path / "catalog.db"
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        with pytest.raises(CollectionNewer, match="9999"):
+            Catalog(path)
+        with sqlite3.connect(path) as connection:
+            assert connection.execute("SELECT * FROM alembic_version").fetchall() == [("9999",)]
+
+    def test_an_upgrade_that_fails_changes_nothing(self, tmp_path, catalog):
+        """Run the real revisions, then one that fails half-way, in one transaction."""
+        scripts = tmp_path / "migrations"
+        shutil.copytree(MIGRATIONS, scripts)
+        (scripts / "versions" / "9999_fails.py").write_text(
+            "from alembic import op\nimport sqlalchemy as sa\n"
+            f"revision = '9999'\ndown_revision = '{SCHEMA}'\n"
+            "def upgrade():\n"
+            "    op.create_table('half', sa.Column('id', sa.Integer))\n"
+            "    raise RuntimeError('power cut')\n"
+        )
+        engine = engine_of(tmp_path / "fresh.db")
+        with pytest.raises(RuntimeError, match="power cut"), engine.begin() as connection:
+            migrate(connection, scripts)
+        with engine.connect() as connection:
+            assert inspect(connection).get_table_names() == []
+
+    @pytest.mark.parametrize(
+        "content", [b"this is no database" * 100, b"SQLite format 3\0" + b"x" * 4096]
+    )
+    def test_a_file_that_is_no_database(self, tmp_path, content):
+        path = tmp_path / "catalog.db"
+        path.write_bytes(content)
+        with pytest.raises(CollectionDamaged):
+            Catalog(path)
+        assert path.read_bytes() == content
+
+    def test_settings_of_the_connection(self, tmp_path, catalog):
+        engine = engine_of(tmp_path / "catalog.db")
+        with engine.connect() as connection:
+            pragmas = [
+                connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+                for name in ("journal_mode", "foreign_keys", "synchronous")
+            ]
+        assert pragmas == ["wal", 1, 2]
+
+
+class TestImages:
+    def test_ids_are_never_reused(self, catalog):
+        catalog.commit_batch(segment("a", 2), [record("/1"), record("/2")])
+        catalog.commit_batch(segment("b", 1), [record("/2", size=9)])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.paths([1, 2, 3]) == {1: "/1", 3: "/2"}
+            assert snapshot.stamps(["/2", "/x"]) == {"/2": (9, 2)}
+            assert snapshot.count_images() == 2
+
+    def test_a_replaced_image_leaves_its_row_unused(self, catalog):
+        first = segment("a", 2)
+        catalog.commit_batch(first, [record("/1"), record("/2")])
+        catalog.commit_batch(segment("b", 1), [record("/1")])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.segment_ids(first).tolist() == [-1, 2]
+
+    def test_a_refused_file_that_is_stored_later_is_refused_no_more(self, catalog):
+        file = ImageFile("/1", 5, 6, claimed=True)
+        catalog.commit_batch(None, [], refused=[(file, Refusal("/1", "why"))])
+        catalog.commit_batch(None, [], refused=[(file, Refusal("/1", "because"))])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.refusals(["/1"]) == {"/1": (5, 6, "because")}
+            assert snapshot.count_refused() == 1
+        catalog.commit_batch(segment("a", 1), [record("/1")])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.refusals(["/1"]) == {}
+
+    def test_a_snapshot_does_not_see_a_later_commit(self, catalog):
+        catalog.commit_batch(segment("a", 1), [record("/1")])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.count_images() == 1
+            catalog.commit_batch(segment("b", 1), [record("/2")])
+            assert snapshot.count_images() == 1
+            assert [s.name for s in snapshot.segments()] == ["a"]
+
+    def test_a_batch_that_fails_leaves_nothing(self, catalog):
+        with pytest.raises(Exception, match="UNIQUE"):
+            catalog.commit_batch(segment("a", 2), [record("/1"), record("/1")])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.segments() == []
+            assert snapshot.count_images() == 0
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.sets(st.binary(min_size=1, max_size=200), min_size=1, max_size=30))
+    def test_any_bytes_are_a_path(self, tmp_path_factory, names):
+        paths = [os.fsdecode(name) for name in sorted(names)]
+        catalog = Catalog(tmp_path_factory.mktemp("paths") / "catalog.db")
+        catalog.add_encoder("first", 4)
+        catalog.commit_batch(segment("a", len(paths)), [record(path) for path in paths])
+        with catalog.snapshot() as snapshot:
+            assert list(snapshot.paths(range(1, len(paths) + 1)).values()) == paths
+            assert set(snapshot.stamps(paths)) == set(paths)
+            assert snapshot.longest_path() == max(map(len, names))
+        catalog.close()
+
+    def test_more_paths_than_a_statement_takes_parameters(self, catalog):
+        n = 40_000
+        catalog.commit_batch(segment("a", n), [record(f"/{i}") for i in range(n)])
+        with catalog.snapshot() as snapshot:
+            assert len(snapshot.stamps([f"/{i}" for i in range(n)])) == n
+            assert len(snapshot.paths(range(n + 1))) == n
+            ids = snapshot.segment_ids(segment("a", n))
+        assert np.array_equal(ids, np.arange(1, n + 1))
+
+
+class TestEncoders:
+    def test_none_yet(self, tmp_path):
+        catalog = Catalog(tmp_path / "new.db")
+        with catalog.snapshot() as snapshot, pytest.raises(EncoderMissing):
+            snapshot.encoder()
+        catalog.close()
+
+    def test_the_first_is_active_and_another_once_there_are_images_is_not(self, catalog):
+        catalog.commit_batch(segment("a", 1), [record("/1")])
+        added = catalog.add_encoder("second", 8, "mine")
+        assert (added.name, added.dim, added.active) == ("mine", 8, False)
+        with catalog.snapshot() as snapshot:
+            assert snapshot.encoder().fingerprint == "first"
+            assert [encoder.name for encoder in snapshot.encoders()] == ["first", "mine"]
+            assert snapshot.encoder_named("second") == snapshot.encoder_named("mine") == added
+            with pytest.raises(EncoderMissing, match="first, mine"):
+                snapshot.encoder_named("third")
+
+    def test_names_are_unique(self, catalog):
+        catalog.add_encoder("second", 8, "mine")
+        with pytest.raises(EncoderError, match="mine"):
+            catalog.add_encoder("third", 8, "mine")
+        assert catalog.add_encoder("second", 8, "other").name == "other"
+        assert catalog.add_encoder("second", 8).name == "other"
+
+    def test_another_takes_over_when_it_has_a_vector_of_every_image(self, catalog):
+        catalog.commit_batch(segment("a", 3), [record(f"/{n}") for n in range(3)])
+        second = catalog.add_encoder("second", 4)
+        catalog.commit_staged(second, segment("b", 2), [1, 3])
+        catalog.commit_staged(second, segment("b", 2), [1, 3])  # once more, to no effect
+        with pytest.raises(EncoderMismatch, match="1 images"):
+            catalog.use_encoder(second)
+        with catalog.snapshot() as snapshot:
+            assert list(snapshot.unstaged(second, 0, 10)) == [2]
+            assert snapshot.segments() == [segment("a", 3)]
+        catalog.commit_staged(second, segment("c", 1), [2])
+        catalog.use_encoder(second)
+        with catalog.snapshot() as snapshot:
+            assert snapshot.encoder().fingerprint == "second"
+            assert snapshot.segments() == [segment("b", 2), segment("c", 1)]
+            assert snapshot.segment_ids(segment("b", 2)).tolist() == [1, 3]
+            assert snapshot.segment_ids(segment("a", 3)).tolist() == [-1, -1, -1]
+            first = snapshot.encoder_named("first")
+            assert snapshot.count_unstaged(first) == 0
+
+    def test_and_back_again(self, catalog):
+        catalog.commit_batch(segment("a", 2), [record(f"/{n}") for n in range(2)])
+        second = catalog.add_encoder("second", 4)
+        catalog.commit_staged(second, segment("b", 2), [1, 2])
+        catalog.use_encoder(second)
+        with catalog.snapshot() as snapshot:
+            first = snapshot.encoder_named("first")
+        catalog.use_encoder(first)
+        with catalog.snapshot() as snapshot:
+            assert snapshot.segments() == [segment("a", 2)]
+            assert snapshot.segment_ids(segment("a", 2)).tolist() == [1, 2]
+
+    def test_vectors_of_images_that_go_go_with_them(self, catalog):
+        catalog.commit_batch(segment("a", 2), [record(f"/{n}") for n in range(2)])
+        second = catalog.add_encoder("second", 4)
+        catalog.commit_staged(second, segment("b", 2), [1, 2])
+        catalog.forget([1], (), ())
+        catalog.commit_staged(second, segment("c", 1), [1])  # it went while it was encoded
+        catalog.use_encoder(second)
+        with catalog.snapshot() as snapshot:
+            assert snapshot.segment_ids(segment("b", 2)).tolist() == [-1, 2]
+
+    def test_former_vectors_are_forgotten_and_unfinished_ones_are_not(self, catalog):
+        catalog.commit_batch(segment("a", 2), [record(f"/{n}") for n in range(2)])
+        second, third = (catalog.add_encoder(name, 4) for name in ("second", "third"))
+        catalog.commit_staged(second, segment("b", 2), [1, 2])
+        catalog.commit_staged(third, segment("c", 1), [1])
+        catalog.use_encoder(second)
+        catalog.forget_previous()
+        with catalog.snapshot() as snapshot:
+            assert snapshot.segment_names() == ["b", "c"]
+            assert snapshot.count_unstaged(snapshot.encoder_named("first")) == 2
+            assert snapshot.count_unstaged(third) == 1
+
+
+class TestDamages:
+    def test_none(self, catalog):
+        catalog.commit_batch(segment("a", 1), [record("/1")])
+        with catalog.snapshot() as snapshot:
+            assert snapshot.damages(Path("catalog.db")) == []
+
+    def test_an_image_beyond_its_segment(self, tmp_path, catalog):
+        catalog.commit_batch(segment("a", 1), [record("/1")])
+        with sqlite3.connect(tmp_path / "catalog.db") as connection:
+            connection.execute('UPDATE images SET "row" = 7')
+        with catalog.snapshot() as snapshot:
+            (damage,) = snapshot.damages(Path("catalog.db"))
+        assert damage.found == "1 images that are not"

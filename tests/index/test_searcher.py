@@ -1,0 +1,329 @@
+"""The certified search against a sort of all float64 distances, on kind and on hostile vectors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgsim import scan_numba, scan_numpy
+from imgsim.index.bounds import TILE, Bounds, write_bounds
+from imgsim.index.distance import distances
+from imgsim.index.projection import Projection, fit_projection
+from imgsim.index.searcher import Source
+from imgsim.index.segment_file import MappedEmbeddings, write_segment
+from imgsim.searcher import Searcher
+
+BOTH = pytest.mark.parametrize("walk_with", [scan_numpy, scan_numba], ids=["numpy", "compiled"])
+
+
+def source(folder, name, ids, rows, projection):
+    """Write a segment with its bounds and map both."""
+    path = folder / f"{name}.faiss"
+    write_segment(path, rows)
+    embeddings = MappedEmbeddings(path, *rows.shape)
+    blocks = (rows[start : start + TILE] for start in range(0, len(rows), TILE))
+    found = None
+    if projection.near:
+        write_bounds(path.with_suffix(".bounds"), len(rows), projection, blocks)
+        if path.with_suffix(".bounds").exists():
+            found = Bounds(path.with_suffix(".bounds"), len(rows), projection)
+    return Source(ids, embeddings, found)
+
+
+def assert_exact(searcher, queries, ids, rows, k, radius=np.inf):
+    live = ids >= 0
+    results = searcher.nearest(queries, k, radius)
+    assert len(results) == len(queries)
+    for query, (found_ids, found) in zip(queries, results, strict=True):
+        true = distances(query, rows[live])
+        order = np.lexsort((ids[live], true))
+        order = order[true[order] <= radius][:k]
+        assert found_ids.tolist() == ids[live][order].tolist()
+        assert found.tolist() == true[order].tolist()
+
+
+def some_basis(random, dim, near, count):
+    """An orthonormal basis that was fitted to nothing."""
+    directions = np.linalg.qr(random.normal(size=(dim, count)))[0]
+    return Projection(random.normal(size=dim), directions, near)
+
+
+SHAPES = {
+    "decaying": lambda r, n, d: r.normal(size=(n, d)) * (1.0 / (1 + np.arange(d))),
+    "white": lambda r, n, d: r.normal(size=(n, d)),
+    "relu": lambda r, n, d: np.maximum(0, r.normal(size=(n, d)) * r.uniform(0, 2, d)),
+    "clusters": lambda r, n, d: (
+        r.normal(size=(5, d))[r.integers(0, 5, n)] + 1e-6 * r.normal(size=(n, d))
+    ),
+    "duplicates": lambda r, n, d: r.normal(size=(max(1, n // 9), d))[
+        r.integers(0, max(1, n // 9), n)
+    ],
+    "constant": lambda r, n, d: np.where(np.arange(d) % 2, r.normal(size=(n, d)), 3.0),
+    "integers": lambda r, n, d: r.integers(0, 3, size=(n, d)).astype(float),
+    "one point": lambda r, n, d: np.ones((n, d)),
+}
+
+
+@st.composite
+def cases(draw):
+    """Vectors of some shape, moved and scaled, cut into sources, with dead rows and any basis."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    n = draw(st.sampled_from([1, 5, 33, 300, 700, 1_500]))
+    dim = draw(st.sampled_from([1, 2, 9, 64, 200]))
+    rows = SHAPES[draw(st.sampled_from(sorted(SHAPES)))](random, n, dim)
+    rows = rows * draw(st.sampled_from([1e-42, 1e-20, 1e-7, 1.0, 1e6, 1e14, 1e18, 1e37]))
+    rows = (rows + draw(st.sampled_from([0.0, 5.0, 50.0, 1e4]))).astype(np.float32)
+    ids = random.permutation(3 * n)[:n].astype(np.int64)
+    ids[random.random(n) < draw(st.sampled_from([0.0, 0.3]))] = -1
+    count = min(dim, draw(st.integers(1, 40)))
+    near = draw(st.integers(0, count // 4)) * 4
+    kind = draw(st.sampled_from(["fitted", "stale", "along the axes"]))
+    projection = some_basis(random, dim, near, count)
+    if kind == "fitted" and dim > 1:
+        _, _, right = np.linalg.svd(rows - rows.mean(axis=0, dtype=float), full_matrices=False)
+        count = min(count, len(right))
+        projection = Projection(
+            rows.mean(axis=0, dtype=float), right[:count].T.copy(), min(near, count // 4 * 4)
+        )
+    elif kind == "along the axes":
+        projection = Projection(np.zeros(dim), np.eye(dim)[:, :count], near)
+    cuts = sorted(draw(st.lists(st.integers(1, n), max_size=2, unique=True)))
+    new = rows[random.integers(0, n, 2)] * np.float32(draw(st.sampled_from([1.0, 1.001, -1.0])))
+    queries = np.concatenate([rows[:2], new])[: draw(st.integers(1, 4))]
+    return queries, ids, rows, projection, [c for c in cuts if c < n]
+
+
+@BOTH
+@settings(max_examples=300, deadline=None)
+@given(cases(), st.sampled_from([1, 3, 10, 1000, None]), st.data())
+def test_the_ranking_is_exact_whatever_the_vectors_and_the_basis(
+    tmp_path_factory, backend, case, k, data
+):
+    queries, ids, rows, projection, cuts = case
+    folder = tmp_path_factory.mktemp("sources")
+    sources = [
+        source(folder, number, part_ids, part, projection)
+        for number, (part_ids, part) in enumerate(
+            zip(np.split(ids, cuts), np.split(rows, cuts), strict=True)
+        )
+    ]
+    searcher = Searcher(sources, projection, rows.shape[1], backend)
+    true = distances(queries[0], rows)
+    radius = data.draw(st.sampled_from([np.inf, 0.0, *true[:3].tolist(), float(np.median(true))]))
+    assert_exact(searcher, queries, ids, rows, k, radius)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("dim", "n"), [(1, 20_000), (24, 20_000), (256, 20_000), (1024, 6_000), (4096, 2_500)]
+)
+def test_large_galleries(tmp_path, backend, dim, n):
+    random = np.random.default_rng(dim)
+    mix = random.normal(size=(30, dim))
+    rows = random.normal(size=(n, 30)) @ mix + 0.3 * random.normal(size=(n, dim)) + 50
+    rows = rows.astype(np.float32)
+    rows[100:200] = rows[15:16]
+    ids = np.arange(n)
+    projection = fit_projection(rows[:: 1 if n < 9_000 else 5])
+    searcher = Searcher([source(tmp_path, "a", ids, rows, projection)], projection, dim, backend)
+    queries = np.concatenate([rows[:20], rows[150:151], rows[-5:] + np.float32(0.01)])
+    for some in (queries[:1], queries):
+        assert_exact(searcher, some, ids, rows, 10)
+    assert_exact(searcher, queries, ids, rows, None, float(distances(rows[0], rows[n - 1 :])[0]))
+    if projection.near:
+        assert searcher.stats.bounded >= len(queries) * n
+        assert searcher.stats.first_level < searcher.stats.bounded
+        assert searcher.stats.distances <= searcher.stats.second_level
+
+
+@BOTH
+def test_more_candidates_than_there_is_room_for(tmp_path, backend):
+    """All rows tie, so that none can be left out before its distance is known."""
+    random = np.random.default_rng(0)
+    rows = np.ones((20_000, 32), np.float32)
+    ids = random.permutation(20_000)
+    projection = some_basis(random, 32, 8, 16)
+    searcher = Searcher([source(tmp_path, "a", ids, rows, projection)], projection, 32, backend)
+    for k in (1, 10, 30_000, None):
+        assert_exact(searcher, rows[:2], ids, rows, k)
+        assert_exact(searcher, np.zeros((1, 32), np.float32), ids, rows, k)
+
+
+@BOTH
+def test_many_queries_in_groups(tmp_path, backend):
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(1_300, 48)) * 0.8 ** np.arange(48)).astype(np.float32)
+    ids = random.permutation(1_300)
+    projection = fit_projection(rows)
+    parts = np.array_split(np.arange(1_300), 3)
+    sources = [
+        source(tmp_path, i, ids[part], rows[part], projection) for i, part in enumerate(parts)
+    ]
+    sources[1] = Source(ids[parts[1]], sources[1].embeddings, None)
+    assert_exact(Searcher(sources, projection, 48, backend), rows[:1_100], ids, rows, 5)
+
+
+@BOTH
+def test_nothing_to_search(backend):
+    searcher = Searcher([], None, 8, backend)
+    ((ids, found),) = searcher.nearest(np.ones((1, 8), np.float32), 3)
+    assert (len(ids), len(found)) == (0, 0)
+    assert searcher.nearest(np.ones((0, 8), np.float32), 3) == []
+
+
+def test_the_compiled_walks_are_loaded_when_that_pays(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from imgsim.index.searcher import Searcher, Source
+from imgsim.index.segment_file import MappedEmbeddings, write_segment
+rows = np.random.default_rng(0).normal(size=(4_000, 1024)).astype(np.float32)
+path = Path(sys.argv[1])
+write_segment(path, rows)
+searcher = Searcher([Source(np.arange(4_000), MappedEmbeddings(path, 4_000, 1024), None)], None, 1024)
+for count in (1, 60):
+    found = searcher.nearest(rows[:count], 1)
+    assert [ids.tolist() for ids, _ in found] == [[i] for i in range(count)]
+    print("numba" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "a.faiss")]
+    assert subprocess.run(command, check=True, capture_output=True).stdout == b"False\nTrue\n"
+
+
+MUTANTS = [
+    ("mine &= low <= found.limits[a] * RAISED", "mine &= low < found.limits[a] * RAISED"),
+    (" + levels.near_error[groups, None]", " + 0 * levels.near_error[groups, None]"),
+    (" / 2 - group.errors\n", " / 2 + 0 * group.errors\n"),
+    ("* (1 - rho) - off", "* (1 - rho)"),
+    ("* (1 + rho) + off", "* (1 + rho)"),
+    ("doubt = group.margins[queries] + error, 2 *", "doubt = group.margins[queries] + error, 0 *"),
+    ("(rest - group.far_rest[queries])", "(rest + group.far_rest[queries])"),
+    ("(rest + group.far_rest[queries])", "(rest - group.far_rest[queries])"),
+    ("found.limits[a], found.highs[a, 0]", "found.limits[a], found.highs[a, -1]"),
+    ("here[here] = segment.ids[row[here]] >= 0", "pass"),
+]
+
+
+KERNEL_MUTANTS = [
+    ("if low <= limit:", "if low < limit:"),
+    (" + group.margins[a] + near_errors[number]", " + group.margins[a]"),
+    ("off = group.margins[a] + levels.far_tail[row, 1]", "off = group.margins[a]"),
+    ("along + (rest - query_rest) ** 2", "along + (rest + query_rest) ** 2"),
+    ("        if segment.ids[row] < 0:\n            continue\n", ""),
+    (" / 2 - group.errors[a]", " / 2"),
+]
+
+
+def battery(folder, backend):
+    """Searches in which every allowance of the bounds is needed."""
+    random = np.random.default_rng(0)
+    near_far = random.normal(size=(600, 24)) * ([3.0] * 8 + [2.0] * 8 + [1.0] * 8)
+    grid = random.integers(-127, 128, size=(600, 24)).astype(np.float64)
+    grid[:, 8:] = 0
+    close = 0.7371 * grid[np.arange(600) % 150]
+    close[:, 16:] = 1e-3 * random.normal(size=(600, 8))
+    decoys = np.zeros((600, 24))  # their codes are those of the query, and x is nearer
+    decoys[:400, 0], decoys[400, 0] = 0.49, 127
+    decoys[500:, 1], decoys[402, 1] = 12.7, 0.3
+    lines = np.zeros((600, 24))
+    lines[:, 23] = random.normal(size=600)
+    projection = Projection(np.zeros(24), np.eye(24)[:, :16], 8)
+    for name, values in {
+        "all": near_far,
+        "grid": grid,
+        "close": close,
+        "lines": lines,
+        "decoys": decoys,
+    }.items():
+        rows = np.repeat(values.astype(np.float32), 2, axis=0)
+        ids = random.permutation(len(rows))
+        ids[::7] = -1
+        searcher = Searcher([source(folder, name, ids, rows, projection)], projection, 24, backend)
+        for queries in (rows[:300], rows[:40] + np.float32(1e-3), -rows[:40], 0 * rows[:1]):
+            for k in (1, 5):
+                assert_exact(searcher, queries, ids, rows, k)
+        assert_exact(searcher, rows[:40], ids, rows, None, 0.0)
+    wide = random.integers(-127, 128, size=(300, 400)).astype(np.float64)  # many products to round
+    wide[:, 96:], wide[0, :96] = 0, 127
+    rows = np.repeat(0.7371 * wide, 2, axis=0).astype(np.float32)
+    projection = Projection(np.zeros(400), np.eye(400)[:, :96], 96)
+    searcher = Searcher(
+        [source(folder, "wide", np.arange(600), rows, projection)], projection, 400, backend
+    )
+    assert_exact(searcher, rows, np.arange(600), rows, None, 0.0)
+
+
+@BOTH
+def test_queries_far_beyond_the_rows(tmp_path, backend):
+    """Their squares are more than float32 holds, those of the rows are not."""
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(600, 24)) * 1e13).astype(np.float32)
+    projection = Projection(np.zeros(24), np.eye(24)[:, :16], 8)
+    searcher = Searcher(
+        [source(tmp_path, "a", np.arange(600), rows, projection)], projection, 24, backend
+    )
+    for scale in (1e16, 1e28, 1e37):
+        queries = (random.normal(size=(4, 24)) * scale).astype(np.float32)
+        assert_exact(searcher, queries, np.arange(600), rows, 3)
+
+
+@BOTH
+def test_at_the_edge(tmp_path, backend):
+    battery(tmp_path, backend)
+
+
+@pytest.mark.parametrize(
+    ("module", "right", "wrong"),
+    [(scan_numpy, *mutant) for mutant in MUTANTS]
+    + [(scan_numba, *mutant) for mutant in KERNEL_MUTANTS],
+)
+def test_a_mutated_walk_is_noticed(tmp_path, module, right, wrong):
+    text = Path(module.__file__).read_text()
+    assert text.count(right) == 1
+    mutant = ModuleType("mutant")
+    exec(text.replace(right, wrong), mutant.__dict__)
+    with pytest.raises(AssertionError):
+        battery(tmp_path, mutant)
+
+
+@BOTH
+@pytest.mark.parametrize(("k", "radius"), [(7_000, np.inf), (None, 1e200), (None, 5.4)])
+def test_very_many_are_asked_for(tmp_path, backend, monkeypatch, k, radius):
+    """Groups get smaller, and candidates are settled many times."""
+    monkeypatch.setattr("imgsim.index.searcher._HIGHS", 40_000)
+    random = np.random.default_rng(3)
+    rows = random.normal(size=(9_000, 16)).astype(np.float32)
+    ids = random.permutation(9_000)
+    projection = some_basis(random, 16, 8, 12)
+    searcher = Searcher([source(tmp_path, "a", ids, rows, projection)], projection, 16, backend)
+    assert_exact(searcher, rows[:12], ids, rows, k, radius)
+
+
+@BOTH
+def test_many_candidates_are_looked_at_in_float32(tmp_path, backend):
+    """Queries of a dense cluster; rows at exactly the limit stay."""
+    random = np.random.default_rng(5)
+    rows = random.normal(size=(40, 64))[random.integers(0, 40, 6_000)]
+    rows = (rows + 1e-3 * random.integers(-2, 3, size=(6_000, 64))).astype(np.float32)
+    ids = random.permutation(6_000)
+    projection = some_basis(random, 64, 8, 16)
+    searcher = Searcher([source(tmp_path, "a", ids, rows, projection)], projection, 64, backend)
+    assert_exact(searcher, rows[:100], ids, rows, 7)
+    radius = float(np.sort(distances(rows[0], rows))[30])
+    assert_exact(searcher, rows[:1], ids, rows, None, radius)
+    if backend is scan_numba:
+        assert searcher.stats.distances < 0.9 * searcher.stats.second_level
+
+
+def test_the_walks_compile_where_nothing_can_be_cached():
+    """numba looks for a cache in archives only, and finds none."""
+    code = "import numpy, imgsim.index.scan_numba as k; k._project(*map(numpy.ones, [(1, 4), 4, (4, 4)]))"
+    environment = os.environ | {"NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
