@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.images.parent) as scratch:
         files = copies(paths, options.count + ADDED, Path(scratch) / "files")
         template = Path(scratch) / "template.imgsim"
-        with Collection.open(template) as collection:
+        with Collection.open(template, create=True) as collection:
             settings = replace(RECIPES[options.recipe], image_size=options.image_size, epochs=1)
             directory = collection.train(paths[:512], settings).encoder.directory
         figures = limits(paths, Encoder(Path(directory)))

@@ -41,7 +41,7 @@ def main() -> None:
         latent_channels=options.latent_channels,
         epochs=options.epochs,
     )
-    with Collection.open(options.out / "encoder.imgsim") as collection:
+    with Collection.open(options.out / "encoder.imgsim", create=True) as collection:
         report = collection.train(options.images, settings)
         encoder = Encoder(Path(report.encoder.directory))
     order = np.random.default_rng(0).permutation(len(paths)).tolist()

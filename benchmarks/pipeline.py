@@ -45,7 +45,7 @@ def measure(paths: list[str], options: argparse.Namespace, scratch: Path) -> Non
     side, repeats, n = options.image_size, options.repeats, len(paths)
     rates: dict[str, float] = {}
     settings = replace(RECIPES[options.recipe], image_size=side, epochs=repeats + 1)
-    with Collection.open(scratch / "c") as collection:
+    with Collection.open(scratch / "c", create=True) as collection:
         report = collection.train(paths, settings)
         # The first epoch includes the tracing of the graph.
         rates["train"] = median([epoch.images_per_second for epoch in report.history[1:]])

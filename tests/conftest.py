@@ -31,7 +31,7 @@ def encoder_directory() -> Path:
 
 def make_collection(path: Path) -> Path:
     """Make an empty collection with the small encoder of the golden one."""
-    Collection.open(path).close()
+    Collection.open(path, create=True).close()
     encoder = encoder_directory()
     shutil.copytree(encoder, path / "encoders" / encoder.name)
     catalog = Catalog(path / "catalog.db")
@@ -64,7 +64,7 @@ def empty(tmp_path) -> Path:
 
 @pytest.fixture
 def collection(empty) -> Iterator[Collection]:
-    with Collection.open(empty, create=False) as opened:
+    with Collection.open(empty) as opened:
         yield opened
 
 

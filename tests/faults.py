@@ -64,7 +64,7 @@ class Faults:
 def work(path: Path, pictures: str, job: str) -> int:
     """Do what a user does, and return an exit code."""
     try:
-        with Collection.open(path, create=False) as collection:
+        with Collection.open(path) as collection:
             if job == "reencode":
                 collection.encoders.reencode("other")
             else:

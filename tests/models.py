@@ -53,7 +53,7 @@ def write_projection(path: Path, side=8, dim=5, seed=0) -> str:
 
 def make_logarithm(collection: Path) -> Path:
     """Make a collection whose encoder gives minus infinity for a black picture."""
-    Collection.open(collection).close()
+    Collection.open(collection, create=True).close()
     nodes = [
         helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
         helper.make_node("Log", ["mean"], ["latent"]),

@@ -30,13 +30,13 @@ def embeddings(collection):
 class TestOpen:
     def test_none_there(self, tmp_path):
         with pytest.raises(CollectionNotFound, match="imgsim train"):
-            Collection.open(tmp_path / "none", create=False)
+            Collection.open(tmp_path / "none")
         assert not (tmp_path / "none").exists()
 
     def test_a_folder_of_something_else_is_left_alone(self, pictures):
         before = sorted(pictures.iterdir())
         with pytest.raises(CollectionError, match="not a collection"):
-            Collection.open(pictures)
+            Collection.open(pictures, create=True)
         assert sorted(pictures.iterdir()) == before
 
     def test_a_creation_that_was_cut_short_is_completed(self, tmp_path):
@@ -50,7 +50,7 @@ class TestOpen:
         shutil.copytree(empty, tmp_path / "copy")
         shutil.move(empty, tmp_path / "moved")
         for path in (tmp_path / "copy", tmp_path / "moved"):
-            with Collection.open(path, create=False) as collection:
+            with Collection.open(path) as collection:
                 assert collection.query([crops[3]], 5) == before
                 assert collection.check() == []
 
@@ -61,7 +61,7 @@ class TestGolden:
     @pytest.fixture
     def golden(self, tmp_path):
         path = shutil.copytree(GOLDEN / "0001.imgsim", tmp_path / "0001.imgsim")
-        with Collection.open(path, create=False) as collection:
+        with Collection.open(path) as collection:
             yield collection
 
     def test_it_is_read_as_it_was_written(self, golden, tmp_path):
@@ -119,7 +119,7 @@ class TestQuery:
         assert only.matches == ()
 
     def test_no_encoder_yet(self, tmp_path, crops):
-        with Collection.open(tmp_path / "new") as collection:
+        with Collection.open(tmp_path / "new", create=True) as collection:
             for act in (
                 lambda: collection.query(crops),
                 lambda: collection.ingest(crops),

@@ -18,7 +18,7 @@ path, pictures, kills = sys.argv[1], sys.argv[2], int(sys.argv[3])
 ingest._BATCH_IMAGES = 8
 
 def work(pipe):
-    with Collection.open(path, create=False) as collection:
+    with Collection.open(path) as collection:
         def tell(done, total):
             os.write(pipe, b"%d " % collection.info().images)
         collection.ingest([pictures], on_progress=tell)
@@ -40,7 +40,7 @@ while kills:
     with os.fdopen(ours) as pipe:
         reported = max(map(int, pipe.read().split()), default=0)
     kills -= killed
-    with Collection.open(path, create=False) as collection:
+    with Collection.open(path) as collection:
         assert collection.info().images >= reported, (collection.info(), reported)
         assert collection.check() == []
         assert killed or collection.info().images == collection.ingest([pictures]).seen
@@ -58,7 +58,7 @@ def test_sigkill_at_a_hundred_moments(tmp_path, pictures, crops):
     command = [sys.executable, "-c", INGEST, path, pictures, str(KILLS)]
     run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     assert sum(0 < int(line) < 636 for line in run.stdout.split()) > KILLS / 4
-    with Collection.open(path, create=False) as collection:
+    with Collection.open(path) as collection:
         assert collection.ingest([pictures]).seen == 636
         stored = embeddings(collection)
         names = {p.stem for p in (path / "segments").glob("*.faiss")}

@@ -103,7 +103,7 @@ def hostile(tmp_path_factory):
 
 
 def test_every_hostile_file_is_accounted_for(hostile, empty):
-    with Collection.open(empty, create=False) as collection:
+    with Collection.open(empty) as collection:
         report = collection.ingest([hostile])
         assert report.seen == 1051
         assert report.added == collection.info().images

@@ -68,7 +68,7 @@ def test_a_fault_before_each_effect(tmp_path, template, pictures, undisturbed, m
     assert {"open", "fsync", "os.rename", "os.remove", "commit"} <= effects
     for path, effect, code in cases:
         assert code == ended or (mode == "full" and not faults.needs_space(effect) and not code)
-        with Collection.open(path, create=False) as collection:
+        with Collection.open(path) as collection:
             assert collection.check() == [], effect
             assert embeddings(collection) in states, effect
             collection.ingest([pictures])

@@ -11,7 +11,7 @@ import os
 import sys
 from imgsim import Collection, ingest
 ingest._BATCH_IMAGES = 12
-with Collection.open(sys.argv[1], create=False) as collection:
+with Collection.open(sys.argv[1]) as collection:
     while not os.path.exists(sys.argv[3]):
         collection.ingest([sys.argv[2]])
         collection.compact()
@@ -29,7 +29,7 @@ def test_ten_readers_beside_a_writer(empty, pictures, tmp_path):
             for turn in range(1_000):
                 if writer.poll() is not None or (turn >= 50 and len(seen) > 2):
                     return
-                with Collection.open(empty, create=False) as collection:
+                with Collection.open(empty) as collection:
                     found = list(collection.neighbours(3))
                     seen.add(len(found))
                     ids = {image.id for image in found}

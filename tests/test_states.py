@@ -133,7 +133,7 @@ class Files(RuleBasedStateMachine):
     @rule()
     def open_again(self):
         self.collection.close()
-        self.collection = Collection.open(self.scratch / "c", create=False)
+        self.collection = Collection.open(self.scratch / "c")
 
     @precondition(lambda self: self.stored)
     @rule(data=st.data())

@@ -22,7 +22,7 @@ def refused(done):
 
 
 def is_as_before(path, before):
-    with Collection.open(path, create=False) as collection:
+    with Collection.open(path) as collection:
         return facts(collection) == before and collection.check() == []
 
 
@@ -102,7 +102,7 @@ from imgsim import Collection, CollectionError
 path, image = sys.argv[1:]
 
 def look(rank):
-    with Collection.open(path, create=False) as collection:
+    with Collection.open(path) as collection:
         (result,) = collection.query(image, rank)
         assert result.matches[0].distance == 0
         assert collection.check() == []

@@ -28,7 +28,6 @@ _LOG = logging.getLogger(__name__)
 
 _LOADING = 500_000_000  # values whose scan in NumPy takes as long as loading the compiled scans
 _GROUP = 64  # queries that are scanned for together, or fewer if each wants very many
-_HIGHS = 1 << 18  # upper bounds that a scan keeps for a group
 _AT_ONCE = 1_024  # queries whose candidates are in memory at the same time
 _ROOM = 4 * TILE  # candidates of a query before their distances are computed
 _MANY = 256  # candidates of a segment whose embeddings are worth mapping for a look in float32
@@ -43,6 +42,21 @@ class Ids(Protocol):
 
     def span(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return the ids (n, 1) of the rows from ``start`` to ``stop``, or to the last."""
+
+
+class IdsInMemory:
+    """Ids in memory, in place of a file that is missing."""
+
+    def __init__(self, ids: NDArray[np.int64]) -> None:
+        self._ids = ids[:, np.newaxis]
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ids (n, 1) of some rows."""
+        return self._ids[rows]
+
+    def span(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the ids (n, 1) of the rows from ``start`` to ``stop``, or to the last."""
+        return self._ids[start:stop]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +112,8 @@ class Answer(NamedTuple):
 class SegmentSearcher:
     """Answers queries over some sources, from several threads if need be.
 
-    It holds nothing but their bounds. ``choose`` returns the backend for so many values.
+    It holds nothing but their bounds. ``choose`` returns the backend for so many values; a scan
+    keeps at most ``most_highs`` upper bounds for a group of queries.
     """
 
     def __init__(
@@ -107,6 +122,8 @@ class SegmentSearcher:
         projection: Projection | None,
         dim: int,
         choose: Callable[[int], Backend],
+        *,
+        most_highs: int = 1 << 18,
     ) -> None:
         self.sources = sources
         self.projection = projection or Projection(np.zeros(dim), np.zeros((dim, 0)), 0)
@@ -115,6 +132,7 @@ class SegmentSearcher:
             len(source) * (self.projection.near if source.bounds else 4 * dim) for source in sources
         )
         self._choose = choose
+        self._most_highs = most_highs
         self._threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, "imgsim-search")
 
@@ -140,7 +158,7 @@ class SegmentSearcher:
 
     def _search(self, request: TopKRequest) -> Answer:
         backend = self._choose(len(request.queries) * self._values)
-        step = max(1, min(_GROUP, _HIGHS // (request.k or 1)))
+        step = max(1, min(_GROUP, self._most_highs // (request.k or 1)))
         searches = [
             _Search(self, backend, replace(request, queries=request.queries[start : start + step]))
             for start in range(0, len(request.queries), step)

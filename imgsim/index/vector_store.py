@@ -19,7 +19,7 @@ from imgsim.index.projection import (
     sample_size,
     write_projection_file,
 )
-from imgsim.index.searcher import BackendChoice, Ids, Source
+from imgsim.index.searcher import BackendChoice, Ids, IdsInMemory, Source
 from imgsim.index.segment_file import (
     MappedEmbeddings,
     MappedIds,
@@ -38,21 +38,6 @@ _GROWTH = 8  # how many times as many embeddings deserve a new projection
 
 IdsOf = Callable[[Segment], NDArray[np.int64]]
 """Returns the image id of each row of a segment (rows,), -1 for none."""
-
-
-class _GivenIds:
-    """Ids in memory, in place of a file that is missing."""
-
-    def __init__(self, ids: NDArray[np.int64]) -> None:
-        self._ids = ids[:, np.newaxis]
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the ids (n, 1) of some rows."""
-        return self._ids[rows]
-
-    def span(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the ids (n, 1) of the rows from ``start`` to ``stop``, or to the last."""
-        return self._ids[start:stop]
 
 
 class VectorStore:
@@ -139,7 +124,7 @@ class VectorStore:
         mapped = self._mapped_ids(segment)
         if mapped is None:
             _LOG.debug("%s: no file of ids; asking the catalog", segment.name)
-            return _GivenIds(ids_of(segment))
+            return IdsInMemory(ids_of(segment))
         return mapped
 
     def _mapped_ids(self, segment: Segment) -> MappedIds | None:

@@ -16,7 +16,7 @@ from tests.models import write_model, write_projection
 
 @pytest.fixture
 def collection(tmp_path):
-    with Collection.open(tmp_path / "c") as opened:
+    with Collection.open(tmp_path / "c", create=True) as opened:
         yield opened
 
 
@@ -122,7 +122,7 @@ class TestFeeding:
 
     def test_the_encoder_of_another_collection(self, collection, tmp_path, crops):
         """A trained one takes pixels of 0..255, an imported one was fed as was said then."""
-        with Collection.open(tmp_path / "other") as other:
+        with Collection.open(tmp_path / "other", create=True) as other:
             first = other.encoders.add(
                 EncoderSource(
                     write_model(tmp_path / "m.onnx"), mean=(0.5, 0.4, 0.3), normalize=True

@@ -191,7 +191,7 @@ class TestEvaluate:
     def test_yardsticks_are_the_same_for_any_encoder(self, collection, tmp_path, labelled):
         before = collection.evaluate(labelled)
         source = EncoderSource(write_projection(tmp_path / "m.onnx"))
-        with Collection.open(tmp_path / "other") as other:
+        with Collection.open(tmp_path / "other", create=True) as other:
             other.encoders.add(source)
             after = other.evaluate(labelled)
         assert (after.pixels, after.histogram) == (before.pixels, before.histogram)

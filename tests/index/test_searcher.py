@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,15 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsim import scan_numba, scan_numpy
+from imgsim.index import scan_numba, scan_numpy
 from imgsim.index.bounds import TILE, Bounds, write_bounds
 from imgsim.index.distance import distances
 from imgsim.index.projection import Projection, fit_projection
-from imgsim.index.searcher import Source
+from imgsim.index.searcher import IdsInMemory, SegmentSearcher, Source
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
-from imgsim.searcher import Searcher
 
-BOTH = pytest.mark.parametrize("walk_with", [scan_numpy, scan_numba], ids=["numpy", "compiled"])
+BOTH = pytest.mark.parametrize("backend", [scan_numpy, scan_numba], ids=["numpy", "compiled"])
 
 
 def source(folder, name, ids, rows, projection):
@@ -33,12 +33,18 @@ def source(folder, name, ids, rows, projection):
         write_bounds(path.with_suffix(".bounds"), len(rows), projection, blocks)
         if path.with_suffix(".bounds").exists():
             found = Bounds(path.with_suffix(".bounds"), len(rows), projection)
-    return Source(ids, embeddings, found)
+    excluded = np.packbits(ids < 0, bitorder="little") if (ids < 0).any() else np.empty(0, np.uint8)
+    return Source(IdsInMemory(ids), excluded, embeddings, found)
+
+
+def searcher_of(sources, projection, dim, backend, **options):
+    return SegmentSearcher(sources, projection, dim, lambda _: backend, **options)
 
 
 def assert_exact(searcher, queries, ids, rows, k, radius=np.inf):
     live = ids >= 0
-    results = searcher.nearest(queries, k, radius)
+    results, stats = searcher.search(queries, k, radius)
+    assert stats.queries == len(queries)
     assert len(results) == len(queries)
     for query, (found_ids, found) in zip(queries, results, strict=True):
         true = distances(query, rows[live])
@@ -46,6 +52,7 @@ def assert_exact(searcher, queries, ids, rows, k, radius=np.inf):
         order = order[true[order] <= radius][:k]
         assert found_ids.tolist() == ids[live][order].tolist()
         assert found.tolist() == true[order].tolist()
+    return stats
 
 
 def some_basis(random, dim, near, count):
@@ -113,7 +120,7 @@ def test_the_ranking_is_exact_whatever_the_vectors_and_the_basis(
             zip(np.split(ids, cuts), np.split(rows, cuts), strict=True)
         )
     ]
-    searcher = Searcher(sources, projection, rows.shape[1], backend)
+    searcher = searcher_of(sources, projection, rows.shape[1], backend)
     true = distances(queries[0], rows)
     radius = data.draw(st.sampled_from([np.inf, 0.0, *true[:3].tolist(), float(np.median(true))]))
     assert_exact(searcher, queries, ids, rows, k, radius)
@@ -131,15 +138,15 @@ def test_large_galleries(tmp_path, backend, dim, n):
     rows[100:200] = rows[15:16]
     ids = np.arange(n)
     projection = fit_projection(rows[:: 1 if n < 9_000 else 5])
-    searcher = Searcher([source(tmp_path, "a", ids, rows, projection)], projection, dim, backend)
+    searcher = searcher_of([source(tmp_path, "a", ids, rows, projection)], projection, dim, backend)
     queries = np.concatenate([rows[:20], rows[150:151], rows[-5:] + np.float32(0.01)])
-    for some in (queries[:1], queries):
-        assert_exact(searcher, some, ids, rows, 10)
+    assert_exact(searcher, queries[:1], ids, rows, 10)
+    stats = assert_exact(searcher, queries, ids, rows, 10)
     assert_exact(searcher, queries, ids, rows, None, float(distances(rows[0], rows[n - 1 :])[0]))
     if projection.near:
-        assert searcher.stats.bounded >= len(queries) * n
-        assert searcher.stats.first_level < searcher.stats.bounded
-        assert searcher.stats.distances <= searcher.stats.second_level
+        assert stats.bounded == len(queries) * n
+        assert stats.first_level < stats.bounded
+        assert stats.distances <= stats.second_level
 
 
 @BOTH
@@ -149,7 +156,7 @@ def test_more_candidates_than_there_is_room_for(tmp_path, backend):
     rows = np.ones((20_000, 32), np.float32)
     ids = random.permutation(20_000)
     projection = some_basis(random, 32, 8, 16)
-    searcher = Searcher([source(tmp_path, "a", ids, rows, projection)], projection, 32, backend)
+    searcher = searcher_of([source(tmp_path, "a", ids, rows, projection)], projection, 32, backend)
     for k in (1, 10, 30_000, None):
         assert_exact(searcher, rows[:2], ids, rows, k)
         assert_exact(searcher, np.zeros((1, 32), np.float32), ids, rows, k)
@@ -165,31 +172,33 @@ def test_many_queries_in_groups(tmp_path, backend):
     sources = [
         source(tmp_path, i, ids[part], rows[part], projection) for i, part in enumerate(parts)
     ]
-    sources[1] = Source(ids[parts[1]], sources[1].embeddings, None)
-    assert_exact(Searcher(sources, projection, 48, backend), rows[:1_100], ids, rows, 5)
+    sources[1] = replace(sources[1], bounds=None)
+    assert_exact(searcher_of(sources, projection, 48, backend), rows[:1_100], ids, rows, 5)
 
 
 @BOTH
 def test_nothing_to_search(backend):
-    searcher = Searcher([], None, 8, backend)
-    ((ids, found),) = searcher.nearest(np.ones((1, 8), np.float32), 3)
+    searcher = searcher_of([], None, 8, backend)
+    ((ids, found),) = searcher.search(np.ones((1, 8), np.float32), 3).nearest
     assert (len(ids), len(found)) == (0, 0)
-    assert searcher.nearest(np.ones((0, 8), np.float32), 3) == []
+    assert searcher.search(np.ones((0, 8), np.float32), 3).nearest == []
 
 
-def test_the_compiled_walks_are_loaded_when_that_pays(tmp_path):
+def test_the_compiled_scans_are_loaded_when_that_pays(tmp_path):
     code = """
 import sys
 from pathlib import Path
 import numpy as np
-from imgsim.index.searcher import Searcher, Source
+from imgsim.index.searcher import BackendChoice, IdsInMemory, SegmentSearcher, Source
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
 rows = np.random.default_rng(0).normal(size=(4_000, 1024)).astype(np.float32)
-path = Path(sys.argv[1])
+path, none = Path(sys.argv[1]), np.empty(0, np.uint8)
 write_segment(path, rows)
-searcher = Searcher([Source(np.arange(4_000), MappedEmbeddings(path, 4_000, 1024), None)], None, 1024)
+mapped = MappedEmbeddings(path, 4_000, 1024)
+sources = [Source(IdsInMemory(np.arange(4_000)), none, mapped, None)]
+searcher = SegmentSearcher(sources, None, 1024, BackendChoice())
 for count in (1, 60):
-    found = searcher.nearest(rows[:count], 1)
+    found = searcher.search(rows[:count], 1).nearest
     assert [ids.tolist() for ids, _ in found] == [[i] for i in range(count)]
     print("numba" in sys.modules)
 """
@@ -198,26 +207,29 @@ for count in (1, 60):
 
 
 MUTANTS = [
-    ("mine &= low <= found.limits[a] * RAISED", "mine &= low < found.limits[a] * RAISED"),
+    ("mine &= low <= state.limits[a] * RAISED", "mine &= low < state.limits[a] * RAISED"),
     (" + levels.near_error[groups, None]", " + 0 * levels.near_error[groups, None]"),
-    (" / 2 - group.errors\n", " / 2 + 0 * group.errors\n"),
+    (" / 2 - inputs.errors\n", " / 2 + 0 * inputs.errors\n"),
     ("* (1 - rho) - off", "* (1 - rho)"),
     ("* (1 + rho) + off", "* (1 + rho)"),
-    ("doubt = group.margins[queries] + error, 2 *", "doubt = group.margins[queries] + error, 0 *"),
+    (
+        "doubt = inputs.margins[queries] + error, 2 *",
+        "doubt = inputs.margins[queries] + error, 0 *",
+    ),
     ("(rest - group.far_rest[queries])", "(rest + group.far_rest[queries])"),
     ("(rest + group.far_rest[queries])", "(rest - group.far_rest[queries])"),
-    ("found.limits[a], found.highs[a, 0]", "found.limits[a], found.highs[a, -1]"),
-    ("here[here] = segment.ids[row[here]] >= 0", "pass"),
+    ("state.limits[a], state.highs[a, 0]", "state.limits[a], state.highs[a, -1]"),
+    ("here[here] = _count(inputs.excluded, row[here])", "pass"),
 ]
 
 
 KERNEL_MUTANTS = [
     ("if low <= limit:", "if low < limit:"),
-    (" + group.margins[a] + near_errors[number]", " + group.margins[a]"),
-    ("off = group.margins[a] + levels.far_tail[row, 1]", "off = group.margins[a]"),
+    (" + inputs.margins[a] + near_errors[number]", " + inputs.margins[a]"),
+    ("off = inputs.margins[a] + levels.far_tail[row, 1]", "off = inputs.margins[a]"),
     ("along + (rest - query_rest) ** 2", "along + (rest + query_rest) ** 2"),
-    ("        if segment.ids[row] < 0:\n            continue\n", ""),
-    (" / 2 - group.errors[a]", " / 2"),
+    ("        if _is_excluded(inputs.excluded, row):\n            continue\n", ""),
+    (" / 2 - inputs.errors[a]", " / 2"),
 ]
 
 
@@ -245,7 +257,9 @@ def battery(folder, backend):
         rows = np.repeat(values.astype(np.float32), 2, axis=0)
         ids = random.permutation(len(rows))
         ids[::7] = -1
-        searcher = Searcher([source(folder, name, ids, rows, projection)], projection, 24, backend)
+        searcher = searcher_of(
+            [source(folder, name, ids, rows, projection)], projection, 24, backend
+        )
         for queries in (rows[:300], rows[:40] + np.float32(1e-3), -rows[:40], 0 * rows[:1]):
             for k in (1, 5):
                 assert_exact(searcher, queries, ids, rows, k)
@@ -254,7 +268,7 @@ def battery(folder, backend):
     wide[:, 96:], wide[0, :96] = 0, 127
     rows = np.repeat(0.7371 * wide, 2, axis=0).astype(np.float32)
     projection = Projection(np.zeros(400), np.eye(400)[:, :96], 96)
-    searcher = Searcher(
+    searcher = searcher_of(
         [source(folder, "wide", np.arange(600), rows, projection)], projection, 400, backend
     )
     assert_exact(searcher, rows, np.arange(600), rows, None, 0.0)
@@ -266,7 +280,7 @@ def test_queries_far_beyond_the_rows(tmp_path, backend):
     random = np.random.default_rng(0)
     rows = (random.normal(size=(600, 24)) * 1e13).astype(np.float32)
     projection = Projection(np.zeros(24), np.eye(24)[:, :16], 8)
-    searcher = Searcher(
+    searcher = searcher_of(
         [source(tmp_path, "a", np.arange(600), rows, projection)], projection, 24, backend
     )
     for scale in (1e16, 1e28, 1e37):
@@ -284,7 +298,7 @@ def test_at_the_edge(tmp_path, backend):
     [(scan_numpy, *mutant) for mutant in MUTANTS]
     + [(scan_numba, *mutant) for mutant in KERNEL_MUTANTS],
 )
-def test_a_mutated_walk_is_noticed(tmp_path, module, right, wrong):
+def test_a_mutated_scan_is_noticed(tmp_path, module, right, wrong):
     text = Path(module.__file__).read_text()
     assert text.count(right) == 1
     mutant = ModuleType("mutant")
@@ -295,14 +309,14 @@ def test_a_mutated_walk_is_noticed(tmp_path, module, right, wrong):
 
 @BOTH
 @pytest.mark.parametrize(("k", "radius"), [(7_000, np.inf), (None, 1e200), (None, 5.4)])
-def test_very_many_are_asked_for(tmp_path, backend, monkeypatch, k, radius):
+def test_very_many_are_asked_for(tmp_path, backend, k, radius):
     """Groups get smaller, and candidates are settled many times."""
-    monkeypatch.setattr("imgsim.index.searcher._HIGHS", 40_000)
     random = np.random.default_rng(3)
     rows = random.normal(size=(9_000, 16)).astype(np.float32)
     ids = random.permutation(9_000)
     projection = some_basis(random, 16, 8, 12)
-    searcher = Searcher([source(tmp_path, "a", ids, rows, projection)], projection, 16, backend)
+    sources = [source(tmp_path, "a", ids, rows, projection)]
+    searcher = searcher_of(sources, projection, 16, backend, most_highs=40_000)
     assert_exact(searcher, rows[:12], ids, rows, k, radius)
 
 
@@ -314,16 +328,19 @@ def test_many_candidates_are_looked_at_in_float32(tmp_path, backend):
     rows = (rows + 1e-3 * random.integers(-2, 3, size=(6_000, 64))).astype(np.float32)
     ids = random.permutation(6_000)
     projection = some_basis(random, 64, 8, 16)
-    searcher = Searcher([source(tmp_path, "a", ids, rows, projection)], projection, 64, backend)
-    assert_exact(searcher, rows[:100], ids, rows, 7)
+    searcher = searcher_of([source(tmp_path, "a", ids, rows, projection)], projection, 64, backend)
+    stats = assert_exact(searcher, rows[:100], ids, rows, 7)
     radius = float(np.sort(distances(rows[0], rows))[30])
     assert_exact(searcher, rows[:1], ids, rows, None, radius)
     if backend is scan_numba:
-        assert searcher.stats.distances < 0.9 * searcher.stats.second_level
+        assert stats.distances < 0.9 * stats.second_level
 
 
-def test_the_walks_compile_where_nothing_can_be_cached():
+def test_the_scans_compile_where_nothing_can_be_cached():
     """numba looks for a cache in archives only, and finds none."""
-    code = "import numpy, imgsim.index.scan_numba as k; k._project(*map(numpy.ones, [(1, 4), 4, (4, 4)]))"
+    code = (
+        "import numpy, imgsim.index.scan_numba as k;"
+        "k._project(*map(numpy.ones, [(1, 4), 4, (4, 4)]))"
+    )
     environment = os.environ | {"NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -32,7 +32,7 @@ def both(filled, tmp_path):
 @pytest.fixture
 def expected(tmp_path, pictures, both):
     """What a collection holds that never had another encoder."""
-    with Collection.open(tmp_path / "fresh") as fresh:
+    with Collection.open(tmp_path / "fresh", create=True) as fresh:
         fresh.encoders.add(EncoderSource(str(tmp_path / "other.onnx"), "other"))
         fresh.ingest([pictures])
         return embeddings(fresh)
@@ -116,7 +116,7 @@ def test_ingest_goes_on_meanwhile(both, expected, pictures, monkeypatch):
     both.compact()  # it drops former vectors, not those to come
     report = both.encoders.reencode("other")
     assert (report.images, report.encoded) == (36, 36 - 23)
-    with Collection.open(pictures.parent / "again") as fresh:
+    with Collection.open(pictures.parent / "again", create=True) as fresh:
         fresh.encoders.add(EncoderSource(str(pictures.parent / "other.onnx")))
         fresh.ingest([pictures])
         assert same(embeddings(both), embeddings(fresh))
@@ -226,7 +226,7 @@ def test_a_fault_before_each_effect(tmp_path, both, expected, pictures, monkeypa
     assert "os.remove basis.npz" in {effect for _, effect, _ in cases}
     for path, effect, code in cases:
         assert code == ended or (mode == "full" and not faults.needs_space(effect) and not code)
-        with Collection.open(path, create=False) as collection:
+        with Collection.open(path) as collection:
             assert collection.check() == [], effect
             found = embeddings(collection)
             assert same(found, before) or same(found, expected), effect

@@ -33,7 +33,7 @@ def trained(tmp_path_factory, crops):
     """A collection trained on the photographs, the report, and the progress that was told."""
     told = []
     path = tmp_path_factory.mktemp("trained") / "c"
-    with Collection.open(path) as collection:
+    with Collection.open(path, create=True) as collection:
         report = collection.train([os.path.dirname(crops[0])], SMALL, told.append)
         yield collection, report, told
 
@@ -137,7 +137,7 @@ class TestRefusals:
         whole = sorted(pictures.iterdir())[0].read_bytes()
         for number in range(3):
             (pictures / f"cut{number}.jpg").write_bytes(whole[: len(whole) // 2])
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             report = collection.train([pictures], replace(PLAIN, image_size=32, epochs=1))
         assert report.images == 39
         assert len(report.refused) == 3
@@ -148,14 +148,14 @@ class TestRefusals:
         folder = tmp_path / "few"
         folder.mkdir()
         with (
-            Collection.open(tmp_path / "c") as collection,
+            Collection.open(tmp_path / "c", create=True) as collection,
             pytest.raises(EncoderError, match="at least 2 images"),
         ):
             collection.train([folder, *crops[:n]])
         assert os.listdir(tmp_path / "c" / "encoders") == []
 
     def test_two_images_are_enough(self, tmp_path, crops):
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             report = collection.train(crops[:2], replace(PLAIN, image_size=32, epochs=1))
         assert report.images == 2
 
@@ -189,7 +189,7 @@ class TestRefusals:
     def test_unreachable_and_false_images_are_reported(self, tmp_path, pictures):
         (pictures / "link.jpg").symlink_to(tmp_path / "nowhere")
         (pictures / "text.jpg").write_text("no picture")
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             report = collection.train(pictures, replace(PLAIN, image_size=32, epochs=1))
         assert report.images == 36
         assert sorted(os.path.basename(r.path) for r in report.refused) == ["link.jpg", "text.jpg"]
@@ -200,7 +200,7 @@ class TestRefusals:
         with open(crops[0], "rb") as file:
             cut.write_bytes(file.read(900))
         settings = replace(PLAIN, image_size=32, epochs=1, seed=seed)
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             assert collection.train([*crops[:3], cut], settings).images == 4
 
     @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ class TestRefusals:
     )
     def test_divergence(self, tmp_path, crops, learning_rate, what):
         settings = replace(SMALL, epochs=8, batch_size=4, learning_rate=learning_rate)
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             with pytest.raises(TrainingDiverged, match=what):
                 collection.train(crops, settings)
             assert collection.info().encoder is None
@@ -222,7 +222,7 @@ def test_ctrl_c_in_the_first_epoch_keeps_the_weights(tmp_path, crops):
             raise KeyboardInterrupt
 
     settings = replace(SMALL, epochs=5, batch_size=4)
-    with Collection.open(tmp_path / "c") as collection:
+    with Collection.open(tmp_path / "c", create=True) as collection:
         report = collection.train(crops, settings, interrupt)
         assert report.interrupted
         assert len(report.history) == report.best_epoch == 1
@@ -247,7 +247,7 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path, crops):
         rest = process.stderr.read()
     assert process.returncode == 0, rest
     assert "(interrupted; --resume goes on)" in rest
-    with Collection.open(collection, create=False) as opened:
+    with Collection.open(collection) as opened:
         assert opened.info().encoder is not None
         assert opened.check() == []
         assert opened.ingest(crops[:3]).added == 3
@@ -260,7 +260,7 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path, crops):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, crops):
     """The report of a training on views."""
-    with Collection.open(tmp_path_factory.mktemp("views") / "c") as collection:
+    with Collection.open(tmp_path_factory.mktemp("views") / "c", create=True) as collection:
         return collection.train(crops, VIEWS)
 
 
@@ -290,7 +290,7 @@ class TestContrastive:
         losses = []
         for number, seed in enumerate([0, 0, 1]):
             settings = replace(VIEWS, epochs=1, learning_rate=1e-9, seed=seed)
-            with Collection.open(tmp_path / str(number)) as collection:
+            with Collection.open(tmp_path / str(number), create=True) as collection:
                 record = collection.train(crops, settings).history[0]
             losses.append([record.loss, record.val_loss])
         assert losses[0] == pytest.approx(losses[1], rel=2e-3)
@@ -298,7 +298,7 @@ class TestContrastive:
 
     def test_colours_that_count_are_in_the_vector(self, tmp_path, crops):
         settings = replace(VIEWS, epochs=1, colours="much")
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             report = collection.train(crops, settings)
         encoder = Encoder(Path(report.encoder.directory))
         image = decode(crops[0], 32, 32)
@@ -310,7 +310,7 @@ class TestContrastive:
 
     def test_colours_do_not_make_it_longer(self, tmp_path, crops):
         settings = replace(VIEWS, epochs=1, principal=5, colours="little")
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             assert collection.train(crops, settings).encoder.dim == 5
 
     @pytest.mark.parametrize("mode", ["L", "1"])
@@ -320,12 +320,12 @@ class TestContrastive:
             with Image.open(crops[number if mode == "L" else 0]) as image:
                 image.convert(mode).save(tmp_path / f"{number}.png")
         settings = replace(VIEWS, epochs=1, principal=5, colours="much")
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             assert collection.train(tmp_path, settings).onnx_difference < 1e-4
 
     def test_few_images_keep_their_latents_apart(self, tmp_path, crops):
         """Of 2 training images there is one direction, and of unit length are 1 and -1."""
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             collection.train(crops[:3], replace(VIEWS, epochs=1))
             collection.ingest(crops)
             matches = [item.matches[0].distance for item in collection.neighbours(1)]
@@ -334,7 +334,7 @@ class TestContrastive:
     def test_the_time_budget_ends_it(self, tmp_path, crops):
         settings = replace(VIEWS, epochs=1_000_000, time_budget=4.0)
         told = []
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             report = collection.train(crops, settings, told.append)
         assert 1 <= len(report.history) < 1_000
         assert not report.interrupted
@@ -342,7 +342,7 @@ class TestContrastive:
 
     def test_patience_ends_it(self, tmp_path, crops):
         settings = replace(SMALL, epochs=200, patience=2, learning_rate=0.05)
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             report = collection.train(crops, settings)
         assert len(report.history) < 200
         assert len(report.history) == report.best_epoch + 2
@@ -354,14 +354,14 @@ def test_no_training_image_can_be_decoded(tmp_path, crops, settings):
     with open(crops[0], "rb") as file:
         (tmp_path / "cut.jpg").write_bytes(file.read(900))
     with (
-        Collection.open(tmp_path / "c") as collection,
+        Collection.open(tmp_path / "c", create=True) as collection,
         pytest.raises(EncoderError, match="can be decoded"),
     ):
         collection.train([crops[0], tmp_path / "cut.jpg"], settings)
 
 
 def test_the_first_refusal_is_named(tmp_path, crops):
-    with Collection.open(tmp_path / "c") as collection:
+    with Collection.open(tmp_path / "c", create=True) as collection:
         with pytest.raises(EncoderError, match=r"found 0; .*nowhere: No such file"):
             collection.train(tmp_path / "nowhere")
         (tmp_path / "a.jpg").write_bytes(b"x")
@@ -374,7 +374,7 @@ def test_at_most_so_many_images_are_held_out(tmp_path, crops, monkeypatch):
     monkeypatch.setattr("imgsim.training.train._MOST_HELD_OUT", 3)
     told = []
     settings = replace(SMALL, epochs=1, validation_split=0.5)
-    with Collection.open(tmp_path / "c") as collection:
+    with Collection.open(tmp_path / "c", create=True) as collection:
         report = collection.train(crops, settings, told.append)
     assert (told[-1].total, report.compared) == (33, 3)
 
@@ -410,7 +410,7 @@ class TestSchedule:
 @pytest.mark.parametrize("colours", ["auto", "much"])
 def test_two_images_are_enough_for_views(tmp_path, crops, colours):
     settings = replace(VIEWS, epochs=1, colours=colours)
-    with Collection.open(tmp_path / "c") as collection:
+    with Collection.open(tmp_path / "c", create=True) as collection:
         assert collection.train(crops[:2], settings).images == 2
 
 
@@ -466,7 +466,7 @@ class TestResume:
             if now.epoch == 2 and now.ended:
                 raise KeyboardInterrupt
 
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             report = collection.train(crops, SMALL, interrupt)
             assert (report.interrupted, len(report.history)) == (True, 2)
             again = collection.train(crops, resume=True)
@@ -479,7 +479,7 @@ class TestResume:
             if now.epoch == 2 and now.ended:
                 raise KeyboardInterrupt
 
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             first = collection.train(crops, SMALL, interrupt, name="mine").encoder
             second = collection.train(crops, resume=True).encoder
             names = {each.fingerprint: each.name for each in collection.encoders.list()}
@@ -496,7 +496,7 @@ class TestResume:
         def fail(_):
             raise RuntimeError
 
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             collection.train(crops, SMALL, interrupt)
             with pytest.raises(RuntimeError):
                 collection.train(crops, SMALL, fail)
@@ -511,7 +511,7 @@ class TestResume:
 
     def test_nothing_to_resume(self, tmp_path, crops):
         with (
-            Collection.open(tmp_path / "c") as collection,
+            Collection.open(tmp_path / "c", create=True) as collection,
             pytest.raises(EncoderError, match="no training to resume"),
         ):
             collection.train(crops, resume=True)
@@ -521,7 +521,7 @@ class TestResume:
             if now.ended:
                 raise KeyboardInterrupt
 
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             collection.train(crops, SMALL, interrupt)
             with pytest.raises(EncoderError, match="not those that the training began with"):
                 collection.train(crops[1:], resume=True)
@@ -533,7 +533,7 @@ class TestResume:
             if now.ended:
                 raise KeyboardInterrupt
 
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             collection.train(crops, SMALL, interrupt)
             (tmp_path / "c" / "training" / name).write_bytes(b"x")
             with pytest.raises(EncoderError, match=name):
