@@ -87,6 +87,11 @@ class Collection:
         """
         return cls(Directory.open(Path(os.path.abspath(path)), create=create))
 
+    @property
+    def path(self) -> Path:
+        """Return the collection's folder."""
+        return self._directory.path
+
     def close(self) -> None:
         """Close the catalog."""
         self._directory.close()

@@ -10,6 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def packed(flags: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return a bit for each flag, the least first, (n / 8, rounded up) uint8; none if none is set."""
+    return np.packbits(flags, bitorder="little") if flags.any() else np.empty(0, np.uint8)
+
+
+def unpacked(bits: NDArray[np.uint8], count: int) -> NDArray[np.bool_]:
+    """Return the flags (count,) that :func:`packed` has packed."""
+    if not len(bits):  # NumPy would return what happens to be in memory
+        return np.zeros(count, bool)
+    return np.unpackbits(bits, count=count, bitorder="little").astype(bool)
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """A regular file that may be an image; ``mtime_ns`` is nanoseconds since the epoch.

@@ -10,7 +10,9 @@ import pytest
 
 from imgsim import Collection
 from imgsim.catalog.catalog import Catalog
+from imgsim.directory import Directory
 from imgsim.encoder.preprocessing import read_preprocessing
+from imgsim.index.vector_store import VectorStore
 from tests.pictures import write_crops
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,6 +40,12 @@ def make_collection(path: Path) -> Path:
     catalog.add_encoder(encoder.name, read_preprocessing(encoder).dim)
     catalog.close()
     return path
+
+
+def open_small(path) -> Collection:
+    """Open a collection that fits a projection to few images, and writes bounds of few."""
+    store = VectorStore(path / "segments", fewest_fitted=20, fewest_bounded=20)
+    return Collection(Directory(path, Catalog(path / "catalog.db"), store))
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,11 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from imgsim import Collection, ImgsimError, ingest, reencode, store
+from imgsim import BatchLimits, ImgsimError, IngestSettings
+from tests.conftest import open_small
 
 KILLED, REFUSED = 9, 3
+SETTINGS = IngestSettings(batch=BatchLimits(images=12))
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -64,11 +66,11 @@ class Faults:
 def work(path: Path, pictures: str, job: str) -> int:
     """Do what a user does, and return an exit code."""
     try:
-        with Collection.open(path) as collection:
+        with open_small(path) as collection:
             if job == "reencode":
-                collection.encoders.reencode("other")
+                collection.encoders.reencode("other", batch=SETTINGS.batch)
             else:
-                collection.ingest([pictures])
+                collection.ingest([pictures], SETTINGS)
             collection.compact()
     except ImgsimError as error:
         sys.stderr.write(f"imgsim: error: {error}\n")
@@ -78,8 +80,6 @@ def work(path: Path, pictures: str, job: str) -> int:
 
 def main() -> None:
     template, pictures, scratch, mode, job = sys.argv[1:]
-    ingest._BATCH_IMAGES = reencode._AT_ONCE = 12
-    store._FEWEST_FITTED = store._FEWEST_BOUNDED = 20
     for number in itertools.count():
         path = Path(shutil.copytree(template, f"{scratch}/{mode}-{number}"))
         os.environ["EFFECT"] = f"{scratch}/{mode}-{number}.effect"

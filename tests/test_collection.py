@@ -18,11 +18,13 @@ from imgsim import (
     SearchFilter,
 )
 from imgsim.index.distance import distances
+from imgsim.jobs.neighbours import NeighbourLists
 from tests.conftest import GOLDEN
 
 
 def embeddings(collection):
-    with collection._gallery() as (_, gallery):
+    directory = collection._directory
+    with directory.reading() as snapshot, directory.gallery(snapshot) as gallery:
         ids, rows = zip(*gallery.blocks(), strict=True)
     return np.concatenate(ids), np.concatenate(rows)
 
@@ -167,13 +169,12 @@ class TestNeighbours:
             assert [(m.id, m.distance) for m in item.matches] == others
             assert [m.rank for m in item.matches] == [1, 2, 3, 4, 5]
 
-    def test_how_many_are_searched_at_once_changes_nothing(self, filled, monkeypatch):
+    def test_how_many_are_searched_at_once_changes_nothing(self, filled):
         within = SearchFilter(radius=1e9)
         all_of_them = list(filled.neighbours(None, within))
         assert [len(image.matches) for image in all_of_them] == [35] * 36
-        monkeypatch.setattr("imgsim.jobs.neighbours._MATCHED_AT_ONCE", 80)
-        monkeypatch.setattr("imgsim.jobs.neighbours._AT_FIRST", 5)
-        assert list(filled.neighbours(None, within)) == all_of_them
+        few = NeighbourLists(filled._directory, None, within, searched=5, matched=80)
+        assert list(few()) == all_of_them
 
     def test_more_duplicates_than_k(self, collection, pictures, crops):
         """The image itself is not among the k + 1 nearest, whose ids are lower."""

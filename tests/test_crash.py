@@ -6,22 +6,22 @@ from pathlib import Path
 
 from imgsim import Collection
 from tests.conftest import make_collection
-from tests.test_ingest import embeddings
+from tests.jobs.test_ingest import embeddings
 
 KILLS = 100
 
 INGEST = """
 import os, random, select, signal, sys, time
-from imgsim import Collection, ingest
+from imgsim import BatchLimits, Collection, IngestSettings
 
 path, pictures, kills = sys.argv[1], sys.argv[2], int(sys.argv[3])
-ingest._BATCH_IMAGES = 8
+settings = IngestSettings(batch=BatchLimits(images=8))
 
 def work(pipe):
     with Collection.open(path) as collection:
         def tell(done, total):
             os.write(pipe, b"%d " % collection.info().images)
-        collection.ingest([pictures], on_progress=tell)
+        collection.ingest([pictures], settings, on_progress=tell)
         collection.compact()
 
 random.seed(0)

@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from imgsim import Collection, scan_numba, scan_numpy
+from imgsim import Collection
 from imgsim.images.decode import decode
+from imgsim.index import scan_numba, scan_numpy
 from imgsim.index.bounds import Bounds, write_bounds
 from imgsim.index.projection import fit_projection
-from imgsim.index.searcher import Source
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
-from imgsim.searcher import Searcher
 from imgsim.training.head_fit import weight_of_colours
 from tests.conftest import DATA
+from tests.index.test_searcher import searcher_of, source_of
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
 
@@ -72,10 +72,10 @@ def test_the_main_job_on_clothing(clothing, tmp_path, imgsim):
     assert answer["matches"][0]["distance"] == 0.0
 
     run("export", "neighbours", "-k", "10", "-o", tmp_path / "n.parquet")
-    run("export", "features", "-o", tmp_path / "f.npz")
+    run("export", "embeddings", "-o", tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as arrays:
         ids, paths = arrays["image_id"], [os.fsdecode(p) for p in arrays["path"].tolist()]
-        embeddings = arrays["features"].astype(np.float64)
+        embeddings = arrays["embedding"].astype(np.float64)
     table = pq.read_table(tmp_path / "n.parquet").to_pydict()
     assert table["image_id"] == np.repeat(ids, 10).tolist()
     assert table["rank"] == list(range(1, 11)) * 3786
@@ -113,7 +113,7 @@ def test_every_hostile_file_is_accounted_for(hostile, empty):
         assert (again.added, again.unchanged) == (0, report.added)
         assert (again.seen, again.skipped) == (1051, report.skipped)
         assert sorted(again.refused, key=str) == sorted(report.refused, key=str)
-        with collection._catalog.snapshot() as snapshot:
+        with collection._directory.catalog.snapshot() as snapshot:
             stored = set(snapshot.paths(range(1, report.added + 1)).values())
     with open(hostile.with_name("manifest.csv"), newline="", errors="surrogateescape") as file:
         loads = {
@@ -127,7 +127,8 @@ def test_every_hostile_file_is_accounted_for(hostile, empty):
 DECODE_EACH = """
 import os, resource, sys, time
 from imgsim.errors import ImageError
-from imgsim.images.decode import find, opened
+from imgsim.images.decode import opened
+from imgsim.images.scan import find
 for file in find([sys.argv[1]]):
     if not os.fork():
         began = time.perf_counter()
@@ -151,7 +152,7 @@ def test_no_hostile_file_takes_ten_seconds_or_a_gigabyte(hostile):
     assert [row for row in rows if int(row[0]) >= 1_000 or float(row[1]) >= 10] == []
 
 
-@pytest.mark.parametrize("walk_with", [scan_numpy, scan_numba], ids=["numpy", "compiled"])
+@pytest.mark.parametrize("backend", [scan_numpy, scan_numba], ids=["numpy", "compiled"])
 def test_exact_neighbours_of_sift(tmp_path, backend):
     """Integers of 128 dimensions with published exact neighbours, ties broken by row."""
     with np.load(DATA / "sift5k.npz") as arrays:
@@ -166,8 +167,8 @@ def test_exact_neighbours_of_sift(tmp_path, backend):
         if number and projection.near:
             write_bounds(path.with_suffix(".bounds"), len(ids), projection, [base[ids]])
             bounds = Bounds(path.with_suffix(".bounds"), len(ids), projection)
-        sources.append(Source(ids, MappedEmbeddings(path, len(ids), 128), bounds))
-    searcher = Searcher(sources, projection, 128, backend)
-    for number, (found_ids, found) in enumerate(searcher.nearest(queries, 100)):
+        sources.append(source_of(ids, MappedEmbeddings(path, len(ids), 128), bounds))
+    searcher = searcher_of(sources, projection, 128, backend)
+    for number, (found_ids, found) in enumerate(searcher.search(queries, 100).nearest):
         assert found_ids.tolist() == expected[number].tolist()
         assert found.tolist() == np.sqrt(squared[number]).tolist()

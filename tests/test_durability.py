@@ -6,11 +6,11 @@ import shutil
 import pytest
 from PIL import Image
 
-from imgsim import IngestSettings, StoreError, images, ingest
+from imgsim import BatchLimits, IngestSettings, StoreError
 from imgsim.catalog.catalog import Catalog
+from imgsim.images.decode import decode as images
 from imgsim.index.vector_store import VectorStore
-from imgsim.jobs.compact import everything
-from tests.test_ingest import embeddings, facts
+from tests.jobs.test_ingest import embeddings, facts
 
 
 def flip_a_bit(path):
@@ -83,14 +83,16 @@ class TestDamage:
         assert filled.repair().encoded == 36
         assert filled.check() == []
 
-    def test_a_merge_that_fails_is_a_warning(self, filled, empty, pictures, monkeypatch):
-        monkeypatch.setattr("imgsim.collection.what_pays", everything)
-        flip_a_bit(only_segment(empty))
-        Image.new("RGB", (8, 8)).save(pictures / "new.png")
-        report = filled.ingest([pictures])
+    def test_a_merge_that_fails_is_a_warning(self, filled, empty, pictures):
+        whole = only_segment(empty)
+        for number in range(8):  # eight small segments are merged
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(pictures / f"{number}.png")
+            report = filled.ingest([pictures])
+            if not number:
+                flip_a_bit(next(p for p in empty.glob("segments/*.faiss") if p != whole))
         assert report.added == 1
         assert "damaged: expected sha256" in report.warnings[0]
-        assert filled.info().images == 37
+        assert filled.info().images == 44
 
 
 class TestFiles:
@@ -173,16 +175,13 @@ class TestCommit:
         assert collection.info().segments == 1
         assert collection.check() == []
 
-    def test_what_is_done_is_committed_while_unchanged_files_pass(
-        self, filled, pictures, monkeypatch
-    ):
-        monkeypatch.setattr(ingest, "_COMPARED_AT_ONCE", 1)
-        monkeypatch.setattr(ingest, "_BATCH_SECONDS", 0.0)
+    def test_what_is_done_is_committed_while_unchanged_files_pass(self, filled, pictures):
+        settings = IngestSettings(batch=BatchLimits(seconds=0.0, compared=1))
         Image.new("RGB", (8, 8)).save(pictures / "a.png")
         at = []
 
         def told(done, _):
             at.append((done, filled.info().images))
 
-        filled.ingest([pictures], IngestSettings(), on_progress=told)
+        filled.ingest([pictures], settings, on_progress=told)
         assert next(done for done, stored in at if stored == 37) < 30

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from imgsim import Collection, ingest
+from imgsim import Collection
 from imgsim.catalog.catalog import Catalog
 from tests import faults
 from tests.conftest import make_collection
-from tests.test_ingest import embeddings
+from tests.jobs.test_ingest import embeddings
 
 
 @pytest.fixture
@@ -52,8 +52,7 @@ def undisturbed(tmp_path, template, pictures, monkeypatch):
         states.append(embeddings(collection))
         with monkeypatch.context() as patched:
             patched.setattr(Catalog, "commit_batch", recorded)
-            patched.setattr(ingest, "_BATCH_IMAGES", 12)
-            collection.ingest([pictures])
+            collection.ingest([pictures], faults.SETTINGS)
         assert len(states) > 3
         return states, neighbours(collection), collection.refused()
 

@@ -9,11 +9,11 @@ from imgsim import Collection
 WRITER = """
 import os
 import sys
-from imgsim import Collection, ingest
-ingest._BATCH_IMAGES = 12
+from imgsim import BatchLimits, Collection, IngestSettings
+settings = IngestSettings(batch=BatchLimits(images=12))
 with Collection.open(sys.argv[1]) as collection:
     while not os.path.exists(sys.argv[3]):
-        collection.ingest([sys.argv[2]])
+        collection.ingest([sys.argv[2]], settings)
         collection.compact()
         collection.remove([sys.argv[2]])
         collection.compact()

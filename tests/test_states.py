@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from imgsim import Collection
 from tests.conftest import make_collection
+from tests.jobs.test_ingest import facts
 from tests.pictures import write_crops
-from tests.test_ingest import facts
 
 NAMES = st.sampled_from(["a.jpg", "b.jpg", "c.jpg", "sub/a.jpg", "sub/d.jpg"])
 CONTENTS = st.integers(0, 4)

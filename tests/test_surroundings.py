@@ -12,7 +12,7 @@ import pytest
 
 from imgsim import Collection
 from tests.conftest import make_collection
-from tests.test_ingest import facts
+from tests.jobs.test_ingest import facts
 
 
 def refused(done):

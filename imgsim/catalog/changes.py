@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import IN_LIMIT, Snapshot, encoded, is_under
-from imgsim.records import ImageFile, ImageRecord, Segment
+from imgsim.records import ImageFile, ImageRecord, Segment, packed, unpacked
 from imgsim.results import Refusal
 
 _T = TypeVar("_T")
@@ -168,9 +168,9 @@ def note_removed(connection: Connection, places: Sequence[Place]) -> None:
     for number, rows in groupby(sorted(places), key=lambda place: place[0]):
         facts = select(segment.rows, segment.removed).where(segment.id == number)
         count, before = connection.execute(facts).one()
-        bits = np.unpackbits(np.frombuffer(before or b"", np.uint8), count=count, bitorder="little")
-        bits[[row for _, row in rows]] = 1
-        after = np.packbits(bits, bitorder="little").tobytes()
+        flags = unpacked(np.frombuffer(before or b"", np.uint8), count)
+        flags[[row for _, row in rows]] = True
+        after = packed(flags).tobytes()
         connection.execute(update(SEGMENTS).where(segment.id == number).values(removed=after))
 
 

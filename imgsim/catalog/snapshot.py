@@ -27,7 +27,15 @@ from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, ST
 from imgsim.errors import EncoderMissing
 from imgsim.files import absolute
 from imgsim.options import SearchFilter
-from imgsim.records import EncoderRecord, ImageRecord, Segment, SegmentRows, StoredImage
+from imgsim.records import (
+    EncoderRecord,
+    ImageRecord,
+    Segment,
+    SegmentRows,
+    StoredImage,
+    packed,
+    unpacked,
+)
 from imgsim.results import Damage, ImageInfo
 
 IN_LIMIT = 10_000
@@ -187,8 +195,7 @@ class Snapshot:
         chosen = select(segment.removed).add_columns(*columns)
         for noted, *facts in self._connection.execute(chosen).all():
             found = Segment(*facts)
-            removed = self.segment_ids(found) < 0
-            right = np.packbits(removed, bitorder="little").tobytes() if removed.any() else None
+            right = packed(self.segment_ids(found) < 0).tobytes() or None
             if (noted or bytes(-(-found.rows // 8))) != (right or bytes(-(-found.rows // 8))):
                 yield found, right
 
@@ -370,13 +377,13 @@ def _excluded(
     """
     if removed is None and under is None and not not_under:
         return np.empty(0, np.uint8)
-    bits = np.unpackbits(np.frombuffer(removed or b"", np.uint8), count=rows, bitorder="little")
+    flags = unpacked(np.frombuffer(removed or b"", np.uint8), rows)
     if under is not None:
-        outside = np.ones(rows, np.uint8)
-        outside[under] = 0
-        bits |= outside
-    bits[not_under] = 1
-    return np.packbits(bits, bitorder="little") if bits.any() else np.empty(0, np.uint8)
+        outside = np.ones(rows, bool)
+        outside[under] = False
+        flags |= outside
+    flags[not_under] = True
+    return packed(flags)
 
 
 def is_under(column: Column[bytes], place: str) -> ColumnElement[bool]:

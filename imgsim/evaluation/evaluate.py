@@ -47,7 +47,6 @@ NEAREST = 10
 RECALLED = 1, 5, 10
 
 _RESAMPLES = 1_000
-_AT_ONCE = 1 << 24  # distances, in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +82,15 @@ def rank(
     labels: NDArray[np.int64],
     queries: NDArray[np.int64],
     gallery: NDArray[np.int64],
+    *,
+    at_once: int = 1 << 24,
 ) -> Ranking:
     """Rank the rows ``gallery`` of ``vectors`` (n, d) by their distance from each row ``queries``.
 
-    A query is not in its own gallery. Distances are sums of squared differences in float64; equal
+    A query is not in its own gallery. At most ``at_once`` distances are in memory. They are sums of squared differences in float64; equal
     ones rank in the order of rows.
     """
-    step = max(1, _AT_ONCE // len(gallery))
+    step = max(1, at_once // len(gallery))
     parts = [
         _ranked(embeddings, labels, queries[start : start + step], gallery)
         for start in range(0, len(queries), step)

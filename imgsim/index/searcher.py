@@ -22,6 +22,7 @@ from imgsim.index.projection import Projection
 from imgsim.index.scan_numpy import RAISED, Backend, BoundsInput, Group, RowsInput, ScanState
 from imgsim.index.segment_file import MappedEmbeddings
 from imgsim.index.topk import NONE, Candidates, TopKRequest
+from imgsim.records import unpacked
 from imgsim.results import SearchStats
 
 _LOG = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Source:
 
     def blocks(self) -> Iterator[Block]:
         """Yield ids and embeddings of the rows that count, a few megabytes at a time."""
-        left = np.unpackbits(self.excluded, count=len(self), bitorder="little") == 0
+        left = ~unpacked(self.excluded, len(self))
         for start, rows in self.embeddings.blocks():
             ids = self.ids.span(start, start + len(rows))[:, 0]
             here = left[start : start + len(rows)]

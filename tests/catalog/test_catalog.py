@@ -22,10 +22,10 @@ from imgsim.errors import (
     EncoderMismatch,
     EncoderMissing,
 )
-from imgsim.records import ImageFile, ImageRecord, Segment
+from imgsim.records import ImageFile, ImageRecord, Segment, unpacked
 from imgsim.results import Refusal
 
-MIGRATIONS = Path(__file__).parents[1] / "migrations"
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 
 def record(path, size=1, mtime_ns=2):
@@ -34,6 +34,18 @@ def record(path, size=1, mtime_ns=2):
 
 def segment(name, rows):
     return Segment(name, rows, 4, "0" * 64)
+
+
+def commit(catalog, segment, records):
+    """Commit images with the ids that come next."""
+    with catalog.snapshot() as snapshot:
+        first = snapshot.next_id()
+    catalog.commit_batch(segment, dict(enumerate(records, start=first)))
+
+
+def excluded(rows):
+    """The numbers of the rows that do not count."""
+    return np.flatnonzero(unpacked(rows.excluded, rows.segment.rows)).tolist()
 
 
 @pytest.fixture
@@ -101,8 +113,8 @@ class TestSchema:
 
 class TestImages:
     def test_ids_are_never_reused(self, catalog):
-        catalog.commit_batch(segment("a", 2), [record("/1"), record("/2")])
-        catalog.commit_batch(segment("b", 1), [record("/2", size=9)])
+        commit(catalog, segment("a", 2), [record("/1"), record("/2")])
+        commit(catalog, segment("b", 1), [record("/2", size=9)])
         with catalog.snapshot() as snapshot:
             assert snapshot.paths([1, 2, 3]) == {1: "/1", 3: "/2"}
             assert snapshot.stamps(["/2", "/x"]) == {"/2": (9, 2)}
@@ -110,33 +122,34 @@ class TestImages:
 
     def test_a_replaced_image_leaves_its_row_unused(self, catalog):
         first = segment("a", 2)
-        catalog.commit_batch(first, [record("/1"), record("/2")])
-        catalog.commit_batch(segment("b", 1), [record("/1")])
+        commit(catalog, first, [record("/1"), record("/2")])
+        commit(catalog, segment("b", 1), [record("/1")])
         with catalog.snapshot() as snapshot:
             assert snapshot.segment_ids(first).tolist() == [-1, 2]
+            assert [excluded(rows) for rows in snapshot.segment_rows()] == [[0], []]
 
     def test_a_refused_file_that_is_stored_later_is_refused_no_more(self, catalog):
         file = ImageFile("/1", 5, 6, claimed=True)
-        catalog.commit_batch(None, [], refused=[(file, Refusal("/1", "why"))])
-        catalog.commit_batch(None, [], refused=[(file, Refusal("/1", "because"))])
+        catalog.commit_batch(None, {}, refused=[(file, Refusal("/1", "why"))])
+        catalog.commit_batch(None, {}, refused=[(file, Refusal("/1", "because"))])
         with catalog.snapshot() as snapshot:
             assert snapshot.refusals(["/1"]) == {"/1": (5, 6, "because")}
             assert snapshot.count_refused() == 1
-        catalog.commit_batch(segment("a", 1), [record("/1")])
+        commit(catalog, segment("a", 1), [record("/1")])
         with catalog.snapshot() as snapshot:
             assert snapshot.refusals(["/1"]) == {}
 
     def test_a_snapshot_does_not_see_a_later_commit(self, catalog):
-        catalog.commit_batch(segment("a", 1), [record("/1")])
+        commit(catalog, segment("a", 1), [record("/1")])
         with catalog.snapshot() as snapshot:
             assert snapshot.count_images() == 1
-            catalog.commit_batch(segment("b", 1), [record("/2")])
+            commit(catalog, segment("b", 1), [record("/2")])
             assert snapshot.count_images() == 1
             assert [s.name for s in snapshot.segments()] == ["a"]
 
     def test_a_batch_that_fails_leaves_nothing(self, catalog):
         with pytest.raises(Exception, match="UNIQUE"):
-            catalog.commit_batch(segment("a", 2), [record("/1"), record("/1")])
+            commit(catalog, segment("a", 2), [record("/1"), record("/1")])
         with catalog.snapshot() as snapshot:
             assert snapshot.segments() == []
             assert snapshot.count_images() == 0
@@ -147,7 +160,7 @@ class TestImages:
         paths = [os.fsdecode(name) for name in sorted(names)]
         catalog = Catalog(tmp_path_factory.mktemp("paths") / "catalog.db")
         catalog.add_encoder("first", 4)
-        catalog.commit_batch(segment("a", len(paths)), [record(path) for path in paths])
+        commit(catalog, segment("a", len(paths)), [record(path) for path in paths])
         with catalog.snapshot() as snapshot:
             assert list(snapshot.paths(range(1, len(paths) + 1)).values()) == paths
             assert set(snapshot.stamps(paths)) == set(paths)
@@ -156,7 +169,7 @@ class TestImages:
 
     def test_more_paths_than_a_statement_takes_parameters(self, catalog):
         n = 40_000
-        catalog.commit_batch(segment("a", n), [record(f"/{i}") for i in range(n)])
+        commit(catalog, segment("a", n), [record(f"/{i}") for i in range(n)])
         with catalog.snapshot() as snapshot:
             assert len(snapshot.stamps([f"/{i}" for i in range(n)])) == n
             assert len(snapshot.paths(range(n + 1))) == n
@@ -172,7 +185,7 @@ class TestEncoders:
         catalog.close()
 
     def test_the_first_is_active_and_another_once_there_are_images_is_not(self, catalog):
-        catalog.commit_batch(segment("a", 1), [record("/1")])
+        commit(catalog, segment("a", 1), [record("/1")])
         added = catalog.add_encoder("second", 8, "mine")
         assert (added.name, added.dim, added.active) == ("mine", 8, False)
         with catalog.snapshot() as snapshot:
@@ -190,7 +203,7 @@ class TestEncoders:
         assert catalog.add_encoder("second", 8).name == "other"
 
     def test_another_takes_over_when_it_has_a_vector_of_every_image(self, catalog):
-        catalog.commit_batch(segment("a", 3), [record(f"/{n}") for n in range(3)])
+        commit(catalog, segment("a", 3), [record(f"/{n}") for n in range(3)])
         second = catalog.add_encoder("second", 4)
         catalog.commit_staged(second, segment("b", 2), [1, 3])
         catalog.commit_staged(second, segment("b", 2), [1, 3])  # once more, to no effect
@@ -205,12 +218,12 @@ class TestEncoders:
             assert snapshot.encoder().fingerprint == "second"
             assert snapshot.segments() == [segment("b", 2), segment("c", 1)]
             assert snapshot.segment_ids(segment("b", 2)).tolist() == [1, 3]
-            assert snapshot.segment_ids(segment("a", 3)).tolist() == [-1, -1, -1]
+            assert snapshot.segment_ids(segment("a", 3)).tolist() == [1, 2, 3]  # it may come back
             first = snapshot.encoder_named("first")
             assert snapshot.count_unstaged(first) == 0
 
     def test_and_back_again(self, catalog):
-        catalog.commit_batch(segment("a", 2), [record(f"/{n}") for n in range(2)])
+        commit(catalog, segment("a", 2), [record(f"/{n}") for n in range(2)])
         second = catalog.add_encoder("second", 4)
         catalog.commit_staged(second, segment("b", 2), [1, 2])
         catalog.use_encoder(second)
@@ -222,7 +235,7 @@ class TestEncoders:
             assert snapshot.segment_ids(segment("a", 2)).tolist() == [1, 2]
 
     def test_vectors_of_images_that_go_go_with_them(self, catalog):
-        catalog.commit_batch(segment("a", 2), [record(f"/{n}") for n in range(2)])
+        commit(catalog, segment("a", 2), [record(f"/{n}") for n in range(2)])
         second = catalog.add_encoder("second", 4)
         catalog.commit_staged(second, segment("b", 2), [1, 2])
         catalog.forget([1], (), ())
@@ -230,9 +243,11 @@ class TestEncoders:
         catalog.use_encoder(second)
         with catalog.snapshot() as snapshot:
             assert snapshot.segment_ids(segment("b", 2)).tolist() == [-1, 2]
+            assert [excluded(rows) for rows in snapshot.segment_rows()] == [[0], [0]]
+            assert list(snapshot.wrong_removed()) == []
 
     def test_former_vectors_are_forgotten_and_unfinished_ones_are_not(self, catalog):
-        catalog.commit_batch(segment("a", 2), [record(f"/{n}") for n in range(2)])
+        commit(catalog, segment("a", 2), [record(f"/{n}") for n in range(2)])
         second, third = (catalog.add_encoder(name, 4) for name in ("second", "third"))
         catalog.commit_staged(second, segment("b", 2), [1, 2])
         catalog.commit_staged(third, segment("c", 1), [1])
@@ -246,14 +261,27 @@ class TestEncoders:
 
 class TestDamages:
     def test_none(self, catalog):
-        catalog.commit_batch(segment("a", 1), [record("/1")])
+        commit(catalog, segment("a", 1), [record("/1")])
         with catalog.snapshot() as snapshot:
             assert snapshot.damages(Path("catalog.db")) == []
 
     def test_an_image_beyond_its_segment(self, tmp_path, catalog):
-        catalog.commit_batch(segment("a", 1), [record("/1")])
+        commit(catalog, segment("a", 1), [record("/1")])
         with sqlite3.connect(tmp_path / "catalog.db") as connection:
             connection.execute('UPDATE images SET "row" = 7')
         with catalog.snapshot() as snapshot:
-            (damage,) = snapshot.damages(Path("catalog.db"))
+            damage, _ = snapshot.damages(Path("catalog.db"))
         assert damage.found == "1 images that are not"
+
+    def test_a_wrong_note_of_removed_rows(self, tmp_path, catalog):
+        commit(catalog, segment("a", 9), [record(f"/{n}") for n in range(9)])
+        catalog.forget([3], (), ())
+        with sqlite3.connect(tmp_path / "catalog.db") as connection:
+            connection.execute("UPDATE segments SET removed = x'0800'")
+        with catalog.snapshot() as snapshot:
+            (damage,) = snapshot.damages(Path("catalog.db"))
+        assert "segment a" in damage.found
+        catalog.renew_removed()
+        with catalog.snapshot() as snapshot:
+            assert snapshot.damages(Path("catalog.db")) == []
+            assert [excluded(rows) for rows in snapshot.segment_rows()] == [[2]]

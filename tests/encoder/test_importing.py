@@ -149,7 +149,7 @@ class TestRefusals:
         with pytest.raises(EncoderError, match=r"m\.onnx"):
             adopted(collection, path)
         assert collection.encoders.list() == []
-        assert os.listdir(collection._path / "encoders") == []
+        assert os.listdir(collection.path / "encoders") == []
 
     @pytest.mark.parametrize(
         ("shape", "options", "message"),
@@ -194,12 +194,12 @@ class TestRefusals:
         adopted(collection, write_model(tmp_path / "a.onnx"), name="mine")
         with pytest.raises(EncoderError, match="has the name mine"):
             adopted(collection, write_projection(tmp_path / "b.onnx"), name="mine")
-        assert len(os.listdir(collection._path / "encoders")) == 1
+        assert len(os.listdir(collection.path / "encoders")) == 1
 
     def test_a_broken_file_of_ours_is_mended(self, collection, tmp_path):
         path = write_model(tmp_path / "m.onnx")
         encoder, _ = adopted(collection, path)
-        file = collection._path / "encoders" / encoder.fingerprint / "encoder.onnx"
+        file = collection.path / "encoders" / encoder.fingerprint / "encoder.onnx"
         file.write_bytes(b"x")
         assert len(collection.check()) == 1
         assert adopted(collection, path)[0].fingerprint == encoder.fingerprint

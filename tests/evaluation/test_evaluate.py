@@ -68,10 +68,9 @@ class TestMeasures:
         assert ranking.nearest.tolist() == [[1, 4], [1, 4]]
         assert ranking.relevant.tolist() == [[True, False], [False, True]]
 
-    def test_the_work_is_done_in_pieces(self, monkeypatch):
+    def test_the_work_is_done_in_pieces(self):
         whole = rank(LINE, LABELS, np.arange(5), np.arange(6))
-        monkeypatch.setattr("imgsim.evaluation.evaluate._AT_ONCE", 1)
-        pieces = rank(LINE, LABELS, np.arange(5), np.arange(6))
+        pieces = rank(LINE, LABELS, np.arange(5), np.arange(6), at_once=1)
         assert np.array_equal(whole.nearest, pieces.nearest)
         assert np.array_equal(whole.average_precision, pieces.average_precision)
 

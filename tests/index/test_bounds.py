@@ -12,7 +12,7 @@ from imgsim.index.projection import (
     read_projection,
     write_projection_file,
 )
-from tests.test_search import some_basis
+from tests.index.test_searcher import some_basis
 
 U = 2.0**-24
 

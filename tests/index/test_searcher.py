@@ -18,6 +18,7 @@ from imgsim.index.distance import distances
 from imgsim.index.projection import Projection, fit_projection
 from imgsim.index.searcher import IdsInMemory, SegmentSearcher, Source
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
+from imgsim.records import packed
 
 BOTH = pytest.mark.parametrize("backend", [scan_numpy, scan_numba], ids=["numpy", "compiled"])
 
@@ -33,8 +34,11 @@ def source(folder, name, ids, rows, projection):
         write_bounds(path.with_suffix(".bounds"), len(rows), projection, blocks)
         if path.with_suffix(".bounds").exists():
             found = Bounds(path.with_suffix(".bounds"), len(rows), projection)
-    excluded = np.packbits(ids < 0, bitorder="little") if (ids < 0).any() else np.empty(0, np.uint8)
-    return Source(IdsInMemory(ids), excluded, embeddings, found)
+    return source_of(ids, embeddings, found)
+
+
+def source_of(ids, embeddings, bounds):
+    return Source(IdsInMemory(ids), packed(ids < 0), embeddings, bounds)
 
 
 def searcher_of(sources, projection, dim, backend, **options):

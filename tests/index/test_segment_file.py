@@ -82,7 +82,7 @@ def test_damage_is_found_when_the_file_is_opened(tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    "vectors",
+    "embeddings",
     [
         np.ones((2, 2)),
         np.ones(2, np.float32),

@@ -1,16 +1,17 @@
 """Segments, their bounds and the catalog together, with vectors that compress."""
 
 import os
+from contextlib import closing
 
 import numpy as np
 import pytest
 
 from imgsim.catalog.catalog import Catalog
-from imgsim.errors import CollectionDamaged, StoreError
+from imgsim.errors import CollectionDamaged
 from imgsim.index.distance import distances
 from imgsim.index.projection import fit_projection, write_projection_file
 from imgsim.index.vector_store import VectorStore
-from imgsim.options import SearchFilter
+from imgsim.options import SearchFilter, checked_k
 from imgsim.records import ImageRecord
 
 DIM = 256
@@ -32,20 +33,34 @@ def stored(tmp_path, embeddings):
     (tmp_path / "segments").mkdir()
     store = VectorStore(tmp_path / "segments")
     for part in np.split(np.arange(5_000), [2_500, 4_900]):
-        records = [ImageRecord(f"/{i % 10}/{i}", 1, 2, b"", 3, 4) for i in part]
-        catalog.commit_batch(store.add(embeddings[part]), records)
-    with catalog.snapshot() as snapshot:
-        store.build_bounds(snapshot)
+        images = {int(i) + 1: ImageRecord(f"/{i % 10}/{i}", 1, 2, b"", 3, 4) for i in part}
+        catalog.commit_batch(store.add(part + 1, embeddings[part]), images)
+    build_bounds(catalog, store)
     yield catalog, store
     catalog.close()
 
 
+def build_bounds(catalog, store):
+    with catalog.snapshot() as snapshot:
+        store.build_bounds(snapshot.segments())
+
+
+def damages(snapshot, store):
+    return list(store.damages(snapshot.segments(), (), snapshot.segment_ids))
+
+
 def answers(catalog, store, queries, within=None, k=9):
     """Return the answers and how many rows had bounds."""
-    with catalog.snapshot() as snapshot:
-        gallery = store.gallery(snapshot, within)
-        found = [(ids.tolist(), d.tolist()) for ids, d in gallery.search(queries, k)]
-        return found, gallery.stats.bounded // len(queries)
+    with catalog.snapshot() as snapshot, gallery_of(snapshot, store, within) as gallery:
+        answer = gallery.search(queries, k)
+        found = [(ids.tolist(), d.tolist()) for ids, d in answer.nearest]
+        return found, answer.stats.bounded // len(queries)
+
+
+def gallery_of(snapshot, store, within=None):
+    radius = within.radius if within else np.inf
+    rows = snapshot.segment_rows(within)
+    return closing(store.gallery(rows, DIM, radius, snapshot.segment_ids))
 
 
 def oracle(embeddings, queries, admitted=slice(None), radius=np.inf, k=9):
@@ -83,15 +98,15 @@ def test_bounds_are_derived_and_made_anew(tmp_path, stored, embeddings, damage):
         other = np.linalg.qr(np.random.default_rng(9).normal(size=(DIM, 30)))[0]
         np.savez(projection, mean=np.zeros(DIM), directions=other, near=8)
     assert answers(catalog, store, queries) == (oracle(embeddings, queries), 0)
-    with catalog.snapshot() as snapshot:
-        store.build_bounds(snapshot)
+    build_bounds(catalog, store)
     assert answers(catalog, store, queries) == (oracle(embeddings, queries), 4_900)
 
 
 def test_rows_of_replaced_images_are_never_found(stored, embeddings):
     catalog, store = stored
-    replaced = [ImageRecord(f"/{i % 10}/{i}", 9, 9, b"", 3, 4) for i in range(20)]
-    catalog.commit_batch(store.add(embeddings[:20] + np.float32(100)), replaced)
+    replaced = {5_001 + i: ImageRecord(f"/{i % 10}/{i}", 9, 9, b"", 3, 4) for i in range(20)}
+    far = embeddings[:20] + np.float32(100)
+    catalog.commit_batch(store.add(np.array(list(replaced)), far), replaced)
     (ids, found), *_ = answers(catalog, store, embeddings[:1])[0]
     assert ids[0] == 4_001  # the duplicate of the first row
     assert found[0] == 0.0
@@ -136,9 +151,9 @@ def test_a_radius_that_makes_no_sense(radius):
 
 
 @pytest.mark.parametrize("k", [0, -1])
-def test_k_must_be_positive(stored, embeddings, k):
-    with pytest.raises(StoreError):
-        answers(*stored, embeddings[:1], k=k)
+def test_k_must_be_positive(k):
+    with pytest.raises(ValueError, match="at least 1"):
+        checked_k(k)
 
 
 @pytest.mark.parametrize("what", ["flip", "cut", "text"])
@@ -146,16 +161,16 @@ def test_k_must_be_positive(stored, embeddings, k):
 def test_altered_bounds_are_damage(tmp_path, stored, name, what):
     catalog, store = stored
     with catalog.snapshot() as snapshot:
-        assert list(store.damages(snapshot)) == []
+        assert damages(snapshot, store) == []
         path = next((tmp_path / "segments").glob(name))
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 64
         path.write_bytes({"flip": content, "cut": content[:-100], "text": b"text"}[what])
-        assert str(path) in {damage.path for damage in store.damages(snapshot)}
+        assert str(path) in {damage.path for damage in damages(snapshot, store)}
         assert store.remove_damaged_bounds(snapshot.segments()) >= 1
-        store.build_bounds(snapshot)
+        store.build_bounds(snapshot.segments())
         assert path.exists()
-        assert list(store.damages(snapshot)) == []
+        assert damages(snapshot, store) == []
 
 
 def test_bounds_under_a_lost_or_another_basis_are_no_damage(tmp_path, stored, embeddings):
@@ -164,20 +179,19 @@ def test_bounds_under_a_lost_or_another_basis_are_no_damage(tmp_path, stored, em
     projection = tmp_path / "segments" / "basis.npz"
     old = projection.read_bytes()
     with catalog.snapshot() as snapshot:
-        store.forget_basis()
-        assert list(store.damages(snapshot)) == []
+        store.forget_projection()
+        assert damages(snapshot, store) == []
         write_projection_file(projection, fit_projection(embeddings[:2_100], 2_100))
         assert projection.read_bytes() != old
-        assert list(store.damages(snapshot)) == []
-        store.build_bounds(snapshot)
-        assert list(store.damages(snapshot)) == []
+        assert damages(snapshot, store) == []
+        store.build_bounds(snapshot.segments())
+        assert damages(snapshot, store) == []
     assert answers(catalog, store, embeddings[:2])[1] > 0
 
 
 def test_a_segment_that_is_cut_while_it_is_searched(tmp_path, stored, embeddings):
     catalog, store = stored
-    with catalog.snapshot() as snapshot:
-        gallery = store.gallery(snapshot)
+    with catalog.snapshot() as snapshot, gallery_of(snapshot, store) as gallery:
         for path in (tmp_path / "segments").glob("*.faiss"):
             os.truncate(path, path.stat().st_size // 2)
         with pytest.raises(CollectionDamaged):
@@ -194,11 +208,12 @@ def test_a_collection_that_has_grown_gets_another_basis(tmp_path):
     (tmp_path / "segments").mkdir()
     store = VectorStore(tmp_path / "segments")
     bounded = []
-    for number, part in enumerate([first, later[:8_000], later[8_000:]]):
-        records = [ImageRecord(f"/{number}/{i}", 1, 2, b"", 3, 4) for i in range(len(part))]
-        catalog.commit_batch(store.add(part), records)
-        with catalog.snapshot() as snapshot:
-            store.build_bounds(snapshot)
+    parts = [first, later[:8_000], later[8_000:]]
+    for start, part in zip(np.cumsum([1, 2_100, 8_000]), parts, strict=True):
+        ids = start + np.arange(len(part))
+        images = {int(i): ImageRecord(f"/{i}", 1, 2, b"", 3, 4) for i in ids}
+        catalog.commit_batch(store.add(ids, part), images)
+        build_bounds(catalog, store)
         bounded.append(answers(catalog, store, later[:2])[1])
     assert bounded == [0, 0, 9 * 2_100]
     embeddings = np.concatenate([first, later])
@@ -206,3 +221,43 @@ def test_a_collection_that_has_grown_gets_another_basis(tmp_path):
         embeddings, embeddings[::4_000]
     )
     catalog.close()
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut", "text", "of another length"])
+def test_ids_are_derived_and_made_anew(tmp_path, stored, embeddings, damage):
+    """Without their file the catalog is asked, and the answers are the same."""
+    catalog, store = stored
+    catalog.forget([5, 4_001], (), ())
+    queries = embeddings[[3, 2_600, 4_050]]
+    before = answers(catalog, store, queries)
+    path = max((tmp_path / "segments").glob("*.ids.npy"), key=os.path.getsize)
+    content = path.read_bytes()
+    if damage == "removed":
+        path.unlink()
+    elif damage == "of another length":
+        np.save(path, np.arange(7))
+    else:
+        path.write_bytes({"cut": content[:-8], "text": b"text"}[damage])
+    assert answers(catalog, store, queries) == before
+    with catalog.snapshot() as snapshot:
+        assert bool(damages(snapshot, store)) == (damage != "removed")
+        store.build_ids(snapshot.segments(), snapshot.segment_ids)
+        assert damages(snapshot, store) == []
+    assert np.load(path).shape == (2_500,)
+    assert answers(catalog, store, queries) == before
+
+
+def test_altered_ids_are_damage(tmp_path, stored):
+    catalog, store = stored
+    catalog.forget([5], (), ())
+    path = max((tmp_path / "segments").glob("*.ids.npy"), key=os.path.getsize)
+    ids = np.load(path)
+    for row, is_damage in ((4, False), (7, True)):  # row 4 is no image's any more
+        altered = ids.copy()
+        altered[row] += 1_000
+        np.save(path, altered)
+        with catalog.snapshot() as snapshot:
+            assert [d.path for d in damages(snapshot, store)] == [str(path)] * is_damage
+    with catalog.snapshot() as snapshot:
+        assert store.remove_damaged_ids(snapshot.segments(), snapshot.segment_ids) == 1
+        assert damages(snapshot, store) == []

@@ -7,7 +7,7 @@ import pytest
 
 from imgsim import SearchFilter, StoreError
 from imgsim.images.roots import is_gone
-from tests.test_ingest import counts, facts
+from tests.jobs.test_ingest import counts, facts
 
 
 class TestPrune:
@@ -186,7 +186,7 @@ class TestRelocate:
             path.rename(new / path.name)
         assert filled.relocate(f"/{pictures}/", new).images == 36
         assert counts(filled.ingest([new])) == (0, 0, 36, 1, 0)
-        with filled._catalog.snapshot() as snapshot:
+        with filled._directory.catalog.snapshot() as snapshot:
             assert snapshot.roots() == [str(new)]
         assert filled.remove([new]).images == 36
 

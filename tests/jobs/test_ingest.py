@@ -11,10 +11,10 @@ from imgsim import (
     CollectionLocked,
     EncoderMismatch,
     IngestSettings,
-    images,
-    ingest,
 )
+from imgsim.images import decode as images
 from imgsim.locks import writer_lock
+from imgsim.options import BatchLimits
 from tests.conftest import make_collection
 from tests.models import make_logarithm
 
@@ -31,7 +31,8 @@ def embeddings(collection):
 
 def facts(collection):
     """Return {path: (id, latent bytes)} of all images."""
-    with collection._gallery() as (snapshot, gallery):
+    directory = collection._directory
+    with directory.reading() as snapshot, directory.gallery(snapshot) as gallery:
         return {
             snapshot.paths([i])[i]: (i, row.tobytes())
             for ids, rows in gallery.blocks()
@@ -84,7 +85,7 @@ class TestContent:
         os.utime(path, ns=(0, 0))
         assert counts(filled.ingest([path])) == (0, 0, 1, 0, 0)
         assert facts(filled) == before
-        with filled._catalog.snapshot() as snapshot:  # so that it is not read again
+        with filled._directory.catalog.snapshot() as snapshot:  # so that it is not read again
             assert snapshot.stamps([str(path)]) == {str(path): (path.stat().st_size, 0)}
 
     def test_a_moved_file_keeps_its_id_and_vector(self, filled, pictures):
@@ -284,12 +285,11 @@ def test_the_collection_is_not_ingested_into_itself(collection, empty):
     assert counts(collection.ingest([empty.parent])) == (0, 0, 0, 0, 0)
 
 
-def test_many_batches(collection, pictures, monkeypatch):
-    monkeypatch.setattr(ingest, "_BATCH_IMAGES", 6)
-    monkeypatch.setattr(ingest, "_COMPARED_AT_ONCE", 7)
+def test_many_batches(collection, pictures):
     seen = []
+    settings = IngestSettings(batch=BatchLimits(images=6, compared=7))
     report = collection.ingest(
-        [pictures], on_progress=lambda done, total: seen.append((done, total))
+        [pictures], settings, on_progress=lambda done, total: seen.append((done, total))
     )
     assert counts(report) == (36, 0, 0, 0, 0)
     assert collection.info().segments == 6

@@ -12,13 +12,13 @@ from imgsim import (
     EncoderMismatch,
     EncoderMissing,
     EncoderSource,
-    reencode,
 )
+from imgsim.options import BatchLimits
 from tests import faults
-from tests.conftest import interruptible
+from tests.conftest import interruptible, open_small
+from tests.jobs.test_ingest import embeddings
 from tests.models import write_projection
 from tests.test_faults import neighbours, run_faults
-from tests.test_ingest import embeddings
 
 
 @pytest.fixture
@@ -97,16 +97,15 @@ def test_back_without_encoding_until_compact(both):
     assert same(embeddings(both), before)
 
 
-def test_ingest_goes_on_meanwhile(both, expected, pictures, monkeypatch):
+def test_ingest_goes_on_meanwhile(both, expected, pictures):
     """An interrupted run, then new, changed and removed images, then the rest."""
-    monkeypatch.setattr(reencode, "_AT_ONCE", 10)
 
     def interrupt(done, _):
         if done == 25:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        both.encoders.reencode("other", interrupt)
+        both.encoders.reencode("other", interrupt, BatchLimits(images=10))
     first, second, third, *_ = sorted(pictures.iterdir())
     shutil.copy(first, pictures / "new.jpg")
     shutil.copyfile(third, second)
@@ -139,25 +138,24 @@ def test_what_cannot_be_read_keeps_the_former_encoder(both, expected, pictures):
     assert both.info().images == 35
 
 
-def test_the_basis_is_fitted_to_the_new_vectors(both, pictures, tmp_path, monkeypatch):
+def test_the_projection_is_fitted_to_the_new_embeddings(both, pictures, tmp_path):
     """An old one of the same dimension would be valid and of little use."""
-    monkeypatch.setattr("imgsim.index.vector_store._FEWEST_FITTED", 20)
-    monkeypatch.setattr("imgsim.index.vector_store._FEWEST_BOUNDED", 20)
+    both = open_small(both.path)
     again = write_projection(tmp_path / "again.onnx", seed=1)
     both.encoders.add(EncoderSource(again, "again"))
     bases = []
     for name in ("other", "again"):
         both.encoders.reencode(name)
-        bases.append((both._path / "segments" / "basis.npz").read_bytes())
+        bases.append((both.path / "segments" / "basis.npz").read_bytes())
     assert bases[0] != bases[1]
     both.remove([pictures])
     both.encoders.add(EncoderSource(write_projection(tmp_path / "third.onnx", seed=2)))
-    assert not (both._path / "segments" / "basis.npz").exists()
+    assert not (both.path / "segments" / "basis.npz").exists()
 
 
 def damage(collection, names):
     """Alter a byte in each of the segment files that are not among these."""
-    for path in collection._path.glob("segments/*.faiss"):
+    for path in collection.path.glob("segments/*.faiss"):
         if path.name not in names:
             content = bytearray(path.read_bytes())
             content[-1] ^= 1
@@ -165,11 +163,10 @@ def damage(collection, names):
 
 
 def segment_files(collection):
-    return {path.name for path in collection._path.glob("segments/*.faiss")}
+    return {path.name for path in collection.path.glob("segments/*.faiss")}
 
 
-def test_what_an_interrupted_run_left_is_damaged(both, expected, monkeypatch):
-    monkeypatch.setattr(reencode, "_AT_ONCE", 10)
+def test_what_an_interrupted_run_left_is_damaged(both, expected):
 
     def interrupt(done, _):
         if done == 25:
@@ -177,7 +174,7 @@ def test_what_an_interrupted_run_left_is_damaged(both, expected, monkeypatch):
 
     previous = segment_files(both)
     with pytest.raises(KeyboardInterrupt):
-        both.encoders.reencode("other", interrupt)
+        both.encoders.reencode("other", interrupt, BatchLimits(images=10))
     damage(both, previous)
     assert len(both.check()) == 3
     assert both.encoders.reencode("other").encoded == 36
@@ -214,14 +211,13 @@ def test_an_unknown_encoder(both):
 
 
 @pytest.mark.parametrize(("mode", "ended"), [("kill", faults.KILLED), ("full", faults.REFUSED)])
-def test_a_fault_before_each_effect(tmp_path, both, expected, pictures, monkeypatch, mode, ended):
+def test_a_fault_before_each_effect(tmp_path, both, expected, pictures, mode, ended):
     before = embeddings(both)
-    monkeypatch.setattr("imgsim.index.vector_store._FEWEST_FITTED", 20)
-    monkeypatch.setattr("imgsim.index.vector_store._FEWEST_BOUNDED", 20)
-    both.encoders.use(both.encoders.list()[0].name)  # which fits a basis
+    with open_small(both.path) as small:
+        small.encoders.use(small.encoders.list()[0].name)  # which fits a projection
     both.close()
     (tmp_path / "scratch").mkdir()
-    cases = run_faults(both._path, pictures, tmp_path / "scratch", mode, "reencode")
+    cases = run_faults(both.path, pictures, tmp_path / "scratch", mode, "reencode")
     assert sum(effect == "commit" for _, effect, _ in cases) > 6
     assert "os.remove basis.npz" in {effect for _, effect, _ in cases}
     for path, effect, code in cases:
@@ -233,7 +229,7 @@ def test_a_fault_before_each_effect(tmp_path, both, expected, pictures, monkeypa
             collection.encoders.reencode("other")
             collection.compact()
             assert same(embeddings(collection), expected), effect
-            names = {p.stem for p in collection._path.glob("segments/*.faiss")}
+            names = {p.stem for p in collection.path.glob("segments/*.faiss")}
             assert len(names) == collection.info().segments, effect
 
 
@@ -245,14 +241,14 @@ class TestRemove:
         both.encoders.reencode("other")
         both.encoders.remove(previous)
         assert [each.name for each in both.encoders.list()] == ["other"]
-        assert len(os.listdir(both._path / "encoders")) == 1
+        assert len(os.listdir(both.path / "encoders")) == 1
         assert len(segment_files(both)) == 1
         assert both.check() == []
         assert len(embeddings(both)) == 36
 
     def test_a_folder_that_no_row_names_goes(self, both, pictures):
         """As a kill leaves it between the encoder's folder and its row."""
-        orphan = both._path / "encoders" / ("0" * 64)
+        orphan = both.path / "encoders" / ("0" * 64)
         orphan.mkdir()
         both.ingest([pictures])
         assert not orphan.exists()
@@ -261,7 +257,7 @@ class TestRemove:
 
 class TestCommand:
     def test_reencode(self, imgsim, both, pictures):
-        done = imgsim("-c", both._path, "reencode", "--encoder", "other")
+        done = imgsim("-c", both.path, "reencode", "--encoder", "other")
         assert done.returncode == 0
         assert done.stderr.decode().splitlines()[-2:] == [
             "36 of 36 images encoded",
@@ -269,27 +265,27 @@ class TestCommand:
         ]
 
     def test_remove(self, imgsim, both):
-        assert imgsim("-c", both._path, "encoder", "remove", "other").returncode == 0
-        gone = imgsim("-c", both._path, "encoder", "remove", "other")
+        assert imgsim("-c", both.path, "encoder", "remove", "other").returncode == 0
+        gone = imgsim("-c", both.path, "encoder", "remove", "other")
         assert gone.returncode == 31
 
     def test_what_cannot_be_read(self, imgsim, both, pictures):
         sorted(pictures.iterdir())[0].unlink()
-        done = imgsim("-c", both._path, "reencode", "--encoder", "other")
+        done = imgsim("-c", both.path, "reencode", "--encoder", "other")
         assert done.returncode == 20
-        assert b"1 images have no vector of other" in done.stderr
+        assert b"1 images have no embedding by other" in done.stderr
 
     def test_ctrl_c(self, both, pictures):
         program = (
             "import os, signal, sys\n"
-            "from imgsim import collection, reencode\n"
+            "from imgsim.jobs.batch import Batch\n"
             "from imgsim.cli.main import main\n"
-            "def due(self):\n"
-            "    if len(self._batch) == 7:\n"
+            "def due(self, items):\n"
+            "    if items == 7:\n"
             "        os.kill(os.getpid(), signal.SIGINT)\n"
             "    return False\n"
-            "reencode.Reencode._is_due = due\n"
-            f"sys.argv = ['imgsim', '-c', {os.fspath(both._path)!r}, "
+            "Batch.is_due = due\n"
+            f"sys.argv = ['imgsim', '-c', {os.fspath(both.path)!r}, "
             "'reencode', '--encoder', 'other']\n"
             "main()"
         )

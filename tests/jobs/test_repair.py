@@ -6,15 +6,14 @@ import sqlite3
 
 import pytest
 
-from imgsim import ingest
-from tests.test_ingest import facts
+from imgsim import BatchLimits, IngestSettings
+from tests.jobs.test_ingest import facts
 
 
 @pytest.fixture
-def batches(collection, pictures, monkeypatch):
+def batches(collection, pictures):
     """Thirty-six images in three segments."""
-    monkeypatch.setattr(ingest, "_BATCH_IMAGES", 12)
-    collection.ingest([pictures])
+    collection.ingest([pictures], IngestSettings(batch=BatchLimits(images=12)))
     return collection
 
 

@@ -156,7 +156,8 @@ class TestAtomicity:
 class TestFeatures:
     @pytest.fixture
     def stored(self, odd):
-        with odd._gallery() as (snapshot, gallery):
+        directory = odd._directory
+        with directory.reading() as snapshot, directory.gallery(snapshot) as gallery:
             ids, rows = zip(*gallery.blocks(), strict=True)
             ids = np.concatenate(ids)
             paths = snapshot.paths(ids.tolist())

@@ -18,9 +18,11 @@ from imgsim import PLAIN, Collection, EncoderError, TrainingDiverged, TrainingSe
 from imgsim.cli.train import _seconds
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
+from imgsim.images.scan import find
 from imgsim.results import EpochRecord
-from imgsim.training.callback import Recorder
+from imgsim.training.callback import LearningRate, Run
 from imgsim.training.checkpoints import Checkpoints, TrainingState
+from imgsim.training.images import TrainingImages
 from imgsim.training.network import create, create_autoencoder, encoder_of, latent_channels
 from tests.conftest import interruptible
 
@@ -369,14 +371,12 @@ def test_the_first_refusal_is_named(tmp_path, crops):
             collection.train([crops[0], tmp_path / "a.jpg"])
 
 
-def test_at_most_so_many_images_are_held_out(tmp_path, crops, monkeypatch):
+def test_at_most_so_many_images_are_held_out(crops):
     """They follow every epoch, of which those of many images are not passes over all."""
-    monkeypatch.setattr("imgsim.training.train._MOST_HELD_OUT", 3)
-    told = []
-    settings = replace(SMALL, epochs=1, validation_split=0.5)
-    with Collection.open(tmp_path / "c", create=True) as collection:
-        report = collection.train(crops, settings, told.append)
-    assert (told[-1].total, report.compared) == (33, 3)
+    images = TrainingImages(find(crops), 32, most_held_out=3)
+    training, validation = images.split(replace(SMALL, validation_split=0.5))
+    assert (len(training), len(validation)) == (33, 3)
+    assert sorted([*training, *validation]) == list(range(36))
 
 
 class TestSchedule:
@@ -387,11 +387,11 @@ class TestSchedule:
         settings = replace(recipe, epochs=1_000, time_budget=1_000.0)
         epoch = EpochRecord(epoch=1, loss=0, val_loss=0, seconds=1, images_per_second=1)
         state = TrainingState(settings, "", history=(epoch,) * epochs, seconds=seconds)
-        recorder = Recorder(36, state, Checkpoints(tmp_path), lambda _: None)
+        rate = LearningRate(Run(36, state, Checkpoints(tmp_path)))
         model = create_autoencoder(16, 16, 3, 1)
         model.compile(keras.optimizers.Adam(settings.learning_rate))
-        recorder.set_model(model)
-        recorder.on_train_batch_begin(0)
+        rate.set_model(model)
+        rate.on_train_batch_begin(0)
         return float(model.optimizer.learning_rate) / settings.learning_rate
 
     @pytest.mark.parametrize(
@@ -402,9 +402,6 @@ class TestSchedule:
         by_time = self.rate(tmp_path, seconds=1_000 * share)
         assert by_epochs == pytest.approx(rate, abs=1e-2)
         assert by_time == pytest.approx(rate, abs=1e-2)
-
-    def test_the_plain_recipe_has_one_rate(self, tmp_path):
-        assert self.rate(tmp_path, epochs=990, recipe=SMALL) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("colours", ["auto", "much"])
