@@ -155,15 +155,15 @@ def fill(path: Path, count: int) -> None:
     random = np.random.default_rng(0)
     shape = (0.97 ** np.arange(dim)).astype(np.float32)
     for start in range(0, count, STORED):
-        numbers = range(start, min(start + STORED, count))
+        numbers = np.arange(start, min(start + STORED, count))
         embeddings: NDArray[np.float32] = random.standard_normal((len(numbers), dim), np.float32)
-        records = [
-            ImageRecord(f"/made-up/{n // 1_000}/{n}.jpg", 1, 1, n.to_bytes(32, "big"), 64, 64)
-            for n in numbers
-        ]
-        catalog.commit_batch(store.add(embeddings * shape), records)
+        images = {
+            n + 1: ImageRecord(f"/made-up/{n // 1_000}/{n}.jpg", 1, 1, n.to_bytes(32), 64, 64)
+            for n in numbers.tolist()
+        }
+        catalog.commit_batch(store.add(numbers + 1, embeddings * shape), images)
     with catalog.snapshot() as snapshot:
-        store.build_bounds(snapshot)
+        store.build_bounds(snapshot.segments())
     catalog.close()
 
 

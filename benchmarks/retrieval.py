@@ -98,7 +98,10 @@ def baselines(data: Labelled) -> dict[str, Figures]:
 
 def trained(data: Labelled, settings: TrainingSettings) -> dict[str, Any]:
     """Train once; return the figures of its vectors by what is made of the latent, and facts."""
-    with tempfile.TemporaryDirectory() as scratch, Collection.open(scratch, create=True) as collection:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Collection.open(scratch, create=True) as collection,
+    ):
         began = time.perf_counter()
         report = collection.train(data.folder, settings)
         minutes = (time.perf_counter() - began) / 60

@@ -27,10 +27,10 @@ from imgsim import scan_numba
 from imgsim.index.bounds import TILE, Bounds, write_bounds
 from imgsim.index.distance import distances
 from imgsim.index.projection import fit_projection, sample_size
-from imgsim.index.searcher import Source
+from imgsim.index.scan_numpy import Backend
+from imgsim.index.searcher import IdsInMemory, SegmentSearcher, Source
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
 from imgsim.results import SearchStats
-from imgsim.searcher import Searcher
 
 Vectors = NDArray[np.float32]
 Search = Callable[[Vectors], NDArray[np.int64]]
@@ -139,7 +139,7 @@ def all_pairs(embeddings: Vectors, k: int, scratch: Path) -> dict[str, float]:
     return figures
 
 
-def build(embeddings: Vectors, scratch: Path) -> tuple[Searcher, dict[str, float]]:
+def build(embeddings: Vectors, scratch: Path) -> tuple[SegmentSearcher, dict[str, float]]:
     """Write segments and bounds as an ingest does, and say what the bounds cost."""
     n, dim = embeddings.shape
     began = time.perf_counter()
@@ -162,7 +162,8 @@ def build(embeddings: Vectors, scratch: Path) -> tuple[Searcher, dict[str, float
             projecting += time.perf_counter() - began
             size += target.stat().st_size
             bounds = Bounds(target, len(part), projection)
-        sources.append(Source(np.arange(start, start + len(part)), mapped, bounds))
+        ids = IdsInMemory(np.arange(start, start + len(part)))
+        sources.append(Source(ids, np.empty(0, np.uint8), mapped, bounds))
     built = {
         "near": projection.near,
         "far": projection.directions.shape[1],
@@ -170,18 +171,19 @@ def build(embeddings: Vectors, scratch: Path) -> tuple[Searcher, dict[str, float
         "bounds_us_a_vector": 1e6 * projecting / n,
         "bounds_share_of_bytes": size / embeddings.nbytes,
     }
-    return Searcher(sources, projection, dim, scan_numba), built
+    backend: Backend = scan_numba
+    return SegmentSearcher(sources, projection, dim, lambda _: backend), built
 
 
-def work(searcher: Searcher, queries: Vectors, k: int, dim: int) -> dict[str, float]:
+def work(searcher: SegmentSearcher, queries: Vectors, k: int, dim: int) -> dict[str, float]:
     """Return what single queries look at, and what they leave in memory."""
-    searcher.nearest(queries[:1], k)  # compiles the walks
+    searcher.search(queries[:1], k)  # compiles the scans
     process = psutil.Process()
     before = process.memory_info()
-    searcher.stats = SearchStats()
+    stats = SearchStats()
     for number in range(len(queries[:CHECKED])):
-        searcher.nearest(queries[number : number + 1], k)
-    after, stats = process.memory_info(), searcher.stats
+        stats += searcher.search(queries[number : number + 1], k).stats
+    after = process.memory_info()
     near = searcher.projection.near + 8
     far = searcher.projection.directions.shape[1] - searcher.projection.near + 8
     whole = 4 * dim * (stats.scanned + stats.distances)
@@ -196,9 +198,9 @@ def work(searcher: Searcher, queries: Vectors, k: int, dim: int) -> dict[str, fl
     }
 
 
-def with_imgsim(searcher: Searcher, k: int) -> Search:
+def with_imgsim(searcher: SegmentSearcher, k: int) -> Search:
     """Return imgsim's search."""
-    return lambda queries: np.array([ids for ids, _ in searcher.nearest(queries, k)])
+    return lambda queries: np.array([ids for ids, _ in searcher.search(queries, k).nearest])
 
 
 def others(embeddings: Vectors, k: int) -> dict[str, Search]:

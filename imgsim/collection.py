@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,21 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.catalog.sqlite import SCHEMA
-from imgsim.directory import CATALOG, Directory
+from imgsim.directory import Directory
 from imgsim.encoder.embed import embed_images
-from imgsim.encoder.encoder import Encoder, encoder_damages
+from imgsim.encoder.encoder import Encoder
 from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.encoders import Encoders
-from imgsim.errors import EncoderError, ImageError, ImgsimError
+from imgsim.errors import EncoderError, ImageError
 from imgsim.files import absolute
 from imgsim.images.scan import find
 from imgsim.images.source import ImageSource
 from imgsim.jobs import forget
 from imgsim.jobs.compact import compact, everything, tidy, what_pays
-from imgsim.jobs.contents import Contents
-from imgsim.jobs.ingest import Ingest
+from imgsim.jobs.ingest import ingest, preview
 from imgsim.jobs.neighbours import NeighbourLists
-from imgsim.jobs.repair import altered_images, repair
+from imgsim.jobs.repair import damages, repair
 from imgsim.options import (
     EvaluationSettings,
     IngestSettings,
@@ -147,25 +147,11 @@ class Collection:
         compares.
         """
         roots = [absolute(path) for path in _listed(paths) if path]
+        files = partial(self._find, roots)
+        settings = settings or IngestSettings()
         if dry_run:
-            return self._new_ingest(settings).preview(self._find(roots))
-        with self._directory.writing():
-            total = sum(1 for _ in self._find(roots)) if on_progress else 0
-            self._directory.sweep()
-            catalog = self._directory.catalog
-            catalog.commit_roots([path for path in roots if os.path.isdir(path)])
-            run = self._new_ingest(
-                settings, lambda done: on_progress(done, total) if on_progress else None
-            )
-            report = run.run(self._find(roots))
-            with catalog.snapshot() as snapshot:
-                not_found = snapshot.count_under(roots) - report.stored
-            warnings = []
-            try:
-                tidy(self._directory, what_pays)
-            except ImgsimError as error:
-                warnings.append(str(error))
-        return replace(report, not_found=not_found, warnings=tuple(warnings))
+            return preview(self._directory, files(), settings)
+        return ingest(self._directory, roots, files, settings, on_progress)
 
     def compact(self, *, dry_run: bool = False) -> CompactReport:
         """Merge small segments; drop embeddings of removed images, and by previous encoders.
@@ -334,17 +320,7 @@ class Collection:
         With ``deep``, the image files are read as well: those whose size and time are what they
         were should have the content that they had.
         """
-        directory = self._directory
-        with directory.reading() as snapshot:
-            damages = snapshot.damages(directory.path / CATALOG)
-            for record in snapshot.encoders():
-                path = directory.encoder_path(record.fingerprint)
-                damages += encoder_damages(path, record.fingerprint, record.dim)
-            segments, spare = snapshot.segments(), snapshot.spare_segments()
-            damages += directory.store.damages(segments, spare, snapshot.segment_ids)
-            if deep:
-                damages += altered_images(snapshot)
-        return damages
+        return damages(self._directory, deep=deep)
 
     def repair(self) -> RepairReport:
         """Make anew what can be: ids and bounds, and embeddings from image files.
@@ -373,12 +349,6 @@ class Collection:
         if self._encoder is None or self._encoder.fingerprint != record.fingerprint:
             self._encoder = self._directory.load_encoder(record)
         return self._encoder
-
-    def _new_ingest(
-        self, settings: IngestSettings | None, on_progress: Callable[[int], None] = lambda _: None
-    ) -> Ingest:
-        contents = Contents(self._directory.load_encoder(), self._directory)
-        return Ingest(self._directory, contents, settings or IngestSettings(), on_progress)
 
     def _export(self, write: Callable[[Path, export.Embeddings], None], path: PathLike) -> int:
         with (

@@ -93,7 +93,7 @@ class Directory:
 
     @contextmanager
     def gallery(self, snapshot: Snapshot, within: SearchFilter | None = None) -> Iterator[Gallery]:
-        """Map the embeddings that exist in ``snapshot``, or those of them that ``within`` admits."""
+        """Map the embeddings that exist in ``snapshot``, or those that ``within`` admits."""
         within = within or SearchFilter()
         gallery = self.store.gallery(
             snapshot.segment_rows(within),

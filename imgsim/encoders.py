@@ -73,8 +73,8 @@ class Encoders:
     def add(self, source: EncoderSource) -> EncoderReport:
         """Add an ONNX model, or a layer of a Keras model.
 
-        It becomes the active one unless there are embeddings by another. Raises :class:`EncoderError`
-        if the file is none, or unfit.
+        It becomes the active one unless there are embeddings by another. Raises
+        :class:`EncoderError` if the file is none, or unfit.
         """
         from imgsim.encoder.importing import adopt  # noqa: PLC0415 - onnx takes a while
 
@@ -90,8 +90,8 @@ class Encoders:
     def use(self, name: str) -> EncoderReport:
         """Let one take over that has an embedding of every image, as the previous encoder has.
 
-        Embeddings by it that are damaged are forgotten. Raises :class:`EncoderMismatch` if not all are
-        there.
+        Embeddings by it that are damaged are forgotten. Raises :class:`EncoderMismatch` if not all
+        are there.
         """
         with self._directory.writing():
             record = self._named(name)
@@ -123,8 +123,8 @@ class Encoders:
     ) -> ReencodeReport:
         """Give every image an embedding by the encoder with this name, which then takes over.
 
-        Queries are answered with the embeddings there were until then. What is encoded is kept, also
-        when the run is interrupted or killed; the next one goes on from there. The previous
+        Queries are answered with the embeddings there were until then. What is encoded is kept,
+        also when the run is interrupted or killed; the next one goes on from there. The previous
         embeddings go with the next ``Collection.compact``.
         """
         with self._directory.writing():

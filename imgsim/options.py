@@ -25,7 +25,7 @@ Channels = Literal["rgb", "bgr"]
 
 
 def checked_k(k: int | None) -> int | None:
-    """Return how many neighbours are wanted; raise ValueError unless at least 1, or None for all."""
+    """Return how many neighbours are wanted (None: all); raise ValueError if fewer than 1."""
     if k is None:
         return None
     k = operator.index(k)

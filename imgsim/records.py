@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 
 def packed(flags: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return a bit for each flag, the least first, (n / 8, rounded up) uint8; none if none is set."""
+    """Return a bit for each flag, the least first, (n / 8, rounded up) uint8; or nothing.
+
+    Nothing stands for no flag that is set.
+    """
     return np.packbits(flags, bitorder="little") if flags.any() else np.empty(0, np.uint8)
 
 

@@ -205,11 +205,11 @@ class RepairReport:
 
     ``encoded`` images had their embeddings made anew from the files. ``forgotten`` are the paths of
     those whose file is gone, or is another image by now; ``kept`` those whose file cannot be read
-    at the moment. ``bounds`` are so many files that were made anew, ``dropped`` so many embeddings by
-    encoders that are not in use.
+    at the moment. ``bounds`` are so many files that were made anew, ``dropped`` so many embeddings
+    by encoders that are not in use.
     """
 
-    embed_file: int
+    encoded: int
     forgotten: tuple[str, ...]
     kept: tuple[str, ...]
     bounds: int
@@ -226,7 +226,7 @@ class ReencodeReport:
     """
 
     images: int
-    embed_file: int
+    encoded: int
     refused: tuple[Refusal, ...]
     switched: bool
     warnings: tuple[str, ...] = ()
@@ -274,8 +274,9 @@ class EpochRecord:
 class TrainingReport:
     """What a training run made.
 
-    ``onnx_difference`` is the greatest absolute difference between the embeddings by the ONNX encoder
-    and of Keras on ``compared`` images; ``colours`` says how much they count: much, little or none.
+    ``onnx_difference`` is the greatest absolute difference between the embeddings by the ONNX
+    encoder and by Keras on ``compared`` images; ``colours`` says how much they count: much, some,
+    little or none.
     """
 
     encoder: EncoderInfo

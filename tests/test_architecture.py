@@ -1,5 +1,6 @@
 """The promises about what is imported, and the wheel."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -69,10 +70,73 @@ def test_a_query_imports_only_what_it_needs(empty, crops):
     assert loaded & {"faiss", "matplotlib", "pyarrow", "alembic", "rich"} == set()
 
 
+def modules() -> list[Path]:
+    found = sorted((ROOT / "imgsim").rglob("*.py"))
+    assert len(found) > 50
+    return found
+
+
 @pytest.mark.parametrize("limit", [400])
 def test_modules_are_short(limit):
-    lengths = {p.name: len(p.read_text().splitlines()) for p in (ROOT / "imgsim").glob("*.py")}
+    lengths = {str(path): len(path.read_text().splitlines()) for path in modules()}
     assert {name: n for name, n in lengths.items() if n > limit} == {}
+
+
+@pytest.mark.parametrize("limit", [40])
+def test_functions_are_short(limit):
+    """Commands apart, which have a line for each option."""
+    lengths = {
+        f"{path}:{node.name}": node.end_lineno - node.body[0].lineno + 1
+        for path in modules()
+        if path.parent.name != "cli"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: n for name, n in lengths.items() if n > limit} == {}
+
+
+def test_the_tests_mirror_the_rooms():
+    rooms = {path.parent.name for path in modules()} - {"imgsim"}
+    assert rooms == {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
+
+
+def lint_imports(folder) -> subprocess.CompletedProcess[str]:
+    """Check the contracts on a copy of the package."""
+    command = Path(sys.executable).with_name("lint-imports")
+    return subprocess.run(
+        [command, "--no-cache"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "imports", "contract"),
+    [
+        ("index/planted", "sqlalchemy", "The index needs NumPy, numba and nothing else"),
+        ("index/planted", "imgsim.catalog.snapshot", "Rooms import downwards"),
+        ("jobs/planted", "keras", "Only training imports TensorFlow and Keras"),
+        ("output/planted", "rich", "Only the command line imports typer and rich"),
+        ("catalog/planted", "imgsim.jobs.ingest", "Rooms import downwards"),
+        ("planted", "json", "Rooms import downwards"),
+        ("evaluation/planted", "json", "Modules of the evaluation import downwards"),
+    ],
+)
+def test_a_wrong_import_in_a_new_module_is_noticed(tmp_path, module, imports, contract):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "imgsim", tmp_path / "imgsim", ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "imgsim" / f"{module}.py").write_text(f"import {imports}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1
+    assert f"{contract} BROKEN" in done.stdout
+
+
+def test_the_package_keeps_its_contracts():
+    assert lint_imports(ROOT).returncode == 0
 
 
 def test_the_wheel_works_in_a_fresh_environment(tmp_path, crops):

@@ -83,8 +83,8 @@ class Catalog:
     def use_encoder(self, encoder: EncoderRecord) -> None:
         """Commit that the embeddings by another encoder are the collection's.
 
-        The present ones stay as those of the previous encoder. Raises :class:`EncoderMismatch` if not
-        every image has an embedding by it.
+        The present ones stay as those of the previous encoder. Raises :class:`EncoderMismatch` if
+        not every image has an embedding by it.
         """
         with self._transaction() as connection:
             missing = Snapshot(connection).count_unstaged(encoder)
@@ -160,9 +160,9 @@ class Catalog:
         """Commit what an ingest did; with a segment that is committed already, nothing.
 
         ``images`` are the rows of ``segment``, in order, by id; one whose path is stored takes its
-        place under a new id. ``stamps`` are ids of stored images whose content is what it was, with the
-        path, size and time that each has now; an image that is stored under the path, and another,
-        gives way. ``refused`` files are no images, whatever was stored under their paths.
+        place under a new id. ``stamps`` are ids of stored images whose content is what it was, with
+        the path, size and time that each has now; an image that is stored under the path, and
+        another, gives way. ``refused`` files are no images, whatever was stored under their paths.
         """
         with self._transaction() as connection:
             if segment is not None and segment.name in Snapshot(connection).segment_names():

@@ -80,7 +80,7 @@ class Snapshot:
         ).scalar_one()
 
     def unstaged(self, encoder: EncoderRecord, after: int, most: int) -> dict[int, ImageRecord]:
-        """Return up to ``most`` images without an embedding by an encoder, with ids from ``after``."""
+        """Return up to ``most`` images without an embedding by an encoder, ids from ``after``."""
         ids = self._connection.execute(
             select(IMAGES.c.id)
             .where(IMAGES.c.id > after, *_unstaged(encoder))

@@ -1,1 +1,1 @@
-"""The command line: parse, call, print. ``main`` holds the app; a file has the commands of one kind."""
+"""The command line: parse, call, print. A file has the commands of one kind."""

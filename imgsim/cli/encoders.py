@@ -57,8 +57,8 @@ def import_encoder(
 ) -> None:
     """Add an encoder made elsewhere: an ONNX model, or a layer of a Keras model.
 
-    The values of its output for an image, whatever their shape, are the embedding. The encoder.onnx of
-    another collection needs no options.
+    The values of its output for an image, whatever their shape, are the embedding. The encoder.onnx
+    of another collection needs no options.
     """
     options: Options = ctx.obj
     chosen = file or keras

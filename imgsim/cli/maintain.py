@@ -125,7 +125,7 @@ def check(
                     f"{printable(report.kept[0])}; repair again when they can"
                 )
             options.note(
-                f"encoded again: {report.embed_file:,} images; forgotten: {len(report.forgotten):,}; "
+                f"encoded again: {report.encoded:,} images; forgotten: {len(report.forgotten):,}; "
                 f"kept damaged: {len(report.kept):,}; bounds made anew: {report.bounds:,}"
             )
             if report.dropped:

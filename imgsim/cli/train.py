@@ -206,8 +206,8 @@ def reencode(
     """Give every image an embedding by another encoder, which then takes over.
 
     Until then queries are answered with the present embeddings. An interrupted run goes on where it
-    stopped. `imgsim compact` drops the previous embeddings; before it, `imgsim encoder use` goes back.
-    Exits with 20, and nothing taken over, if any image cannot be read.
+    stopped. `imgsim compact` drops the previous embeddings; before it, `imgsim encoder use` goes
+    back. Exits with 20, and nothing taken over, if any image cannot be read.
     """
     options: Options = ctx.obj
     try:
@@ -224,15 +224,15 @@ def reencode(
         print(json.dumps(asdict(report)))
     for refusal in () if as_json else report.refused:
         say(f"not encoded: {printable(refusal.path)}: {printable(refusal.reason)}")
-    options.note(f"{report.embed_file:,} of {report.images:,} images encoded")
+    options.note(f"{report.encoded:,} of {report.images:,} images encoded")
     for warning in report.warnings:
         say(f"imgsim: warning: {printable(warning)}")
     if report.switched:
         options.note(f"the encoder is {encoder} now")
         return
     say(
-        f"imgsim: error: {len(report.refused):,} images have no embedding by {encoder}, so it has not "
-        "taken over; `imgsim ingest` stores changed files, `imgsim prune` forgets those that are "
-        "gone, `imgsim remove` any; then run this again"
+        f"imgsim: error: {len(report.refused):,} images have no embedding by {encoder}, so it has "
+        "not taken over; `imgsim ingest` stores changed files, `imgsim prune` forgets those that "
+        "are gone, `imgsim remove` any; then run this again"
     )
     raise typer.Exit(ImageError.exit_code)

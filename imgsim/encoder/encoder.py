@@ -52,7 +52,8 @@ class Encoder:
             embedding = self._model.run(image, self.preprocessing)
             if len(embedding) != len(row):
                 raise EncoderError(
-                    f"{self._model.name}: gives {len(embedding)} values for an image, not {len(row)}"
+                    f"{self._model.name}: gives {len(embedding)} values for an image, "
+                    f"not {len(row)}"
                 )
             row[:] = embedding
         return embeddings

@@ -160,6 +160,7 @@ def _probes(preprocessing: Preprocessing) -> list[NDArray[np.uint8]]:
 
 def _warnings(preprocessing: Preprocessing, rows: NDArray[np.float32]) -> Iterator[str]:
     """Say what looks wrong in how the model is fed, and in what it gives."""
+    see = "see --scale"
     mean, rgb = np.array(preprocessing.mean), np.array(_IMAGENET_MEAN)
     if preprocessing.scale == "0..255":
         mean = mean / 255
@@ -171,12 +172,13 @@ def _warnings(preprocessing: Preprocessing, rows: NDArray[np.float32]) -> Iterat
             f"--channels {other}?"
         )
     if mean.max() > 1 or (preprocessing.scale == "0..255" and 0 < np.max(preprocessing.mean) <= 1):
-        yield f"the mean {preprocessing.mean} is not in the range of pixels of {preprocessing.scale}; see --scale"
+        yield f"the mean {preprocessing.mean} is not that of pixels of {preprocessing.scale}; {see}"
     if (
         min(preprocessing.std) < 1
         if preprocessing.scale == "0..255"
         else max(preprocessing.std) > 1
     ):
-        yield f"the deviation {preprocessing.std} is not that of pixels of {preprocessing.scale}; see --scale"
+        std = preprocessing.std
+        yield f"the deviation {std} is not that of pixels of {preprocessing.scale}; {see}"
     if not np.ptp(rows, axis=0).any():
         yield "different images get the same row"

@@ -87,8 +87,8 @@ def rank(
 ) -> Ranking:
     """Rank the rows ``gallery`` of ``vectors`` (n, d) by their distance from each row ``queries``.
 
-    A query is not in its own gallery. At most ``at_once`` distances are in memory. They are sums of squared differences in float64; equal
-    ones rank in the order of rows.
+    A query is not in its own gallery. Distances are sums of squared differences in float64; equal
+    ones rank in the order of rows. At most ``at_once`` are in memory.
     """
     step = max(1, at_once // len(gallery))
     parts = [

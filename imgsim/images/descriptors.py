@@ -1,8 +1,11 @@
-"""Simple descriptions of an image, with which an encoder has to compare."""
+"""Simple descriptions of an image, and the space in which its colours are compared."""
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+YIQ = np.array([[0.299, 0.596, 0.211], [0.587, -0.274, -0.523], [0.114, -0.322, 0.312]], np.float32)
+"""From RGB (3,) to luminance and chrominance: the NTSC matrix."""
 
 _PIXELS = 32
 _BINS = 16, 4, 4  # of hue, saturation and value

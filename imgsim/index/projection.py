@@ -133,7 +133,7 @@ def write_projection_file(path: Path, projection: Projection) -> None:
 
 
 def read_projection(path: Path, dim: int) -> Projection:
-    """Return the projection in a file, or raise ValueError or OSError if it is not one of ``dim``."""
+    """Return the projection in a file; raise ValueError or OSError if it is not one of ``dim``."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             counts = int(arrays["near"]), int(arrays["rows"])

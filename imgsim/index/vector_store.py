@@ -135,7 +135,7 @@ class VectorStore:
             return None
 
     def build_bounds(self, segments: Sequence[Segment]) -> None:
-        """Write the bounds that are missing; fit a projection first, once there are enough embeddings.
+        """Write the bounds that are missing; fit a projection first, once that is worth it.
 
         A collection that has grown many times gets another projection, and all its bounds anew.
 
@@ -176,7 +176,7 @@ class VectorStore:
         return projection
 
     def _projection(self, dim: int) -> Projection | None:
-        """Return the projection of the bounds; None before there is a sound one of this dimension."""
+        """Return the projection of the bounds; None if there is no sound one of this dimension."""
         try:
             return read_projection(self._directory / _PROJECTION, dim)
         except (OSError, ValueError):
@@ -236,7 +236,7 @@ class VectorStore:
         return np.array_equal(mapped.span(0, segment.rows)[ids >= 0, 0], ids[ids >= 0])
 
     def segment_damage(self, segment: Segment) -> Damage | None:
-        """Return what is wrong with a file of embeddings: missing, wrong shape, or altered bytes."""
+        """Return what is wrong with a file of embeddings: missing, wrong shape, altered bytes."""
         path = self._path(segment.name)
         try:
             self._mapped(segment)

@@ -2,8 +2,8 @@
 
 Segments are merged with their neighbours only, so that ids stay in order. A segment's tier is the
 logarithm of its images to the base 8, rounded down. Once 8 segments at the end are of one tier, and
-none there of a higher one, they are merged. So an embedding is written at most once for each tier that
-it rises, and a large collection has few segments.
+none there of a higher one, they are merged. So an embedding is written at most once for each
+tier that it rises, and a large collection has few segments.
 """
 
 import logging

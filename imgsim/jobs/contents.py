@@ -51,7 +51,7 @@ class Contents:
             return self._known(image)
 
     def copied(self, known: KnownContent) -> EmbeddedImage:
-        """Return the embedding that is stored for a content; encode again if its file is damaged."""
+        """Return the embedding that is stored for a content, or anew if its file is damaged."""
         first = known.stored[0]
         if self._is_sound(first.segment):
             with suppress(CollectionDamaged):

@@ -1,7 +1,10 @@
 """The ingest pipeline: scan, compare, decode, encode, store."""
 
+import logging
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice, tee
 from typing import TypeVar
 
@@ -9,18 +12,51 @@ import numpy as np
 
 from imgsim.directory import Directory
 from imgsim.encoder.embed import EmbeddedImage
-from imgsim.errors import ImageError, ImageUnavailable
+from imgsim.errors import ImageError, ImageUnavailable, ImgsimError
 from imgsim.images.decode import is_other_file
 from imgsim.images.roots import Roots, State, is_gone
 from imgsim.jobs.batch import Batch
+from imgsim.jobs.compact import tidy, what_pays
 from imgsim.jobs.contents import Contents, KnownContent
 from imgsim.options import BatchLimits, IngestSettings
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile, ImageRecord, StoredImage
-from imgsim.results import IngestReport, Refusal
+from imgsim.results import IngestReport, Progress, Refusal
+
+_LOG = logging.getLogger(__name__)
 
 _Found = Iterable[ImageFile | ImageError]
 _Result = TypeVar("_Result")
+
+
+def ingest(
+    directory: Directory,
+    roots: Sequence[str],
+    find: Callable[[], _Found],
+    settings: IngestSettings,
+    on_progress: Progress | None,
+) -> IngestReport:
+    """Store what is new or changed of the files at and under ``roots``, which ``find`` finds."""
+    catalog = directory.catalog
+    with directory.writing():
+        total = sum(1 for _ in find()) if on_progress else 0
+        directory.sweep()
+        catalog.commit_roots([path for path in roots if os.path.isdir(path)])
+        run = _Ingest(directory, settings, lambda done: on_progress and on_progress(done, total))
+        report = run.run(find())
+        with catalog.snapshot() as snapshot:
+            not_found = snapshot.count_under(roots) - report.stored
+        warnings = []
+        try:
+            tidy(directory, what_pays)
+        except ImgsimError as error:
+            warnings.append(str(error))
+    return replace(report, not_found=not_found, warnings=tuple(warnings))
+
+
+def preview(directory: Directory, found: _Found, settings: IngestSettings) -> IngestReport:
+    """Count what an ingest of the files would do, without decoding anything."""
+    return _Ingest(directory, settings).preview(found)
 
 
 class _IngestBatch(Batch):
@@ -33,20 +69,19 @@ class _IngestBatch(Batch):
         self.counts: Counter[str] = Counter()
 
 
-class Ingest:
+class _Ingest:
     """One run over the files that a scan found."""
 
     def __init__(
         self,
         directory: Directory,
-        contents: Contents,
         settings: IngestSettings,
-        on_progress: Callable[[int], None] = lambda _: None,
+        on_progress: Callable[[int], object] = lambda _: None,
     ) -> None:
         """Prepare a run; ``on_progress`` is told how many files are done."""
         self._catalog = directory.catalog
         self._store = directory.store
-        self._contents = contents
+        self._contents = Contents(directory.load_encoder(), directory)
         self._settings = settings
         self._on_progress = on_progress
         with self._catalog.snapshot() as snapshot:
@@ -84,10 +119,14 @@ class Ingest:
 
         On an interrupt (``KeyboardInterrupt``) what is encoded is committed before it goes on up.
         """
+        told = False
         try:
             for tried in self._tried(found, self._contents.of):
                 if tried is not None:
                     self._keep(*tried)
+                    if not told:
+                        _LOG.debug("the first file is done")
+                        told = True
                 if self._batch.is_due(self._batch.counts.total()):
                     self._commit()
                 self._on_progress(self._done())

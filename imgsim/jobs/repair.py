@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 
 from imgsim.catalog.snapshot import Snapshot
-from imgsim.directory import Directory
+from imgsim.directory import CATALOG, Directory
 from imgsim.encoder.embed import EmbeddedImage, embed_again, stamp
-from imgsim.encoder.encoder import Encoder
+from imgsim.encoder.encoder import Encoder, encoder_damages
 from imgsim.errors import ImageError, ImageUnavailable
 from imgsim.images.roots import Roots, is_gone
 from imgsim.parallel import in_threads
@@ -18,7 +18,21 @@ from imgsim.results import Damage, RepairReport
 _AT_ONCE = 4_096  # images
 
 
-def altered_images(snapshot: Snapshot) -> Iterator[Damage]:
+def damages(directory: Directory, *, deep: bool) -> list[Damage]:
+    """Return what is damaged of the collection's files, and with ``deep`` of the image files."""
+    with directory.reading() as snapshot:
+        found = snapshot.damages(directory.path / CATALOG)
+        for record in snapshot.encoders():
+            path = directory.encoder_path(record.fingerprint)
+            found += encoder_damages(path, record.fingerprint, record.dim)
+        segments, spare = snapshot.segments(), snapshot.spare_segments()
+        found += directory.store.damages(segments, spare, snapshot.segment_ids)
+        if deep:
+            found += _altered_images(snapshot)
+    return found
+
+
+def _altered_images(snapshot: Snapshot) -> Iterator[Damage]:
     """Yield image files whose size and time are what they were, and whose content is not."""
     for segment in snapshot.segments():
         ids = snapshot.segment_ids(segment)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from imgsim.errors import EncoderError
 from imgsim.options import TrainingSettings
@@ -54,18 +55,31 @@ def fit(
         run.best_weights = _restored(checkpoints.model(state.best_epoch)).get_weights()
     else:
         _compile(model, settings)
-    interrupted = False
+    steps = steps_of_epoch(len(split[0]), settings)
+    interrupted = not _fitted(model, run, (training, validation), steps, on_progress)
+    autoencoder.set_weights(run.best_weights)
+    return Fit(run.state.history, run.state.best_epoch, interrupted)
+
+
+def _fitted(
+    model: keras.Model,
+    run: Run,
+    data: tuple[tf.data.Dataset, tf.data.Dataset],
+    steps: int | None,
+    on_progress: Callable[[TrainingProgress], None],
+) -> bool:
+    """Train on the former data, validate on the latter; return whether nobody interrupted it."""
     with warnings.catch_warnings():
         # The number of batches is unknown, because images may be left out.
         warnings.filterwarnings("ignore", "Your input ran out of data")
         try:
             with _interrupting(run):
                 model.fit(
-                    training,
-                    validation_data=validation,
-                    epochs=settings.epochs,
-                    initial_epoch=len(state.history),
-                    steps_per_epoch=steps_of_epoch(len(split[0]), settings),
+                    data[0],
+                    validation_data=data[1],
+                    epochs=run.settings.epochs,
+                    initial_epoch=len(run.state.history),
+                    steps_per_epoch=steps,
                     callbacks=_callbacks(run, on_progress),
                     shuffle=False,  # the pipeline does it
                     verbose=0,
@@ -73,13 +87,12 @@ def fit(
         except KeyboardInterrupt:
             if not run.has_trained():
                 raise
-            interrupted = True
             if not run.state.history:
                 run.end_training()
-                logs = model.evaluate(validation, verbose=0, return_dict=True)
+                logs = model.evaluate(data[1], verbose=0, return_dict=True)
                 run.end_epoch(model, run.loss, run.finite(logs, "loss"))
-    autoencoder.set_weights(run.best_weights)
-    return Fit(run.state.history, run.state.best_epoch, interrupted)
+            return False
+    return True
 
 
 def _callbacks(

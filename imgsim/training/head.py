@@ -1,4 +1,4 @@
-"""The last layers of an encoder in Keras; ``imgsim.training.head_fit`` fits them."""
+"""The head of an encoder in Keras; ``imgsim.training.head_fit`` fits them."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ _BATCH = 64
 def with_head(
     encoder: keras.Model, images: NDArray[np.uint8], settings: TrainingSettings
 ) -> keras.Model:
-    """Return the encoder with the last layers that the settings ask for.
+    """Return the encoder with the head that the settings ask for.
 
     They are fitted to ``images`` (n, height, width, 3). Directions are left out if there are no
     more images than that, or if these are all alike.

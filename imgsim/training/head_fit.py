@@ -1,6 +1,6 @@
-"""The last layers of an encoder, fitted to the training images after the training.
+"""The head of an encoder: last layers, fitted to the training images after the training.
 
-They turn the flattened latent into the vector whose Euclidean distances are searched: unit length;
+They turn the flattened latent into the embedding that is searched: unit length;
 beside it the shares of colours in the image, so that the squared distance is a weighted mean of the
 two; directions in which near images are alike; unit length again.
 """
@@ -16,7 +16,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from imgsim.images.descriptors import grey_of, histogram_of
+from imgsim.images.descriptors import YIQ, grey_of, histogram_of
 
 COLOURS = 256
 _MUTUAL = 3  # two rows are pairs if each is among so many nearest of the other
@@ -28,12 +28,8 @@ _LEAST_SPREAD = 1e-4  # colours that are nearer to each other than so are hardly
 _FEWEST_JUDGED = 200
 _FEW_AGREE, _MANY_AGREE = 0.045, 0.075
 
-# Luminance and chrominance (YIQ) from RGB in 0..255, with chrominance weighted four times as much.
-_SPACE = (
-    np.array([[0.299, 0.596, 0.211], [0.587, -0.274, -0.523], [0.114, -0.322, 0.312]])
-    * [0.5, 2.0, 2.0]
-    / 255
-)
+# From RGB in 0..255, with chrominance weighted four times as much as luminance.
+_SPACE = YIQ.astype(np.float64) * [0.5, 2.0, 2.0] / 255
 
 
 @dataclass(frozen=True, eq=False)

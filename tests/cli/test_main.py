@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +28,11 @@ def stored(empty, pictures, imgsim):
     done = imgsim("-c", empty, "ingest", pictures)
     assert done.returncode == 0, done.stderr
     return empty
+
+
+def wait_for(text, stream):
+    """Read lines until one has the text."""
+    assert any(text in line for line in iter(stream.readline, b""))
 
 
 class TestIngest:
@@ -108,20 +112,16 @@ class TestIngest:
 
     @contextmanager
     def interrupted(self, *arguments):
-        """Run a command, and send SIGINT when it works on the collection in the folder after -c."""
-        command = [sys.executable, "-m", "imgsim", *map(os.fspath, arguments)]
+        """Run a command, and send SIGINT when it has done a file."""
+        command = [sys.executable, "-m", "imgsim", "-v", *map(os.fspath, arguments)]
         with subprocess.Popen(
             command,
             stderr=subprocess.PIPE,
             preexec_fn=interruptible,  # noqa: PLW1509 - it only resets a signal
         ) as process:
-            lock = Path(arguments[1]) / "lock"
-            while not lock.exists() or not lock.stat().st_size:
-                time.sleep(0.01)
-            time.sleep(1.5)
+            wait_for(b"the first file is done", process.stderr)
             process.send_signal(signal.SIGINT)
-            line = process.stderr.readline()
-            assert line == b"storing what is encoded; Ctrl-C again leaves at once\n"
+            wait_for(b"storing what is encoded; Ctrl-C again leaves at once\n", process.stderr)
             yield process
         assert process.returncode == 130
 
@@ -150,7 +150,7 @@ class TestIngest:
         content = (pictures / "0.png").read_bytes()
         for number in range(1, 400):  # what comes after the end makes it another file
             (pictures / f"{number}.png").write_bytes(content + str(number).encode())
-        command = [sys.executable, "-m", "imgsim", "-c", empty, "ingest", pictures, crops[0]]
+        command = [sys.executable, "-m", "imgsim", "-v", "-c", empty, "ingest", pictures, crops[0]]
         ours, theirs = os.pipe()
         with subprocess.Popen(
             command,
@@ -158,10 +158,8 @@ class TestIngest:
             preexec_fn=interruptible,  # noqa: PLW1509 - it only resets a signal
         ) as process:
             os.close(theirs)
-            while not (empty / "lock").exists() or not (empty / "lock").stat().st_size:
-                time.sleep(0.01)
-            os.close(ours)
-            time.sleep(1)
+            with os.fdopen(ours, "rb") as told:
+                wait_for(b"the first file is done", told)
             process.send_signal(signal.SIGINT)
         assert process.returncode == 1
         with Collection.open(empty) as collection:

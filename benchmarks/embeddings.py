@@ -1,7 +1,8 @@
-"""Make latents to search: an encoder that imgsim trains on the images, and random crops of them.
+"""Make embeddings to search: an encoder that imgsim trains on the images, and random crops of them.
 
-Writes ``vectors.npy`` (n, d) float32, ``queries.npy`` (q, d), where the queries are crops of images
-that give no vectors, and ``encoder.imgsim``, the empty collection with the encoder.
+Writes ``embeddings.npy`` (n, d) float32, ``queries.npy`` (q, d), where the queries are crops of
+images that give no embeddings, and ``encoder.imgsim``, the empty collection with the encoder. It is
+the default one unless ``--recipe plain`` asks for the flattened latent of an autoencoder.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgsim import PLAIN, Collection
+from imgsim import RECIPES, Collection
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import is_image
 from imgsim.images.scan import find
@@ -29,18 +30,14 @@ def main() -> None:
     parser.add_argument("--images", required=True, nargs="+", help="folders of images")
     parser.add_argument("--out", required=True, type=Path, help="a folder for the arrays")
     parser.add_argument("--count", type=int, default=500_000)
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--latent-channels", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="contrastive")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     options = parser.parse_args()
     files = [f.path for f in find(options.images) if isinstance(f, ImageFile)]
     paths = [path for path in files if is_image(path)]
-    settings = replace(
-        PLAIN,
-        image_size=options.image_size,
-        latent_channels=options.latent_channels,
-        epochs=options.epochs,
-    )
+    settings = replace(RECIPES[options.recipe], time_budget=60 * options.minutes)
+    if options.recipe == "plain":
+        settings = replace(settings, image_size=64, latent_channels=64, epochs=3)
     with Collection.open(options.out / "encoder.imgsim", create=True) as collection:
         report = collection.train(options.images, settings)
         encoder = Encoder(Path(report.encoder.directory))
@@ -48,14 +45,14 @@ def main() -> None:
     gallery, held_out = order[QUERY_IMAGES:], order[:QUERY_IMAGES]
     each = -(-options.count // len(gallery))
     embeddings = encode_crops([paths[i] for i in gallery], encoder, each)[: options.count]
-    np.save(options.out / "vectors.npy", embeddings)
+    np.save(options.out / "embeddings.npy", embeddings)
     queries = encode_crops([paths[i] for i in held_out], encoder, 5)
     np.save(options.out / "queries.npy", np.random.default_rng(1).permutation(queries))
-    print(f"{embeddings.shape} vectors and {queries.shape} queries: {options.out}")
+    print(f"{embeddings.shape} embeddings and {queries.shape} queries: {options.out}")
 
 
 def encode_crops(paths: list[str], encoder: Encoder, each: int) -> NDArray[np.float32]:
-    """Return the latents of ``each`` random crops of every image."""
+    """Return the embeddings of ``each`` random crops of every image."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.concatenate(
             list(
