@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from usearch.index import MetricKind  # type: ignore[attr-defined] # it does not re-export it
 from usearch.index import search as usearch_exact
 
-from imgsim import scan_numba
+from imgsim.index import scan_numba
 from imgsim.index.bounds import TILE, Bounds, write_bounds
 from imgsim.index.distance import distances
 from imgsim.index.projection import fit_projection, sample_size
-from imgsim.index.scan_numpy import Backend
 from imgsim.index.searcher import IdsInMemory, SegmentSearcher, Source
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
 from imgsim.results import SearchStats
@@ -171,8 +170,7 @@ def build(embeddings: Vectors, scratch: Path) -> tuple[SegmentSearcher, dict[str
         "bounds_us_a_vector": 1e6 * projecting / n,
         "bounds_share_of_bytes": size / embeddings.nbytes,
     }
-    backend: Backend = scan_numba
-    return SegmentSearcher(sources, projection, dim, lambda _: backend), built
+    return SegmentSearcher(sources, projection, dim, lambda _: scan_numba), built
 
 
 def work(searcher: SegmentSearcher, queries: Vectors, k: int, dim: int) -> dict[str, float]:

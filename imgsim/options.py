@@ -9,7 +9,7 @@ SHRINK = 16
 """Height and width of a latent are those of the image divided by this."""
 
 Recipe = Literal["contrastive", "plain"]
-"""Recognise images in random views, or only reconstruct."""
+"""Recognise images in random augmentations, or only reconstruct."""
 
 Colours = Literal["auto", "much", "some", "little", "none"]
 """How much the colours of an image count."""
@@ -92,13 +92,13 @@ class TrainingSettings:
 
     Images become ``image_size`` x ``image_size``. The loss is ``reconstruct`` times the mean
     squared error of the reconstruction, plus ``contrast`` times the NT-Xent loss of two random
-    views of each image. Without ``contrast`` there are no views. ``latent_channels`` 0 stands for
-    as many as make about 1,024 latent values.
+    augmentations of each image. Without ``contrast`` there are none. ``latent_channels`` 0 stands
+    for as many as make about 1,024 latent values.
 
     ``principal`` directions, if not 0 and if there are more images, and then ``unit`` length are
-    the encoder's last layers. ``colours`` says how much they count: all but ``none`` put beside the
-    latent which share of the image each colour has; ``much`` trains on views that keep their
-    colours, the others on views of any colour; ``auto`` lets the images decide between ``little``,
+    the encoder's head. ``colours`` says how much they count: all but ``none`` put beside the latent
+    which share of the image each colour has; ``much`` trains on augmentations that keep their
+    colours, the others on some of any colour; ``auto`` lets the images decide between ``little``,
     ``some`` and ``much``.
 
     A training ends after ``epochs``, after ``time_budget`` seconds, or when ``patience`` epochs, if

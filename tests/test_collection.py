@@ -1,9 +1,15 @@
+import inspect
+import os
 import shutil
 import subprocess
 import sys
+from itertools import chain
+from types import ModuleType
+from typing import get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import imgsim
 from imgsim import (
@@ -43,7 +49,7 @@ class TestOpen:
 
     def test_a_creation_that_was_cut_short_is_completed(self, tmp_path):
         (tmp_path / "c" / "segments").mkdir(parents=True)
-        with Collection.open(tmp_path / "c") as collection:
+        with Collection.open(tmp_path / "c", create=True) as collection:
             assert collection.info().images == 0
 
     def test_a_collection_can_be_moved_and_copied(self, filled, empty, tmp_path, crops):
@@ -146,7 +152,7 @@ class TestQuery:
         assert [result.query for result in results] == [crops[0]]
         assert [error.path for error in errors] == [str(bad), str(tmp_path / "gone.jpg")]
         assert isinstance(errors[1], ImageUnavailable)
-        assert filled.query([bad], 1, errors.append) == []
+        assert list(filled.query([bad], 1, errors.append)) == []
 
     def test_a_stored_image_whose_file_is_gone_is_still_found(self, filled, pictures, crops):
         for path in pictures.iterdir():
@@ -195,7 +201,7 @@ class TestCheck:
 
     @pytest.mark.parametrize("what", ["flip", "truncate", "remove"])
     def test_a_damaged_segment_is_named(self, filled, empty, crops, what):
-        (segment,) = (empty / "segments").iterdir()
+        (segment,) = (empty / "segments").glob("*.faiss")
         content = segment.read_bytes()
         if what == "flip":
             segment.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
@@ -271,58 +277,96 @@ class TestUpkeep:
             assert opener.returncode == 0, told
 
 
-def test_public_names():
-    assert sorted(imgsim.__all__) == [
-        "ClassScore",
-        "Collection",
-        "CollectionDamaged",
-        "CollectionError",
-        "CollectionInfo",
-        "CollectionLocked",
-        "CollectionNewer",
-        "CollectionNotFound",
-        "CompactReport",
-        "Damage",
-        "EncoderError",
-        "EncoderInfo",
-        "EncoderMismatch",
-        "EncoderMissing",
-        "EncoderReport",
-        "EncoderSource",
-        "EpochRecord",
-        "Evaluation",
-        "EvaluationSettings",
-        "ImageError",
-        "ImageNeighbours",
-        "ImageUnavailable",
-        "ImgsimError",
-        "IngestReport",
-        "IngestSettings",
-        "LabelError",
-        "Match",
-        "NotAnImage",
-        "PLAIN",
-        "QueryResult",
-        "RECIPES",
-        "ReencodeReport",
-        "Refusal",
-        "RepairReport",
-        "RetrievalExample",
-        "Score",
-        "Scores",
-        "SearchStats",
-        "StoreError",
-        "TrainingDiverged",
-        "TrainingProgress",
-        "TrainingReport",
-        "TrainingSettings",
-        "UpkeepReport",
-        "SearchFilter",
-        "__version__",
-    ]
-    assert all(getattr(imgsim, name) is not None for name in imgsim.__all__)
+def named(hint) -> set[type]:
+    """The classes of imgsim in a type hint."""
+    if isinstance(hint, type) and not get_args(hint):
+        return {hint} if hint.__module__.startswith("imgsim") else set()
+    parts = (get_origin(hint), *get_args(hint))
+    flat = chain.from_iterable(part if isinstance(part, list) else [part] for part in parts)
+    return set().union(*(named(part) for part in flat if part is not None and part != hint))
+
+
+def test_every_type_that_a_public_signature_names_is_public():
+    assert len(imgsim.__all__) > 50
+    public = {name: getattr(imgsim, name) for name in imgsim.__all__}
+    found = set()
+    for item in filter(inspect.isclass, public.values()):
+        for _, member in [("", item), *inspect.getmembers(item)]:
+            member = getattr(member, "fget", member)
+            module = getattr(member, "__module__", None) or ""
+            if module.startswith("imgsim") and (inspect.isclass(member) or callable(member)):
+                names = vars(sys.modules[module]) | {"np": np, "NDArray": NDArray}
+                names |= {"pa": ModuleType("pa"), "pd": ModuleType("pd")}
+                names["pa"].RecordBatchReader = names["pd"].DataFrame = object
+                for hint in get_type_hints(member, names).values():
+                    found |= named(hint)
+    assert {"Encoders", "Searcher", "SearchResults"} <= {each.__name__ for each in found}
+    internal = {"Directory", "EncoderRecord", "Encoder"}  # of constructors that users do not call
+    assert {each.__name__ for each in found} - set(public) <= internal
     with pytest.raises(AttributeError):
         _ = imgsim.nonsense
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (imgsim.CollectionNotFound, FileNotFoundError),
+        (imgsim.CollectionForbidden, PermissionError),
+        (imgsim.ImageNotFound, FileNotFoundError),
+        (imgsim.ImageForbidden, PermissionError),
+        (imgsim.NotAnImage, ValueError),
+        (imgsim.OutputError, ValueError),
+        (imgsim.LabelError, ValueError),
+        (imgsim.EncoderMissing, LookupError),
+        (imgsim.TrainingDiverged, ArithmeticError),
+    ],
+)
+def test_errors_are_the_builtin_kind_too(error, builtin):
+    assert issubclass(error, builtin)
+    assert issubclass(error, imgsim.ImgsimError)
+
+
+def test_a_typo_makes_no_collection(tmp_path):
+    with pytest.raises(FileNotFoundError, match="create=True"):
+        Collection.open(tmp_path / "tpyo.imgsim")
+    assert os.listdir(tmp_path) == []
+
+
+class TestListings:
+    def test_images(self, filled, pictures, tmp_path):
+        other = shutil.copytree(pictures, tmp_path / "other")
+        filled.ingest([other])
+        listed = list(filled.images())
+        assert [image.id for image in listed] == list(range(1, 73))
+        first = listed[0]
+        assert first == imgsim.ImageInfo(
+            1, str(sorted(pictures.iterdir())[0]), 96, 96, os.path.getsize(first.path)
+        )
+        assert [image.id for image in filled.images(under=other)] == list(range(37, 73))
+        both = [other, other / "x", sorted(pictures.iterdir())[3]]
+        assert [image.id for image in filled.images(under=both)] == [4, *range(37, 73)]
+        table = filled.images().to_arrow().read_all()
+        assert table.to_pylist()[0] == {
+            "image_id": 1,
+            "path": first.path,
+            "width": 96,
+            "height": 96,
+            "bytes": first.bytes,
+        }
+        assert filled.images(under="/nowhere").to_arrow().read_all().num_rows == 0
+
+    def test_neighbours(self, filled):
+        lists = filled.neighbours(3)
+        rows = [(i.id, i.path, m.rank, m.id, m.path, m.distance) for i in lists for m in i.matches]
+        assert len(rows) == 36 * 3
+        reader = lists.to_arrow()
+        assert [tuple(row.values()) for row in reader.read_all().to_pylist()] == rows
+        assert [tuple(row) for row in lists.to_pandas().itertuples(index=False)] == rows
+
+    def test_without_pandas(self, filled, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pandas", None)
+        with pytest.raises(ImportError, match="pip install pandas"):
+            filled.images().to_pandas()
 
 
 def test_importing_imgsim_imports_nothing_else():

@@ -8,12 +8,26 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+import imgsim
 from imgsim import errors
 from imgsim.index.segment_file import write_segment
 from tests.models import write_projection
 
 ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+# Runs a script whose print begins each line with the number of its own line.
+NUMBERED = """
+import builtins, sys
+
+def print_numbered(*values):
+    builtins.print(sys._getframe(1).f_lineno, *values)
+
+code = compile(open(sys.argv[1]).read(), sys.argv[1], "exec")
+exec(code, {"__name__": "guide", "print": print_numbered})
+"""
 
 
 def blocks(name: str, language: str) -> list[str]:
@@ -23,43 +37,97 @@ def blocks(name: str, language: str) -> list[str]:
     return found
 
 
-def test_the_readme_does_what_it_says(tmp_path, pictures):
-    """Run its shell and Python blocks in a folder that has `photos`, in order."""
+def as_script(name: str) -> str:
+    """Return the Python blocks of a document, each in its own lines, and all else empty."""
+    lines, inside = [], False
+    for line in (ROOT / name).read_text().splitlines():
+        if line.startswith("```"):
+            inside = line == "```python"
+            line = ""
+        lines.append(line if inside else "")
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def folder(tmp_path, pictures) -> Path:
+    """A folder with what the documents ask for: photos, labelled, model.onnx, list.txt."""
     pictures.rename(tmp_path / "photos")
     (tmp_path / "photos" / "chelsea-0.jpg").rename(tmp_path / "photos" / "cat.jpg")
     for path in sorted((tmp_path / "photos").iterdir()):
-        folder = tmp_path / "labelled" / path.name.partition("-")[0].removesuffix(".jpg")
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, folder)
+        label = tmp_path / "labelled" / path.name.partition("-")[0].removesuffix(".jpg")
+        label.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, label)
     write_projection(tmp_path / "model.onnx")
     (tmp_path / "list.txt").write_text("photos/cat.jpg\nphotos/rocket-1.jpg\n")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return tmp_path
+
+
+def run(folder: Path, *command) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     environment.pop("IMGSIM_COLLECTION", None)
-    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run(command, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def run_shell_blocks(folder: Path, name: str) -> str:
+    """Run the shell blocks of a document in order; return what they print."""
     shown = ""
-    for block in blocks("README.md", "sh"):
+    for block in blocks(name, "sh"):
         shorter = block.replace("imgsim train photos", "imgsim train photos --epochs 5")
-        done = subprocess.run(["bash", "-euc", shorter], check=False, **options)
-        assert done.returncode == 0, done.stderr
+        done = run(folder, "bash", "-euc", shorter)
         shown += done.stdout + done.stderr
+    return shown
+
+
+def test_the_readme_does_what_it_says(folder):
+    shown = run_shell_blocks(folder, "README.md")
+    assert "36 files: 36 added" in shown
+    for name in ("matches.png", "neighbours.parquet"):
+        assert (folder / name).stat().st_size > 1_000
+    (code,) = blocks("README.md", "python")
+    printed = run(folder, sys.executable, "-c", code).stdout.splitlines()
+    assert printed[0] == f"1 0.0 {folder}/photos/cat.jpg"
+    assert len(printed) == 3
+
+
+def test_the_quickstart_does_what_it_says(folder):
+    shown = run_shell_blocks(folder, "docs/quickstart.md")
     counts = "1 added, 0 changed, 0 moved, 36 unchanged, 0 refused, 0 unreachable, 0 not images"
     assert f"37 files: {counts}" in shown
+    assert "relocated: 37 images" in shown
+    assert "37 files: 0 added, 0 changed, 37 moved" in shown
+    assert shown.count("forgotten: 1 images") == 3  # prune would, prune does, remove does
+    assert "the encoder is mine now" in shown
+    assert "every file is as the catalog says" in shown
     for name in (
         "matches.png",
         "matches.html",
         "neighbours.parquet",
-        "features.npz",
-        "vectors.faiss",
+        "embeddings.npz",
+        "embeddings.faiss",
         "sheet.png",
     ):
-        assert (tmp_path / name).stat().st_size > 1_000
-    (code,) = blocks("README.md", "python")
-    done = subprocess.run([sys.executable, "-c", code], check=False, **options)
-    assert done.returncode == 0, done.stderr
-    printed = done.stdout.splitlines()
-    assert printed[0] == "36 added 0 refused"
-    assert printed[1] == f"1 0.0 {tmp_path}/photos/cat.jpg"
-    assert len(printed) == 1 + 3 + 36
+        assert (folder / name).stat().st_size > 1_000
+
+
+def test_the_guide_prints_what_it_says(folder):
+    script = as_script("docs/python.md")
+    (folder / "guide.py").write_text(script)
+    done = run(folder, sys.executable, "-c", NUMBERED, "guide.py")
+    lines = enumerate(script.splitlines(), start=1)
+    told = {n: line.partition("  # ")[2] for n, line in lines if "print(" in line}
+    printed = (line.partition(" ") for line in done.stdout.splitlines())
+    assert {int(number): text for number, _, text in printed} == told
+    assert "imgsim.index.searcher: scanning" in done.stderr
+
+
+def test_the_guide_and_the_reference_have_every_public_name():
+    script, reference = as_script("docs/python.md"), (ROOT / "docs" / "reference.md").read_text()
+    for name in imgsim.__all__:
+        assert re.search(rf"\bimgsim\.{name}\b", script), name
+        assert re.search(rf"^\.\. \S+:: (imgsim\.)?{name}$", reference, re.MULTILINE), name
 
 
 def test_the_readme_lists_every_exit_code():
@@ -81,11 +149,14 @@ def test_the_decoder_of_the_format_reads_a_segment(tmp_path):
 
 def test_the_reference_of_the_command_is_current(tmp_path):
     options = ["--name", "imgsim", "--title", "The imgsim command", "--output", tmp_path / "cli.md"]
-    typer = shutil.which("typer", path=str(Path(sys.executable).parent))
-    subprocess.run(
-        [typer, "imgsim.cli.main", "utils", "docs", *options], check=True, capture_output=True
-    )
+    run(tmp_path, BIN / "typer", "imgsim.cli.main", "utils", "docs", *options)
     assert (tmp_path / "cli.md").read_text() == (ROOT / "docs" / "cli.md").read_text()
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    options = ["--quiet", "-W", "--keep-going", "-d", tmp_path / "doctrees"]
+    run(tmp_path, BIN / "sphinx-build", *options, ROOT / "docs", tmp_path / "site")
+    assert (tmp_path / "site" / "reference.html").stat().st_size > 10_000
 
 
 def test_links_between_documents_lead_somewhere():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from imgsim import BatchLimits, IngestSettings, StoreError
 from imgsim.catalog.catalog import Catalog
-from imgsim.images.decode import decode as images
+from imgsim.images import decode as images
 from imgsim.index.vector_store import VectorStore
 from tests.jobs.test_ingest import embeddings, facts
 

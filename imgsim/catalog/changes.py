@@ -54,7 +54,7 @@ def insert_images(
     """Insert a segment and the images of its rows, in order, by id."""
     segment_id = insert_segment(connection, segment)
     rows = [
-        asdict(image)
+        vars(image)
         | {"id": number, "path": os.fsencode(image.path), "segment_id": segment_id, "row": row}
         for row, (number, image) in enumerate(images.items())
     ]
@@ -167,9 +167,12 @@ def note_removed(connection: Connection, places: Sequence[Place]) -> None:
     segment = SEGMENTS.c
     for number, rows in groupby(sorted(places), key=lambda place: place[0]):
         facts = select(segment.rows, segment.removed).where(segment.id == number)
-        count, before = connection.execute(facts).one()
+        found = connection.execute(facts).one_or_none()
+        if found is None:  # a damaged catalog may have images of a segment that is lost
+            continue
+        count, before = found
         flags = unpacked(np.frombuffer(before or b"", np.uint8), count)
-        flags[[row for _, row in rows]] = True
+        flags[[row for _, row in rows if row < count]] = True
         after = packed(flags).tobytes()
         connection.execute(update(SEGMENTS).where(segment.id == number).values(removed=after))
 

@@ -60,7 +60,7 @@ def relocate(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Note that a folder was moved from OLD to NEW; vectors and ids stay.
+    """Note that a folder was moved from OLD to NEW; embeddings and ids stay.
 
     Exits with 21 if nothing is stored at or under OLD.
     """

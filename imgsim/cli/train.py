@@ -21,7 +21,7 @@ def train(
     ctx: typer.Context,
     images: ImagePaths,
     recipe: Annotated[
-        Recipe, typer.Option(help="Recognise images in random views, or only reconstruct.")
+        Recipe, typer.Option(help="Recognise augmented images, or only reconstruct.")
     ] = "contrastive",
     colours: Annotated[
         Colours | None,

@@ -36,10 +36,10 @@ class Encoder:
             raise EncoderError(f"{directory}: {PREPROCESSING_NAME} does not describe {MODEL_NAME}")
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the latents (n, dim) float32 of ``pixels`` (n, height, width, 3) uint8.
+        """Return the embeddings (n, dim) float32 of ``pixels`` (n, height, width, 3) uint8.
 
-        Each image runs through the network alone and on one thread, so its latent has the same bits
-        whatever else is in the call.
+        Each image runs through the network alone and on one thread, so its embedding has the same
+        bits whatever else is in the call.
         """
         expected = (self.preprocessing.height, self.preprocessing.width, 3)
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != expected:

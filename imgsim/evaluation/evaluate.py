@@ -1,4 +1,4 @@
-"""How well vectors retrieve images of the same label.
+"""How well embeddings retrieve images of the same label.
 
 A query is an image; its gallery is all the other images, ranked by Euclidean distance. Relevant are
 those of the query's label; a query without any is left out.
@@ -85,7 +85,7 @@ def rank(
     *,
     at_once: int = 1 << 24,
 ) -> Ranking:
-    """Rank the rows ``gallery`` of ``vectors`` (n, d) by their distance from each row ``queries``.
+    """Rank the rows ``gallery`` of ``embeddings`` (n, d) by distance from each row ``queries``.
 
     A query is not in its own gallery. Distances are sums of squared differences in float64; equal
     ones rank in the order of rows. At most ``at_once`` are in memory.

@@ -7,7 +7,7 @@ inequality give
     |p - p_q|^2 + (r - r_q)^2  <=  |x - q|^2 = |p - p_q|^2 + |rest - rest_q|^2
                                <=  |p - p_q|^2 + (r + r_q)^2.
 
-So the distance of the short vectors b = [p, r] is a lower bound of the true distance, and with -r_q
+So the distance of the short rows b = [p, r] is a lower bound of the true distance, and with -r_q
 for r_q an upper bound, for any V and mu, whatever they were fitted on. There are two levels: the
 first m1 directions with their own rest, scanned for every row, and all m2 directions, looked at for
 the rows that the first level leaves. Coordinates are stored as 8-bit codes times a scale of the

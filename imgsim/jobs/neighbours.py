@@ -53,18 +53,18 @@ class NeighbourLists:
         on_progress: Progress | None,
     ) -> Iterator[ImageNeighbours]:
         done, total = 0, len(everything)
-        for ids, rows, found in self._searched(everything, admitted):
+        for ids, found in self._searched(everything, admitted):
             names = snapshot.paths(ids.tolist())
             for number, mine in zip(ids.tolist(), matches(snapshot, found), strict=True):
                 yield ImageNeighbours(number, names[number], mine)
-            done += len(rows)
-            if on_progress is not None:
-                on_progress(done, total)
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, total)
 
     def _searched(
         self, everything: Gallery, admitted: Gallery
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], list[Nearest]]]:
-        """Yield ids and embeddings of some images, and the nearest others of each."""
+    ) -> Iterator[tuple[NDArray[np.int64], list[Nearest]]]:
+        """Yield ids of some images, and the nearest others of each."""
         most = min(_AT_FIRST, self.searched)
         for ids, rows in everything.blocks():
             stop = 0
@@ -74,7 +74,7 @@ class NeighbourLists:
                 found = nearest_others(admitted, ids[part], rows[part], self.k).nearest
                 matched = sum(len(ids) for ids, _ in found) / len(found)
                 most = max(1, min(self.searched, int(self.matched / max(1, matched))))
-                yield ids[part], rows[part], found
+                yield ids[part], found
 
 
 def nearest_others(

@@ -1,4 +1,4 @@
-"""Data files out: neighbour lists, features and a FAISS index, streamed and atomic."""
+"""Data files out: neighbour lists, embeddings and a FAISS index, streamed and atomic."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Latents to write: blocks of ids (n,), paths and vectors (n, dim), ``rows`` in all."""
+    """Embeddings to write: blocks of ids (n,), paths and rows (n, dim), ``rows`` in all."""
 
     blocks: Iterable[EmbeddingBlock]
     rows: int
@@ -82,7 +82,7 @@ class _Rows:
 
 
 def write_embeddings(path: Path, data: Embeddings) -> None:
-    """Write features as .npz or .parquet, or as a .pkl of ``{"indices", "features"}``."""
+    """Write embeddings as .npz or .parquet, or as a .pkl of ``{"indices", "features"}``."""
     _write(path, _EMBEDDING_WRITERS, data)
 
 

@@ -1,4 +1,4 @@
-"""Random views of images, and the loss that asks to recognise an image in two of them."""
+"""Random augmentations of images: crops, mirrored or not, in other colours."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from imgsim.images.descriptors import YIQ
 
 _LEAST_AREA = 0.2
 _STRETCH = 4 / 3
-_JITTERED = 0.8  # share of the views whose colours vary
+_JITTERED = 0.8  # share of the augmentations whose colours vary
 
 _RGB = np.linalg.inv(YIQ)
 
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """How much colours vary between views.
+    """How much colours vary between augmentations.
 
     Brightness, contrast and saturation by factors of 1 -+ ``factor`` at most, hue by ``turn`` of a
-    full turn; ``grey`` is the share of views without colours.
+    full turn; ``grey`` is the share without colours.
     """
 
     factor: float
@@ -34,10 +34,10 @@ JITTERS = {"none": _ANY, "little": _ANY, "some": _ANY, "much": _OWN}
 def augmented(
     images: tf.Tensor, side: int, jitter: Jitter, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return a random view of each image, and the same crop with its own colours.
+    """Return a random augmentation of each image, and the same crop with its own colours.
 
-    ``images`` are (n, height, width, 3) float32 in 0..255; views are (n, side, side, 3) likewise.
-    The same ``seed`` (2,) int64 gives the same views.
+    ``images`` are (n, height, width, 3) float32 in 0..255; what is returned is (n, side, side, 3).
+    The same ``seed`` (2,) int64 gives the same ones.
     """
     n = tf.shape(images)[0]
     draws = tf.random.stateless_uniform((11, n), seed)

@@ -29,9 +29,10 @@ def batches(
 ) -> tf.data.Dataset:
     """Return pairs of what the network gets and what its outputs are compared with.
 
-    Images that ``load`` refuses are left out. With ``settings.contrast`` a batch is two views of
-    each image, all the first ones before the second. Training batches are shuffled, and always of
-    other views, of as many images; those for validation are the same every time.
+    Images that ``load`` refuses are left out. With ``settings.contrast`` a batch is two
+    augmentations of each image, all the first ones before the second. Training batches are
+    shuffled, and always of other augmentations, of as many images; those for validation are the
+    same every time.
     """
     dataset = _images(load, numbers, settings, training=training)
     dataset = dataset.batch(settings.batch_size)
@@ -89,8 +90,8 @@ def _views(
             augmented(images, side, jitter, tf.stack([seed, number]))
             for number in (tf.constant(0, tf.int64), tf.constant(1, tf.int64))
         )
-        views, clean = (tf.concat(both, axis=0) for both in zip(*pairs, strict=True))
-        nothing = tf.zeros(tf.shape(views)[:1])
-        return views, {RECONSTRUCTION: clean / 255, PROJECTION: nothing}
+        augmentations, clean = (tf.concat(both, axis=0) for both in zip(*pairs, strict=True))
+        nothing = tf.zeros(tf.shape(augmentations)[:1])
+        return augmentations, {RECONSTRUCTION: clean / 255, PROJECTION: nothing}
 
     return of

@@ -10,8 +10,9 @@ _TEMPERATURE = 0.2
 def nt_xent(_: tf.Tensor, projections: tf.Tensor) -> tf.Tensor:
     """Return the normalised, temperature-scaled cross entropy (2 n,) of projections (2 n, d).
 
-    Rows i and n + i are views of the same image; all others are of other images. Source: Chen et
-    al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, equation 1.
+    Rows i and n + i are augmentations of the same image; all others are of other images. Source:
+    Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020,
+    equation 1.
     """
     rows = tf.math.l2_normalize(tf.cast(projections, tf.float32), axis=1)
     count = tf.shape(rows)[0]

@@ -132,12 +132,12 @@ def _saved(
 
 
 def _difference(ours: Any, exported: Encoder, sample: NDArray[np.uint8]) -> float:  # noqa: ANN401
-    """Return the greatest absolute difference of the latents, or raise if rounding is no excuse."""
-    latents = ours.predict_on_batch(sample.astype(np.float32))
-    if not np.isfinite(latents).all():  # ReLU swallows NaN, so the loss can stay finite
-        raise TrainingDiverged("the latents are not finite; try a lower --learning-rate")
-    difference = float(np.abs(latents - exported.encode(sample)).max())
-    if not difference <= _TOLERANCE * max(1.0, float(np.abs(latents).max())):
+    """Return the greatest absolute difference of embeddings, or raise if rounding is no excuse."""
+    embeddings = ours.predict_on_batch(sample.astype(np.float32))
+    if not np.isfinite(embeddings).all():  # ReLU swallows NaN, so the loss can stay finite
+        raise TrainingDiverged("the embeddings are not finite; try a lower --learning-rate")
+    difference = float(np.abs(embeddings - exported.encode(sample)).max())
+    if not difference <= _TOLERANCE * max(1.0, float(np.abs(embeddings).max())):
         raise EncoderError(f"the ONNX encoder differs from Keras by {difference:g}; not accepted")
     return difference
 

@@ -59,7 +59,7 @@ class TestIngest:
                 {"path": f"{pictures}/bad.jpg", "reason": "not an image in a known format"}
             ],
             "unreachable": [],
-            "unmet": 0,
+            "not_found": 0,
             "warnings": [],
             "dry_run": False,
         }
@@ -267,7 +267,7 @@ class TestQuery:
         done = imgsim("-c", stored, "query", *crops[:2], "-k1", "--explain", "--format", "paths")
         (line,) = lines(done.stderr)
         assert line.startswith("2 queries: 0 bounds read, ")
-        assert "72 vectors scanned; " in line
+        assert "72 embeddings scanned; " in line
 
     def test_a_closed_pipe_is_quiet(self, stored, crops):
         command = [sys.executable, "-m", "imgsim", "-c", str(stored), "query", *crops, "-k", "36"]
@@ -352,12 +352,15 @@ class TestUpkeep:
     def test_what_is_gone_is_mentioned(self, stored, pictures, imgsim):
         sorted(pictures.iterdir())[0].unlink()
         told = lines(imgsim("-c", stored, "ingest", pictures).stderr)
-        assert told[1] == "stored there, and not met: 1; `imgsim prune` forgets what is gone"
+        assert told[1] == (
+            "stored images that were not found at these paths: 1; "
+            "`imgsim prune` forgets those that are gone"
+        )
 
     def test_compact(self, stored, pictures, imgsim):
         imgsim("-c", stored, "remove", sorted(pictures.iterdir())[0])
         dry = imgsim("-c", stored, "compact", "--dry-run")
-        assert lines(dry.stderr) == ["segments before: 1, after: 1; vectors would be dropped: 1"]
+        assert lines(dry.stderr) == ["segments before: 1, after: 1; embeddings would be dropped: 1"]
         done = imgsim("-c", stored, "compact", "--json")
         assert json.loads(done.stdout) == {"before": 1, "after": 1, "dropped": 1, "dry_run": False}
         assert lines(imgsim("-c", stored, "compact").stderr) == [
@@ -391,9 +394,10 @@ class TestExport:
             ("neighbours", "n.jsonl"),
             ("neighbours", "n.parquet"),
             ("neighbours", "n.npz"),
-            ("features", "f.npz"),
-            ("features", "f.parquet"),
-            ("features", "f.pkl"),
+            ("embeddings", "f.npz"),
+            ("embeddings", "f.parquet"),
+            ("embeddings", "f.pkl"),
+            ("neighbors", "american.csv"),
             ("index", "i.faiss"),
         ]:
             done = imgsim("-c", stored, "export", what, "-o", tmp_path / name)
@@ -403,7 +407,7 @@ class TestExport:
 
     def test_a_wrong_name(self, stored, imgsim, tmp_path):
         done = imgsim("-c", stored, "export", "neighbours", "-o", tmp_path / "n.txt")
-        assert done.returncode == 40
+        assert done.returncode == 2
         assert len(lines(done.stderr)) == 1
 
 
@@ -417,7 +421,7 @@ class TestInfoAndCheck:
 
     def test_check_names_the_damage(self, stored, imgsim):
         assert imgsim("-c", stored, "check").returncode == 0
-        (segment,) = (stored / "segments").iterdir()
+        (segment,) = (stored / "segments").glob("*.faiss")
         os.truncate(segment, 100)
         done = imgsim("-c", stored, "check")
         assert done.returncode == 14
@@ -439,16 +443,18 @@ class TestErrors:
         assert json.loads(done.stdout)["images"] == 36
 
     def test_no_encoder_yet(self, tmp_path, imgsim, crops):
-        Collection.open(tmp_path / "c").close()
+        Collection.open(tmp_path / "c", create=True).close()
         assert imgsim("-c", tmp_path / "c", "query", crops[0]).returncode == 31
 
     def test_mistakes_give_one_line(self, stored, imgsim, crops, tmp_path):
         for code, arguments in [
             (10, ["-c", "x" * 300, "info"]),
             (11, ["-c", f"{stored}/catalog.db", "info"]),
-            (40, ["-c", stored, "query", crops[0], "--html", crops[1]]),
-            (40, ["-c", stored, "query", crops[0], "--figure", f"{tmp_path}/figure.doc"]),
-            (40, ["-c", stored, "export", "neighbours", "-o", "/dev/null.csv/x.csv"]),
+            (2, ["-c", stored, "query", "nowhere", "--html", crops[1]]),
+            (2, ["-c", stored, "query", "nowhere", "--figure", f"{tmp_path}/figure.doc"]),
+            (2, ["-c", stored, "query", "nowhere", "--figure", "gone/figure.png"]),
+            (2, ["-c", stored, "evaluate", "nowhere", "--figure", "figure.doc"]),
+            (2, ["-c", stored, "export", "neighbours", "-o", "/dev/null.csv/x.csv"]),
         ]:
             done = imgsim(*arguments)
             assert done.returncode == code, done.stderr
@@ -490,7 +496,7 @@ class TestErrors:
     def test_exit_codes_are_distinct_and_documented(self, imgsim):
         classes = [c for c in vars(errors).values() if isinstance(c, type)]
         codes = [c.exit_code for c in classes if issubclass(c, errors.ImgsimError)]
-        assert len(codes) == len(set(codes)) == 15
+        assert len(set(codes)) == 16
         told = imgsim("--help").stdout.decode()
         assert set(codes) <= set(map(int, re.findall(r"\d+", told)))
         table = dict(re.findall(r"^(\w+) +(\d+)  ", errors.__doc__, re.MULTILINE))

@@ -327,7 +327,11 @@ class TestCommand:
         listed = imgsim("encoder", "list").stdout.decode().splitlines()
         assert listed[1].split()[:5] == ["*", "mine", "5", "8x8", "36"]
         shown = json.loads(imgsim("encoder", "show", "mine").stdout)
-        assert (shown["active"], shown["vectors"], shown["feed"]["layout"]) == (True, 36, "nchw")
+        assert (shown["active"], shown["embeddings"], shown["preprocessing"]["layout"]) == (
+            True,
+            36,
+            "nchw",
+        )
         missing = imgsim("encoder", "show", "yours")
         assert missing.returncode == 31
         assert b"it has: mine" in missing.stderr

@@ -123,7 +123,7 @@ class TestEvaluate:
             ("right", 12, 12),
         ]
         assert [refusal.path for refusal in found.refused] == [str(labelled / "left/broken.jpg")]
-        assert told[-1] == (25, 25)
+        assert told[-1] == (24, 24)
         for name in ("left", "right"):
             (mine,) = (c for c in found.classes if c.label == name)
             assert sum(mine.retrieved.values()) == pytest.approx(1)
@@ -211,8 +211,8 @@ class TestCommand:
             image.load()
         printed = json.loads(imgsim("-c", empty, "evaluate", labelled, "--json").stdout)
         assert printed["queries"] == 24
-        assert f"{printed['latents']['map']['value']:.3f}" in lines[1]
-        assert printed["latents"]["recall"].keys() == {"1", "5", "10"}
+        assert f"{printed['embeddings']['map']['value']:.3f}" in lines[1]
+        assert printed["embeddings"]["recall"].keys() == {"1", "5", "10"}
 
     def test_a_label_that_is_not_utf8(self, imgsim, empty, labelled, tmp_path):
         os.rename(labelled / "left", os.fsencode(labelled) + b"/l\xffft")

@@ -176,7 +176,7 @@ class TestDecode:
             (tmp_path / "cut.png").write_bytes(file.read()[:-200])
         code = (
             "import os, re, sys\n"
-            "from imgsim.jobs.contents import in_threads; from imgsim.images.decode import decode\n"
+            "from imgsim.parallel import in_threads; from imgsim.images.decode import decode\n"
             "os.cpu_count = lambda: 8\n"
             "found = list(in_threads(lambda path: decode(path, 8, 8), 6 * sys.argv[1:]))\n"
             "status = open('/proc/self/status').read()\n"

@@ -323,7 +323,7 @@ def test_an_image_of_another_encoder_is_never_stored(collection, empty, crops):
 
 def test_a_second_writer_is_told_who_the_first_is(collection, empty, crops):
     code = (
-        "import sys, pathlib; from imgsim.files import writer_lock\n"
+        "import sys, pathlib; from imgsim.locks import writer_lock\n"
         "with writer_lock(pathlib.Path(sys.argv[1])): print('locked', flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(empty)]

@@ -188,7 +188,7 @@ def test_damaged_former_vectors_do_not_take_over(both, expected):
     both.encoders.reencode("other")
     damage(both, segment_files(both) - before)
     (found,) = both.check()
-    with pytest.raises(EncoderMismatch, match="36 images have no vector"):
+    with pytest.raises(EncoderMismatch, match="36 images have no embedding"):
         both.encoders.use(previous)
     assert same(embeddings(both), expected)
     assert os.path.basename(found.path) in before

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from imgsim import SearchFilter, StoreError
+from imgsim import OutputError, SearchFilter
 from imgsim.output.listing import NEIGHBOUR_COLUMNS
 
 
@@ -51,7 +51,7 @@ class TestNeighbours:
         assert odd.export_neighbours(tmp_path / "n.csv", 4) == 39 * 4
         with open(tmp_path / "n.csv", newline="", errors="surrogateescape") as file:
             header, *rows = csv.reader(file)
-        assert tuple(header) == NEIGHBOUR_COLUMNS
+        assert header == list(NEIGHBOUR_COLUMNS)
         kinds = (int, str, int, int, str, float)
         assert [tuple(k(v) for k, v in zip(kinds, row, strict=True)) for row in rows] == expected
 
@@ -138,7 +138,7 @@ class TestAtomicity:
     @pytest.mark.parametrize("name", ["n.xyz", "n", "n.npy"])
     def test_an_unknown_format_is_refused_before_any_work(self, odd, tmp_path, name):
         for export in (odd.export_neighbours, odd.export_embeddings, odd.export_index):
-            with pytest.raises(StoreError, match="must end in"):
+            with pytest.raises(OutputError, match="must end in"):
                 export(tmp_path / name)
 
     def test_a_folder_that_does_not_exist(self, odd, tmp_path):
@@ -149,7 +149,7 @@ class TestAtomicity:
             (odd.export_embeddings, "f.pkl"),
             (odd.export_index, "i.faiss"),
         ]:
-            with pytest.raises(StoreError, match="No such file"):
+            with pytest.raises(OutputError, match="there is no folder"):
                 export(tmp_path / "gone" / name)
 
 
@@ -168,13 +168,13 @@ class TestFeatures:
         with np.load(tmp_path / "f.npz") as arrays:
             assert arrays["image_id"].tolist() == stored[0].tolist()
             assert [os.fsdecode(name) for name in arrays["path"].tolist()] == stored[1]
-            assert arrays["features"].tobytes() == stored[2].tobytes()
+            assert arrays["embedding"].tobytes() == stored[2].tobytes()
 
     def test_parquet(self, odd, stored, tmp_path):
         odd.export_embeddings(tmp_path / "f.parquet")
         table = pq.read_table(tmp_path / "f.parquet")
         assert table["image_id"].to_pylist() == stored[0].tolist()
-        assert np.array(table["features"].to_pylist(), np.float32).tobytes() == stored[2].tobytes()
+        assert np.array(table["embedding"].to_pylist(), np.float32).tobytes() == stored[2].tobytes()
 
     def test_pickle_is_the_notebooks(self, odd, stored, tmp_path):
         odd.export_embeddings(tmp_path / "f.pkl")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgsim import EpochRecord, Match, QueryResult, StoreError
+from imgsim import EpochRecord, Match, OutputError, QueryResult
 from imgsim.output.html import write_page
 from imgsim.output.plots import draw_history, draw_matches, draw_reconstructions
 
@@ -38,7 +38,7 @@ def test_page_is_self_contained_and_escaped(results, tmp_path):
     write_page(tmp_path / "page.html", results)
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     parser = Images()
-    parser.preprocessing(text)
+    parser.feed(text)
     assert "script" not in parser.tags
     assert parser.tags.count("section") == 2
     assert len(parser.sources) == 5
@@ -74,9 +74,9 @@ def test_figure_without_results_or_matches(crops, tmp_path):
 
 @pytest.mark.parametrize("name", ["figure.docx", "figure", "gone/figure.png"])
 def test_figures_that_cannot_be_written(results, tmp_path, name):
-    with pytest.raises(StoreError):
+    with pytest.raises(OutputError):
         draw_matches(tmp_path / name, results)
-    with pytest.raises(StoreError):
+    with pytest.raises(OutputError):
         write_page(tmp_path / "gone" / "page.html", results)
 
 
