@@ -11,10 +11,12 @@ fewest, in less than 300 MB besides mapped files.
 
 import argparse
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from imgsim import Collection
 from imgsim.catalog.catalog import Catalog
 from imgsim.index.vector_store import VectorStore
-from imgsim.records import ImageRecord
+from imgsim.records import Segment
 
 BATCH = 131_072  # images, as in a segment that was merged
 NOISE = 0.3  # length, beside embeddings of length 1
@@ -69,25 +71,33 @@ def fill(collection: Path, source: Path, count: int) -> None:
     embeddings = np.load(source / "embeddings.npy", mmap_mode="r")
     random = np.random.default_rng(0)
     catalog, store = Catalog(scratch / "catalog.db"), VectorStore(scratch / "segments")
-    for start in range(0, count, BATCH):
-        numbers = np.arange(start, min(start + BATCH, count))
-        rows = noisy(embeddings[numbers % len(embeddings)], random)
-        images = {
-            number + 1: ImageRecord(
-                f"/pictures/{number // 1_000}/{number}.jpg",
-                200_000,
-                1,
-                number.to_bytes(32),
-                640,
-                480,
-            )
-            for number in numbers.tolist()
-        }
-        catalog.commit_batch(store.add(numbers + 1, rows), images)
+    with closing(sqlite3.connect(scratch / "catalog.db", isolation_level=None)) as connection:
+        for start in range(0, count, BATCH):
+            numbers = np.arange(start, min(start + BATCH, count))
+            segment = store.add(numbers + 1, noisy(embeddings[numbers % len(embeddings)], random))
+            insert(connection, segment, start)
     with catalog.snapshot() as snapshot:
         store.build_bounds(snapshot.segments())
     catalog.close()
     scratch.rename(collection)
+
+
+def insert(connection: sqlite3.Connection, segment: Segment, start: int) -> None:
+    """Insert the images of a segment, in a tenth of the time that an ingest's commit takes."""
+    connection.execute("BEGIN")
+    (number,) = connection.execute(
+        "INSERT INTO segments (name, rows, dim, sha256, encoder_id, created_at) "
+        "VALUES (?, ?, ?, ?, (SELECT id FROM encoders WHERE active), 0) RETURNING id",
+        (segment.name, segment.rows, segment.dim, segment.sha256),
+    ).fetchone()
+    connection.executemany(
+        "INSERT INTO images VALUES (?, ?, 200000, 1, ?, 640, 480, ?, ?)",
+        (
+            (i + 1, b"/pictures/%d/%d.jpg" % (i // 1_000, i), i.to_bytes(32), number, i - start)
+            for i in range(start, start + segment.rows)
+        ),
+    )
+    connection.execute("COMMIT")
 
 
 def noisy(rows: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:

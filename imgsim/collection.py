@@ -1,7 +1,7 @@
 """A collection: the one place where the parts meet."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from imgsim.encoders import Encoders
 from imgsim.errors import EncoderError, ImageError
 from imgsim.files import absolute
 from imgsim.images.scan import find
-from imgsim.images.source import ImageSource
+from imgsim.images.source import Images
 from imgsim.jobs import forget
 from imgsim.jobs.compact import compact, everything, tidy, what_pays
 from imgsim.jobs.ingest import ingest, preview
@@ -30,9 +30,12 @@ from imgsim.jobs.repair import damages, repair
 from imgsim.options import (
     EvaluationSettings,
     IngestSettings,
+    PathLike,
+    Paths,
     SearchFilter,
     TrainingSettings,
     checked_k,
+    listed,
 )
 from imgsim.output import export
 from imgsim.output.listing import (
@@ -61,10 +64,6 @@ from imgsim.results import (
     UpkeepReport,
 )
 from imgsim.searcher import Searcher
-
-PathLike = str | os.PathLike[str]
-Paths = PathLike | Iterable[PathLike]
-"""A path, or several."""
 
 
 class Collection:
@@ -129,7 +128,7 @@ class Collection:
         settings do not allow training.
         """
         chosen = None if resume else settings or TrainingSettings()
-        return self.encoders.train(self._find(images), chosen, on_progress, name)
+        return self.encoders.train(listed(images), chosen, on_progress, name)
 
     def ingest(
         self,
@@ -146,7 +145,7 @@ class Collection:
         batch that is committed stays, also when the run is interrupted or killed. ``dry_run`` only
         compares.
         """
-        roots = [absolute(path) for path in _listed(paths) if path]
+        roots = [absolute(path) for path in listed(paths) if path]
         files = partial(self._find, roots)
         settings = settings or IngestSettings()
         if dry_run:
@@ -179,12 +178,12 @@ class Collection:
     def remove(self, paths: Paths, *, dry_run: bool = False) -> UpkeepReport:
         """Forget the images at and under ``paths``, whether files are there or not."""
         with self._writing(dry_run=dry_run):
-            return forget.remove(self._directory, _listed(paths), dry_run=dry_run)
+            return forget.remove(self._directory, listed(paths), dry_run=dry_run)
 
     def relocate(self, old: PathLike, new: PathLike, *, dry_run: bool = False) -> UpkeepReport:
         """Note that what was at and under the path ``old`` is at ``new`` now.
 
-        Raises :class:`StoreError` if images are stored under both.
+        Raises :class:`StoreError` if images are stored under both, and ValueError for ``/``.
         """
         with self._writing(dry_run=dry_run):
             paths = os.fspath(old), os.fspath(new)
@@ -200,15 +199,15 @@ class Collection:
 
         They come in the order of ids, one by one or as a table; see :class:`Listing`.
         """
-        places = _listed(under)
+        places = listed(under)
 
-        def listed() -> Iterator[ImageInfo]:
+        def items() -> Iterator[ImageInfo]:
             with self._directory.catalog.snapshot() as snapshot:
                 yield from snapshot.listed(places)
 
-        return Listing(listed, image_rows, IMAGE_COLUMNS)
+        return Listing(items, image_rows, IMAGE_COLUMNS)
 
-    def embed(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:
+    def embed(self, images: Images) -> NDArray[np.float32]:
         """Return the embeddings (n, dim) float32 of images, as an ingest would store them.
 
         See :meth:`Searcher.search` for what an image is. Raises :class:`ImageError`.
@@ -226,7 +225,7 @@ class Collection:
 
     def query(
         self,
-        images: Paths,
+        images: Images,
         k: int | None = 10,
         on_error: Callable[[ImageError], None] | None = None,
         *,
@@ -235,7 +234,7 @@ class Collection:
         """Do what :meth:`Searcher.search` does, once."""
         checked_k(k)
         with self.searcher(within) as searcher:
-            return searcher.search(_listed(images), k, on_error)
+            return searcher.search(images, k, on_error)
 
     def neighbours(
         self, k: int | None = 10, within: SearchFilter | None = None
@@ -337,7 +336,7 @@ class Collection:
         return report
 
     def _find(self, roots: Paths) -> Iterator[ImageFile | ImageError]:
-        return find(_listed(roots), exclude=str(self._directory.path))
+        return find(listed(roots), exclude=str(self._directory.path))
 
     @contextmanager
     def _writing(self, *, dry_run: bool) -> Iterator[None]:
@@ -363,9 +362,3 @@ class Collection:
             n = len(gallery)
             write(Path(path), export.Embeddings(blocks, n, gallery.dim, snapshot.longest_path()))
         return n
-
-
-def _listed(paths: Paths) -> list[str]:
-    if isinstance(paths, str | os.PathLike):
-        return [os.fspath(paths)]
-    return [os.fspath(path) for path in paths]

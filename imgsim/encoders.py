@@ -1,7 +1,7 @@
 """The encoders that a collection holds, one folder each."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,13 +11,14 @@ from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import CHECKPOINTS, ENCODERS, Directory
 from imgsim.encoder.encoder import MODEL_NAME, Encoder, encoder_damages
 from imgsim.encoder.preprocessing import read_preprocessing
-from imgsim.errors import EncoderError, ImageError, ImgsimError
+from imgsim.errors import EncoderError, ImgsimError
 from imgsim.files import new_directory, publish_directory
+from imgsim.images.scan import find
 from imgsim.jobs.compact import tidy, what_pays
 from imgsim.jobs.reencode import Reencode, take_over
 from imgsim.jobs.repair import drop_damaged
 from imgsim.options import BatchLimits, EncoderSource, TrainingSettings
-from imgsim.records import EncoderRecord, ImageFile
+from imgsim.records import EncoderRecord
 from imgsim.results import (
     EncoderInfo,
     EncoderReport,
@@ -48,12 +49,12 @@ class Encoders:
 
     def train(
         self,
-        found: Iterable[ImageFile | ImageError],
+        images: Sequence[str],
         settings: TrainingSettings | None,
         on_progress: Callable[[TrainingProgress], None],
         name: str | None,
     ) -> TrainingReport:
-        """Train one on files, or go on with a training if there are no settings.
+        """Train one on image files and folders, or go on with a training without settings.
 
         See ``Collection.train``.
         """
@@ -67,6 +68,7 @@ class Encoders:
             def publish(chosen: str | None) -> EncoderInfo:
                 return self._published(scratch, chosen, instead=settings is None)
 
+            found = find(images, exclude=str(self._directory.path))
             job = TrainingJob(scratch, checkpoints, name)
             return train(found, settings, job, publish, on_progress)
 

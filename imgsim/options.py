@@ -2,6 +2,8 @@
 
 import math
 import operator
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -24,6 +26,18 @@ Channels = Literal["rgb", "bgr"]
 """Order of channels."""
 
 
+PathLike = str | os.PathLike[str]
+Paths = PathLike | Iterable[PathLike]
+"""A path, or several."""
+
+
+def listed(paths: Paths) -> list[str]:
+    """Return one path, or several, as a list."""
+    if isinstance(paths, str | os.PathLike):
+        return [os.fspath(paths)]
+    return [os.fspath(path) for path in paths]
+
+
 def checked_k(k: int | None) -> int | None:
     """Return how many neighbours are wanted (None: all); raise ValueError if fewer than 1."""
     if k is None:
@@ -39,19 +53,22 @@ class SearchFilter:
     """Which stored images count as neighbours.
 
     Those at a distance of at most ``radius``, and where ``under`` or ``not_under`` name folders,
-    those whose path is in or below one of the former and none of the latter. A radius that is
-    negative or no number, or a folder without a name, raises ValueError.
+    those whose path is in or below one of the former and none of the latter. Each is a path, or
+    several, and becomes a tuple. A radius that is negative or no number, or a folder without a
+    name, raises ValueError.
     """
 
     radius: float = math.inf
-    under: tuple[str, ...] = ()
-    not_under: tuple[str, ...] = ()
+    under: Paths = ()
+    not_under: Paths = ()
 
     def __post_init__(self) -> None:
         """Refuse a radius that makes no sense."""
+        for name in ("under", "not_under"):
+            object.__setattr__(self, name, tuple(listed(getattr(self, name))))
         if not self.radius >= 0:
             raise ValueError("the radius must be a number that is not negative")
-        if "" in (*self.under, *self.not_under):
+        if "" in [*listed(self.under), *listed(self.not_under)]:
             raise ValueError("a path is empty")
 
 
@@ -175,6 +192,11 @@ class EvaluationSettings:
     column: str = "label"
     queries: int = 1_000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense."""
+        if self.queries < 1 or self.seed < 0:
+            raise ValueError("there must be at least 1 query, and the seed must not be negative")
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,13 @@ def in_threads(
     workers = os.cpu_count() or 1
     pending: deque[Future[_Result | ImageError]] = deque()
     remaining = chain(first, remaining)
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            while True:
-                for item in islice(remaining, 8 * workers - len(pending)):
-                    pending.append(pool.submit(attempt, item))
-                if not pending:
-                    return
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        while True:
+            for item in islice(remaining, 8 * workers - len(pending)):
+                pending.append(pool.submit(attempt, item))
+            if not pending:
+                return
+            yield pending.popleft().result()
+    finally:  # perhaps by the garbage collector, in one of these threads: it cannot wait for itself
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,5 +1,7 @@
 """One instant of a collection, ready to be searched."""
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from threading import Lock
@@ -13,12 +15,14 @@ from imgsim.directory import Directory
 from imgsim.encoder.embed import embed_images
 from imgsim.encoder.encoder import Encoder
 from imgsim.errors import ImageError
-from imgsim.images.source import ImageSource
+from imgsim.images.source import Images
 from imgsim.index.distance import Nearest
 from imgsim.jobs.neighbours import matches, nearest_others
 from imgsim.options import SearchFilter, checked_k
 from imgsim.records import EncoderRecord
 from imgsim.results import EmbeddingMatches, QueryResult, SearchResults, SearchStats
+
+_LOG = logging.getLogger(__name__)
 
 
 class Searcher:
@@ -42,15 +46,19 @@ class Searcher:
         self._open()
 
     def _open(self) -> None:
+        began = time.perf_counter()
         with ExitStack() as opening:
             self._snapshot = opening.enter_context(self._directory.reading())
             self._record = self._snapshot.encoder()
             gallery = self._directory.gallery(self._snapshot, self._within)
             self._gallery = opening.enter_context(gallery)
             self._opened = opening.pop_all()
+        self._is_closed = False
+        _LOG.debug("opened %d images in %.1f ms", len(self), _milliseconds(began))
 
     def close(self) -> None:
-        """Release what is open."""
+        """Release what is open; a search raises ValueError from then on."""
+        self._is_closed = True
         self._opened.close()
 
     def __enter__(self) -> Self:
@@ -80,21 +88,29 @@ class Searcher:
 
     def search(
         self,
-        images: Sequence[ImageSource],
+        images: Images,
         k: int | None = 10,
         on_error: Callable[[ImageError], None] | None = None,
     ) -> SearchResults:
         """Return for each image its ``k`` nearest stored images (None: all), nearest first.
 
-        An image is a path, the bytes of a file, a Pillow image, or uint8 pixels (height, width),
-        (height, width, 3) or (height, width, 4). One that cannot be decoded raises its
-        :class:`ImageError`; with ``on_error``, the error is handed over and it has no result.
+        Images are one or several. An image is a path, the bytes of a file, a Pillow image, or
+        uint8 pixels (height, width), (height, width, 3) or (height, width, 4). One that cannot be
+        decoded raises its :class:`ImageError`; with ``on_error``, the error is handed over and it
+        has no result.
         """
-        k = checked_k(k)
-        names, embeddings = embed_images(images, self._load_encoder(self._record), on_error)
+        self._refuse_if_closed()
+        k, began = checked_k(k), time.perf_counter()
+        encoder = self._load_encoder(self._record)
+        _LOG.debug("the encoder is there after %.1f ms", _milliseconds(began))
+        began = time.perf_counter()
+        names, embeddings = embed_images(images, encoder, on_error)
         if not names:
             return SearchResults((), SearchStats())
+        _LOG.debug("encoded %d images in %.1f ms", len(names), _milliseconds(began))
+        began = time.perf_counter()
         answer = self._gallery.search(embeddings, k)
+        _LOG.debug("searched for them in %.1f ms", _milliseconds(began))
         with self._lock:
             found = matches(self._snapshot, answer.nearest)
         return SearchResults(tuple(map(QueryResult, names, found)), answer.stats)
@@ -106,14 +122,20 @@ class Searcher:
 
         Raises ValueError if they are not that, or not finite.
         """
+        self._refuse_if_closed()
         answer = self._gallery.search(np.asarray(embeddings), checked_k(k))
         return _as_arrays(answer.nearest, answer.stats)
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise ValueError("the searcher is closed")
 
     def search_ids(self, ids: Sequence[int], k: int | None = 10) -> EmbeddingMatches:
         """Return the ``k`` nearest others (None: all) of stored images.
 
         Raises ValueError for an id that no stored image has.
         """
+        self._refuse_if_closed()
         k, numbers = checked_k(k), np.asarray(ids, np.int64).reshape(-1)
         with self._lock:
             places = self._snapshot.places(numbers.tolist())
@@ -124,6 +146,10 @@ class Searcher:
         if not rows:
             return _as_arrays([], SearchStats())
         return _as_arrays(*nearest_others(self._gallery, numbers, np.stack(rows), k))
+
+
+def _milliseconds(began: float) -> float:
+    return 1e3 * (time.perf_counter() - began)
 
 
 def _as_arrays(nearest: Sequence[Nearest], stats: SearchStats) -> EmbeddingMatches:

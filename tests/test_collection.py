@@ -291,8 +291,8 @@ def test_every_type_that_a_public_signature_names_is_public():
     public = {name: getattr(imgsim, name) for name in imgsim.__all__}
     found = set()
     for item in filter(inspect.isclass, public.values()):
-        for _, member in [("", item), *inspect.getmembers(item)]:
-            member = getattr(member, "fget", member)
+        members = [m for name, m in inspect.getmembers(item) if not name.startswith("_")]
+        for member in [item, *(getattr(each, "fget", each) for each in members)]:
             module = getattr(member, "__module__", None) or ""
             if module.startswith("imgsim") and (inspect.isclass(member) or callable(member)):
                 names = vars(sys.modules[module]) | {"np": np, "NDArray": NDArray}
@@ -301,8 +301,7 @@ def test_every_type_that_a_public_signature_names_is_public():
                 for hint in get_type_hints(member, names).values():
                     found |= named(hint)
     assert {"Encoders", "Searcher", "SearchResults"} <= {each.__name__ for each in found}
-    internal = {"Directory", "EncoderRecord", "Encoder"}  # of constructors that users do not call
-    assert {each.__name__ for each in found} - set(public) <= internal
+    assert {each.__name__ for each in found} <= set(public)
     with pytest.raises(AttributeError):
         _ = imgsim.nonsense
 

@@ -41,10 +41,9 @@ def as_script(name: str) -> str:
     """Return the Python blocks of a document, each in its own lines, and all else empty."""
     lines, inside = [], False
     for line in (ROOT / name).read_text().splitlines():
-        if line.startswith("```"):
-            inside = line == "```python"
-            line = ""
-        lines.append(line if inside else "")
+        fence = line.startswith("```")
+        inside = line == "```python" if fence else inside
+        lines.append(line if inside and not fence else "")
     return "\n".join(lines)
 
 
@@ -65,24 +64,28 @@ def folder(tmp_path, pictures) -> Path:
 def run(folder: Path, *command) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     environment.pop("IMGSIM_COLLECTION", None)
-    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
-    done = subprocess.run(command, check=False, **options)
+    done = subprocess.run(
+        command, check=False, cwd=folder, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done
 
 
-def run_shell_blocks(folder: Path, name: str) -> str:
-    """Run the shell blocks of a document in order; return what they print."""
+def run_shell_blocks(folder: Path, name: str, options: str) -> str:
+    """Run the shell blocks of a document in order; return what they print.
+
+    The training gets ``options`` that make it short.
+    """
     shown = ""
     for block in blocks(name, "sh"):
-        shorter = block.replace("imgsim train photos", "imgsim train photos --epochs 5")
+        shorter = block.replace("imgsim train photos", f"imgsim train photos {options}")
         done = run(folder, "bash", "-euc", shorter)
         shown += done.stdout + done.stderr
     return shown
 
 
 def test_the_readme_does_what_it_says(folder):
-    shown = run_shell_blocks(folder, "README.md")
+    shown = run_shell_blocks(folder, "README.md", "--epochs 5")
     assert "36 files: 36 added" in shown
     for name in ("matches.png", "neighbours.parquet"):
         assert (folder / name).stat().st_size > 1_000
@@ -93,7 +96,8 @@ def test_the_readme_does_what_it_says(folder):
 
 
 def test_the_quickstart_does_what_it_says(folder):
-    shown = run_shell_blocks(folder, "docs/quickstart.md")
+    plain = "--recipe plain --epochs 1 --image-size 32"
+    shown = run_shell_blocks(folder, "docs/quickstart.md", plain)
     counts = "1 added, 0 changed, 0 moved, 36 unchanged, 0 refused, 0 unreachable, 0 not images"
     assert f"37 files: {counts}" in shown
     assert "relocated: 37 images" in shown

@@ -1,6 +1,8 @@
 """The searcher that stays warm: what it takes, what it gives, and which instant it shows."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +83,16 @@ class TestImages:
     def test_other_arrays(self, searcher, pixels):
         with pytest.raises(ValueError, match="uint8"):
             searcher.search([pixels])
+
+    def test_one_alone(self, filled, searcher, crops):
+        with Image.open(crops[3]) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        for one in (crops[3], Path(crops[3]), Path(crops[3]).read_bytes()):
+            assert searcher.search(one, 1)[0].matches[0].distance == 0.0
+            assert filled.query(one, 1)[0].matches[0].distance == 0.0
+            assert filled.embed(one).shape == (1, searcher.dim)
+        assert len(filled.query(pixels)) == len(searcher.search(Image.fromarray(pixels))) == 1
+        assert len(searcher.search(np.stack([pixels, pixels]))) == 2
 
     def test_no_image_at_all(self, searcher, crops, tmp_path):
         with pytest.raises(TypeError, match="not int"):
@@ -216,6 +228,19 @@ class TestInstants:
         filled.embed(crops[:1])
         assert len(loaded) == 1
 
+    def test_a_closed_one(self, filled, crops):
+        searcher = filled.searcher()
+        searcher.close()
+        with pytest.raises(ValueError, match="closed"):
+            searcher.search(crops[:1])
+        with pytest.raises(ValueError, match="closed"):
+            searcher.search_embeddings(filled.embed(crops[:1]))
+        with pytest.raises(ValueError, match="closed"):
+            searcher.search_ids([1])
+        searcher.refresh()
+        assert len(searcher.search(crops[:1])) == 1
+        searcher.close()
+
     def test_no_encoder_yet(self, tmp_path):
         with (
             Collection.open(tmp_path / "c", create=True) as collection,
@@ -234,6 +259,32 @@ def test_a_filter_holds_for_every_search(filled, pictures, tmp_path):
             assert len(result.matches) == 36
             assert all(match.path.startswith(f"{pictures}/") for match in result.matches)
         assert searcher.search_ids([37], k=1).ids.tolist() == [[1]]  # its twin
+
+
+def test_a_folder_may_be_named_alone(filled, pictures):
+    for under in (str(pictures), pictures, [pictures]):
+        with filled.searcher(SearchFilter(under=under)) as searcher:
+            assert len(searcher) == 36
+        with filled.searcher(SearchFilter(not_under=under)) as searcher:
+            assert len(searcher) == 0
+            assert searcher.search_ids([1]).ids.shape == (1, 0)
+
+
+def test_a_failure_among_many_leaves_no_thread_behind(filled, crops):
+    """The garbage collector may end what failed, in a thread that cannot wait for itself."""
+    code = (
+        "import gc, sys, imgsim\n"
+        "gc.set_threshold(20)\n"
+        "with imgsim.Collection.open(sys.argv[1]) as collection:\n"
+        "    for _ in range(20):\n"
+        "        try:\n"
+        "            collection.embed(['nowhere.jpg', *sys.argv[2:]])\n"
+        "        except FileNotFoundError:\n"
+        "            pass\n"
+    )
+    command = [sys.executable, "-c", code, filled.path, *crops]
+    done = subprocess.run(command, check=True, capture_output=True)
+    assert done.stderr == b""
 
 
 def test_altered_ids_are_told_from_those_of_images(filled, empty, crops):

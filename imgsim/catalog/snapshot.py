@@ -26,7 +26,7 @@ from sqlalchemy import (
 from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.errors import EncoderMissing
 from imgsim.files import absolute
-from imgsim.options import SearchFilter
+from imgsim.options import SearchFilter, listed
 from imgsim.records import (
     EncoderRecord,
     ImageRecord,
@@ -121,8 +121,8 @@ class Snapshot:
             .order_by(first, segment.id)
         )
         found = [(number, removed, Segment(*facts)) for number, removed, *facts in rows]
-        under = self._rows_under(within.under) if within else {}
-        not_under = self._rows_under(within.not_under) if within else {}
+        under = self._rows_under(listed(within.under)) if within else {}
+        not_under = self._rows_under(listed(within.not_under)) if within else {}
         everywhere = not (within and within.under)
         return [
             SegmentRows(

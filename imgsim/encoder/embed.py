@@ -1,6 +1,6 @@
 """From an image to its embedding."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from imgsim.encoder.encoder import Encoder
 from imgsim.errors import ImageError
 from imgsim.images.decode import OpenImage, opened
-from imgsim.images.source import ImageSource, decode_source, name_of
+from imgsim.images.source import Images, ImageSource, decode_source, listed_images, name_of
 from imgsim.parallel import in_threads
 from imgsim.records import ImageRecord
 
@@ -30,7 +30,7 @@ def embed_file(path: str, encoder: Encoder) -> EmbeddedImage:
 
 
 def embed_images(
-    images: Sequence[ImageSource],
+    images: Images,
     encoder: Encoder,
     on_error: Callable[[ImageError], None] | None = None,
 ) -> tuple[list[str], NDArray[np.float32]]:
@@ -40,7 +40,9 @@ def embed_images(
     """
     names: list[str] = []
     embeddings: list[NDArray[np.float32]] = []
-    sources = [(name_of(source, number), source) for number, source in enumerate(images)]
+    sources = [
+        (name_of(source, number), source) for number, source in enumerate(listed_images(images))
+    ]
     work = partial(_embed_source, encoder=encoder)
     results = in_threads(work, sources)
     for (name, _), result in zip(sources, results, strict=True):

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,17 @@ ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 Pixels are uint8: (height, width) grey, (height, width, 3) RGB, or (height, width, 4) RGBA.
 """
+
+Images = ImageSource | Iterable[ImageSource]
+"""An image, or several; an array of four axes is several."""
+
+
+def listed_images(images: Images) -> list[ImageSource]:
+    """Return one image, or several, as a list."""
+    is_one = isinstance(images, str | os.PathLike | bytes | Image.Image)
+    if is_one or (isinstance(images, np.ndarray) and images.ndim < 4):
+        return [images]  # type: ignore[list-item] # mypy does not see what was just excluded
+    return list(images)  # type: ignore[arg-type] # as above
 
 
 def name_of(source: ImageSource, number: int) -> str:

@@ -171,6 +171,7 @@ class VectorStore:
         rows = sum(map(len, mapped))
         if rows < self._fewest_fitted:
             return None
+        _LOG.debug("fitting a projection to a sample of %d embeddings", rows)
         projection = fit_projection(_sample(mapped, sample_size(mapped[0].dim)), rows)
         write_projection_file(self._directory / _PROJECTION, projection)
         return projection

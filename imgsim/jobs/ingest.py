@@ -235,6 +235,7 @@ class _Ingest:
             images = {first + row: image.record for row, image in enumerate(batch.images)}
             segment = batch.write(self._store, np.array(list(images)))
         self._catalog.commit_batch(segment, images, batch.stamps, batch.refused)
+        _LOG.debug("committed %d images, %d stamps", len(images), len(batch.stamps))
         self._counts += batch.counts
         self._batch = _IngestBatch(self._settings.batch)
         self._contents.forget()

@@ -28,8 +28,9 @@ def with_head(
     if settings.unit:
         x = layers.UnitNormalization()(x)
     share = _SHARES[settings.colours]
-    if share:
-        shares = _shares(encoder.input, palette(images, settings.seed))
+    colours = palette(images, settings.seed) if share else None
+    if colours is not None and len(colours.bias) > 1:
+        shares = _shares(encoder.input, colours)
         x = layers.Concatenate()([(1 - share) ** 0.5 * x, share**0.5 * shares])
     if 0 < settings.principal < len(images):
         rows = _outputs(keras.Model(encoder.input, x), images)

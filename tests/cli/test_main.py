@@ -364,7 +364,7 @@ class TestUpkeep:
         done = imgsim("-c", stored, "compact", "--json")
         assert json.loads(done.stdout) == {"before": 1, "after": 1, "dropped": 1, "dry_run": False}
         assert lines(imgsim("-c", stored, "compact").stderr) == [
-            "segments before: 1, after: 1; vectors dropped: 0"
+            "segments before: 1, after: 1; embeddings dropped: 0"
         ]
 
     def test_relocate(self, stored, pictures, imgsim):
