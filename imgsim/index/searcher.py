@@ -27,7 +27,7 @@ from imgsim.results import SearchStats
 
 _LOG = logging.getLogger(__name__)
 
-_LOADING = 500_000_000  # values whose scan in NumPy takes as long as loading the compiled scans
+_LOADING = 200_000_000  # values whose scan in NumPy takes as long as loading the compiled scans
 _GROUP = 64  # queries that are scanned for together, or fewer if each wants very many
 _AT_ONCE = 1_024  # queries whose candidates are in memory at the same time
 _ROOM = 4 * TILE  # candidates of a query before their distances are computed
