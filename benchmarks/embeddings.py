@@ -31,13 +31,15 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="a folder for the arrays")
     parser.add_argument("--count", type=int, default=500_000)
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="contrastive")
+    parser.add_argument("--latent-channels", type=int, default=64, help="of the plain recipe")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     options = parser.parse_args()
     files = [f.path for f in find(options.images) if isinstance(f, ImageFile)]
     paths = [path for path in files if is_image(path)]
     settings = replace(RECIPES[options.recipe], time_budget=60 * options.minutes)
     if options.recipe == "plain":
-        settings = replace(settings, image_size=64, latent_channels=64, epochs=3)
+        channels = options.latent_channels
+        settings = replace(settings, image_size=64, latent_channels=channels, epochs=3)
     with Collection.open(options.out / "encoder.imgsim", create=True) as collection:
         report = collection.train(options.images, settings)
         encoder = Encoder(Path(report.encoder.directory))

@@ -43,7 +43,7 @@ SEGMENT = 65_536
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vectors", required=True, type=Path, help="a .npy of (n, d) float32")
+    parser.add_argument("--embeddings", required=True, type=Path, help="a .npy of (n, d) float32")
     parser.add_argument("--queries", required=True, type=Path, help="a .npy of (q, d) float32")
     parser.add_argument("--count", type=int, help="use the first so many vectors")
     parser.add_argument("--noise", action="store_true", help="white noise of that shape instead")
