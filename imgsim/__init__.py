@@ -8,16 +8,21 @@
 ...         for result in searcher.search(["photos/cat.jpg"], k=5):
 ...             print(result.query, result.matches[0].path)
 
-The library logs to the logger ``imgsim`` and is silent unless a program listens to it.
+The library logs to the logger ``imgsim`` and is silent unless a program listens to it. It opens no
+connection, nor do the libraries that it uses; tests/test_privacy.py holds that.
 """
 
 import logging
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+# Without this, ONNX Runtime reports to its vendor. It looks once, when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from imgsim.collection import Collection

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -60,7 +61,15 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line."""
     warnings.filterwarnings("ignore", module="PIL")  # they name no file and need no action
+    _keep_caches_together()
     app(prog_name="imgsim")
+
+
+def _keep_caches_together() -> None:
+    """Let libraries write what they keep into imgsim's own cache, not all over the home folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imgsim"
+    for variable, folder in (("KERAS_HOME", "keras"), ("MPLCONFIGDIR", "matplotlib")):
+        os.environ.setdefault(variable, str(home / folder))
 
 
 def _print_version(wanted: bool) -> None:

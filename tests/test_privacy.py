@@ -1,0 +1,100 @@
+"""Nothing leaves the machine, and nothing is left behind: README promises it."""
+
+import ctypes
+import os
+import platform
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from tests.models import write_projection
+
+CALLS = {  # connect, sendto, sendmsg, sendmmsg: their numbers
+    "x86_64": (42, 44, 46, 307),
+    "aarch64": (203, 206, 211, 269),
+}
+KILL, ALLOW = 0x80000000, 0x7FFF0000
+
+
+def forbid_sending() -> None:
+    """Let the kernel kill this process, and what it starts, if it connects or sends to anything."""
+    calls = CALLS[platform.machine()]
+    program = [
+        (0x20, 0, 0, 0),  # load the number of the call
+        *((0x15, len(calls) - place, 0, call) for place, call in enumerate(calls)),
+        (0x06, 0, 0, ALLOW),
+        (0x06, 0, 0, KILL),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    filters = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+    assert libc.prctl(22, 2, ctypes.create_string_buffer(filters), 0, 0) == 0, ctypes.get_errno()
+
+
+def run(command, home) -> subprocess.CompletedProcess[bytes]:
+    home.mkdir(exist_ok=True)
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    return subprocess.run(
+        [*map(str, command)],
+        env=kept | {"HOME": str(home)},
+        cwd=home.parent,
+        capture_output=True,
+        check=False,
+        preexec_fn=forbid_sending,
+    )
+
+
+@pytest.mark.parametrize(
+    "does",
+    [
+        "socket.create_connection(('127.0.0.1', 9))",
+        "socket.getaddrinfo('example.org', 80)",
+        "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))",
+    ],
+)
+def test_the_trap_closes(tmp_path, does):
+    done = run([sys.executable, "-c", f"import socket; {does}"], tmp_path / "home")
+    assert done.returncode == -signal.SIGSYS
+
+
+def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
+    for path in sorted(pictures.iterdir())[:12]:
+        folder = tmp_path / "labelled" / path.name.partition("-")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    first = sorted(pictures.iterdir())[0]
+    model = write_projection(tmp_path / "model.onnx")
+    for arguments in (
+        ["train", pictures, "--epochs", "1", "--image-size", "32"],
+        ["ingest", pictures],
+        ["query", first, "--figure", tmp_path / "f.png", "--html", tmp_path / "f.html"],
+        ["evaluate", tmp_path / "labelled", "--figure", tmp_path / "sheet.png"],
+        ["export", "neighbours", "-o", tmp_path / "n.parquet"],
+        ["export", "index", "-o", tmp_path / "i.faiss"],
+        ["encoder", "import", model, "--name", "other"],
+        ["reencode", "--encoder", "other"],
+        ["check"],
+    ):
+        command = [sys.executable, "-m", "imgsim", "-c", tmp_path / "c", *arguments]
+        done = run(command, tmp_path / "home")
+        assert done.returncode == 0, (arguments, done.stderr)
+        written = {str(p.relative_to(tmp_path / "home")) for p in (tmp_path / "home").rglob("*")}
+        assert all(f"{name}/".startswith((".cache/imgsim/", ".cache/")) for name in written)
+        assert {name.split("/")[1] for name in written if "/" in name} <= {"imgsim"}, arguments
+
+
+def test_the_library_is_as_silent(tmp_path, empty, crops):
+    code = (
+        "import sys, imgsim\n"
+        "with imgsim.Collection.open(sys.argv[1]) as collection:\n"
+        "    collection.ingest(sys.argv[2:])\n"
+        "    collection.query(sys.argv[2])\n"
+    )
+    done = run([sys.executable, "-c", code, empty, *crops[:3]], tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(tmp_path / "home") == []
