@@ -17,9 +17,8 @@ from PIL import Image
 
 from imgsim import RECIPES, Collection
 from imgsim.encoder.encoder import Encoder
-from imgsim.images.decode import is_image
+from imgsim.images.decode import sorted_out
 from imgsim.images.scan import find
-from imgsim.records import ImageFile
 
 QUERY_IMAGES = 200
 
@@ -34,8 +33,7 @@ def main() -> None:
     parser.add_argument("--latent-channels", type=int, default=64, help="of the plain recipe")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     options = parser.parse_args()
-    files = [f.path for f in find(options.images) if isinstance(f, ImageFile)]
-    paths = [path for path in files if is_image(path)]
+    paths, _ = sorted_out(find(options.images))
     settings = replace(RECIPES[options.recipe], time_budget=60 * options.minutes)
     if options.recipe == "plain":
         channels = options.latent_channels

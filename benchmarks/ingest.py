@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from imgsim import RECIPES, Collection
 from imgsim.catalog.catalog import Catalog
 from imgsim.encoder.encoder import Encoder
-from imgsim.images.decode import decode, is_image
+from imgsim.images.decode import decode, sorted_out
 from imgsim.images.scan import find
 from imgsim.index.vector_store import VectorStore
-from imgsim.records import ImageFile, ImageRecord
+from imgsim.records import ImageRecord
 
 REPEATS = 5
 FIRST_RUNS = 3
@@ -57,8 +57,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=0, help="also add to so many made-up images")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    found = (f for f in find([str(options.images)]) if isinstance(f, ImageFile))
-    paths = [file.path for file in found if is_image(file.path)]
+    paths, _ = sorted_out(find([str(options.images)]))
     with tempfile.TemporaryDirectory(dir=options.images.parent) as scratch:
         files = copies(paths, options.count + ADDED, Path(scratch) / "files")
         template = Path(scratch) / "template.imgsim"

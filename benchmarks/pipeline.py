@@ -19,9 +19,8 @@ from measure import command_seconds, median, print_table, seconds, write_json
 
 from imgsim import RECIPES, Collection
 from imgsim.encoder.encoder import Encoder
-from imgsim.images.decode import decode, is_image
+from imgsim.images.decode import decode, sorted_out
 from imgsim.images.scan import find
-from imgsim.records import ImageFile
 from imgsim.training.network import encoder_of
 
 
@@ -34,8 +33,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    files = [f.path for f in find([options.images]) if isinstance(f, ImageFile)]
-    paths = [path for path in files if is_image(path)]
+    paths, _ = sorted_out(find([options.images]))
     with tempfile.TemporaryDirectory() as scratch:
         measure(paths, options, Path(scratch))
 

@@ -25,7 +25,7 @@ from imgsim.images.source import Images
 from imgsim.jobs import forget
 from imgsim.jobs.compact import compact, everything, tidy, what_pays
 from imgsim.jobs.ingest import ingest, preview
-from imgsim.jobs.neighbours import NeighbourLists
+from imgsim.jobs.neighbours import NeighbourLists, paths_of
 from imgsim.jobs.repair import damages, repair
 from imgsim.options import (
     EvaluationSettings,
@@ -199,7 +199,7 @@ class Collection:
 
         They come in the order of ids, one by one or as a table; see :class:`Listing`.
         """
-        places = listed(under)
+        places = [absolute(place) for place in listed(under)]
 
         def items() -> Iterator[ImageInfo]:
             with self._directory.catalog.snapshot() as snapshot:
@@ -329,8 +329,8 @@ class Collection:
         """
         with self._directory.writing():
             report = repair(self._directory)
-            if report.kept:
-                self._directory.build_derived()
+            if report.kept:  # their segments can be neither merged nor bounded
+                self._directory.build_ids()
             else:
                 tidy(self._directory, what_pays)
         return report
@@ -345,9 +345,10 @@ class Collection:
 
     def _loaded(self, record: EncoderRecord) -> Encoder:
         """Return an encoder, which stays loaded."""
-        if self._encoder is None or self._encoder.fingerprint != record.fingerprint:
-            self._encoder = self._directory.load_encoder(record)
-        return self._encoder
+        encoder = self._encoder
+        if encoder is None or encoder.fingerprint != record.fingerprint:
+            self._encoder = encoder = self._directory.load_encoder(record)
+        return encoder
 
     def _export(self, write: Callable[[Path, export.Embeddings], None], path: PathLike) -> int:
         with (
@@ -357,7 +358,7 @@ class Collection:
             blocks = (
                 (ids, [names[i] for i in ids.tolist()], rows)
                 for ids, rows in gallery.blocks()
-                for names in (snapshot.paths(ids.tolist()),)
+                for names in (paths_of(snapshot, ids.tolist()),)
             )
             n = len(gallery)
             write(Path(path), export.Embeddings(blocks, n, gallery.dim, snapshot.longest_path()))

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,8 +16,10 @@ from imgsim.errors import (
     CollectionDamaged,
     CollectionError,
     CollectionForbidden,
+    CollectionLocked,
     CollectionNotFound,
     EncoderMismatch,
+    StoreError,
 )
 from imgsim.index.gallery import Gallery
 from imgsim.index.vector_store import VectorStore
@@ -73,7 +75,11 @@ class Directory:
             raise CollectionForbidden(path, f"cannot be opened: {error.strerror}") from error
         except OSError as error:
             raise CollectionError(path, f"cannot be opened: {error.strerror}") from error
-        return cls(path, Catalog(path / CATALOG), VectorStore(path / SEGMENTS))
+        directory = cls(path, Catalog(path / CATALOG), VectorStore(path / SEGMENTS))
+        if directory.catalog.was_upgraded:
+            with suppress(CollectionLocked, StoreError), directory.writing():
+                directory.build_ids()  # or the next writer does
+        return directory
 
     def close(self) -> None:
         """Close the catalog."""
@@ -141,10 +147,15 @@ class Directory:
 
     def build_derived(self) -> None:
         """Write the ids and bounds of segments that are missing."""
+        self.build_ids()
         with self.catalog.snapshot() as snapshot:
-            segments = snapshot.segments()
+            self.store.build_bounds(snapshot.segments())
+
+    def build_ids(self) -> None:
+        """Write the ids of segments that are missing."""
+        with self.catalog.snapshot() as snapshot:
+            segments = snapshot.segments() + snapshot.spare_segments()
             self.store.build_ids(segments, snapshot.segment_ids)
-            self.store.build_bounds(segments)
 
 
 def _new_collection(directory: Path) -> None:
@@ -158,6 +169,8 @@ def _new_collection(directory: Path) -> None:
             )
         (directory / SEGMENTS).mkdir(exist_ok=True)
         (directory / ENCODERS).mkdir(exist_ok=True)
+    except PermissionError as error:
+        raise CollectionForbidden(directory, f"cannot be created: {error.strerror}") from error
     except OSError as error:
         raise CollectionError(directory, f"cannot be created: {error.strerror}") from error
     with writer_lock(directory):

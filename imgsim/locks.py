@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from imgsim.errors import CollectionError, CollectionLocked
+from imgsim.errors import CollectionError, CollectionForbidden, CollectionLocked
 
 
 @contextmanager
@@ -72,7 +72,8 @@ def _open_lock(directory: Path) -> IO[bytes]:
     try:
         return (directory / "lock").open("a+b")
     except OSError as error:
-        raise CollectionError(directory, f"cannot be written to: {error.strerror}") from error
+        kind = CollectionForbidden if isinstance(error, PermissionError) else CollectionError
+        raise kind(directory, f"cannot be written to: {error.strerror}") from error
 
 
 def _holder(content: bytes) -> str:

@@ -218,3 +218,11 @@ class EncoderSource:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     output: str | None = None
     normalize: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        for value, known in ((self.layout, Layout), (self.scale, Scale), (self.channels, Channels)):
+            if value is not None and value not in get_args(known):
+                raise ValueError(f"{value}: must be one of {', '.join(get_args(known))}")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError("the image size must be at least 1")

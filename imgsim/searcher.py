@@ -16,7 +16,7 @@ from imgsim.encoder.embed import embed_images
 from imgsim.encoder.encoder import Encoder
 from imgsim.errors import ImageError
 from imgsim.images.source import Images
-from imgsim.index.distance import Nearest
+from imgsim.index.searcher import Answer
 from imgsim.jobs.neighbours import matches, nearest_others
 from imgsim.options import SearchFilter, checked_k
 from imgsim.records import EncoderRecord
@@ -29,8 +29,10 @@ class Searcher:
     """Answers queries about the images that a collection had when it was opened.
 
     What a search needs stays open between searches: the encoder, the mapped embeddings, a thread
-    for each core. Several threads may search at the same time. Use it as a context manager, or
-    close it: until then, files that are no longer needed stay on the disk.
+    for each core. Several threads may search at the same time, but not while one closes or
+    refreshes it. Use it as a context manager, or close it: until then, files that are no longer
+    needed stay on the disk, and SQLite's log of later changes grows. A searcher that lives for long
+    beside a writer should :meth:`refresh` now and then.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Searcher:
         self._directory = directory
         self._within = within or SearchFilter()
         self._load_encoder = load_encoder
+        self._loaded: Encoder | None = None
         self._lock = Lock()  # a snapshot is one connection to the catalog
         self._open()
 
@@ -49,7 +52,7 @@ class Searcher:
         began = time.perf_counter()
         with ExitStack() as opening:
             self._snapshot = opening.enter_context(self._directory.reading())
-            self._record = self._snapshot.encoder()
+            self._record, self._loaded = self._snapshot.encoder(), None
             gallery = self._directory.gallery(self._snapshot, self._within)
             self._gallery = opening.enter_context(gallery)
             self._opened = opening.pop_all()
@@ -101,7 +104,7 @@ class Searcher:
         """
         self._refuse_if_closed()
         k, began = checked_k(k), time.perf_counter()
-        encoder = self._load_encoder(self._record)
+        encoder = self._encoder()
         _LOG.debug("the encoder is there after %.1f ms", _milliseconds(began))
         began = time.perf_counter()
         names, embeddings = embed_images(images, encoder, on_error)
@@ -123,8 +126,15 @@ class Searcher:
         Raises ValueError if they are not that, or not finite.
         """
         self._refuse_if_closed()
-        answer = self._gallery.search(np.asarray(embeddings), checked_k(k))
-        return _as_arrays(answer.nearest, answer.stats)
+        k = checked_k(k)
+        answer = self._gallery.search(np.asarray(embeddings), k)
+        return _as_arrays(answer, k)
+
+    def _encoder(self) -> Encoder:
+        """Return the encoder of this instant, which stays loaded."""
+        if self._loaded is None:
+            self._loaded = self._load_encoder(self._record)
+        return self._loaded
 
     def _refuse_if_closed(self) -> None:
         if self._is_closed:
@@ -136,27 +146,30 @@ class Searcher:
         Raises ValueError for an id that no stored image has.
         """
         self._refuse_if_closed()
-        k, numbers = checked_k(k), np.asarray(ids, np.int64).reshape(-1)
+        k, numbers = checked_k(k), np.asarray(ids)
+        if not numbers.size:
+            return _as_arrays(Answer([], SearchStats()), k)
+        if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+            raise ValueError(f"ids must be integers in a row, not {numbers.shape} {numbers.dtype}")
+        numbers = numbers.astype(np.int64)
         with self._lock:
             places = self._snapshot.places(numbers.tolist())
         unknown = [number for number in numbers.tolist() if number not in places]
         if unknown:
             raise ValueError(f"no stored image has the id {unknown[0]}")
-        rows = [self._directory.store.embedding(*places[number]) for number in numbers.tolist()]
-        if not rows:
-            return _as_arrays([], SearchStats())
-        return _as_arrays(*nearest_others(self._gallery, numbers, np.stack(rows), k))
+        rows = self._directory.store.embeddings([places[number] for number in numbers.tolist()])
+        return _as_arrays(nearest_others(self._gallery, numbers, rows, k), k)
 
 
 def _milliseconds(began: float) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-def _as_arrays(nearest: Sequence[Nearest], stats: SearchStats) -> EmbeddingMatches:
-    """Return results as arrays, filled up with -1 and infinity."""
-    most = max((len(ids) for ids, _ in nearest), default=0)
-    numbers = np.full((len(nearest), most), -1, np.int64)
-    distances = np.full((len(nearest), most), np.inf)
-    for row, (ids, true) in enumerate(nearest):
+def _as_arrays(answer: Answer, k: int | None) -> EmbeddingMatches:
+    """Return results as arrays of ``k`` columns, or as many as needed, filled up."""
+    most = k or max((len(ids) for ids, _ in answer.nearest), default=0)
+    numbers = np.full((len(answer.nearest), most), -1, np.int64)
+    distances = np.full((len(answer.nearest), most), np.inf)
+    for row, (ids, true) in enumerate(answer.nearest):
         numbers[row, : len(ids)], distances[row, : len(ids)] = ids, true
-    return EmbeddingMatches(numbers, distances, stats)
+    return EmbeddingMatches(numbers, distances, answer.stats)

@@ -50,7 +50,7 @@ def test_only_training_imports_tensorflow(empty, crops, tmp_path):
         ["encoder", "show", "mine"],
         ["query", crops[0]],
         ["export", "neighbours", "-o", tmp_path / "n.parquet"],
-        ["export", "features", "-o", tmp_path / "f.npz"],
+        ["export", "embeddings", "-o", tmp_path / "f.npz"],
         ["export", "index", "-o", tmp_path / "i.faiss"],
         ["info"],
         ["check"],
@@ -93,6 +93,20 @@ def test_functions_are_short(limit):
         if isinstance(node, ast.FunctionDef)
     }
     assert {name: n for name, n in lengths.items() if n > limit} == {}
+
+
+def test_the_index_imports_numpy_and_numba_only():
+    """The contract names what it may not import; this, what it may."""
+    allowed = {"numpy", "numba", "imgsim"} | sys.stdlib_module_names
+    found = set()
+    for path in (ROOT / "imgsim" / "index").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").partition(".")[0])
+    assert "numba" in found
+    assert found <= allowed
 
 
 def test_the_tests_mirror_the_rooms():

@@ -331,6 +331,13 @@ def test_a_typo_makes_no_collection(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_an_old_collection_gets_files_of_ids_when_it_is_opened(tmp_path):
+    path = shutil.copytree(GOLDEN / "0001.imgsim", tmp_path / "old")
+    with Collection.open(path) as collection:
+        assert len(list((path / "segments").glob("*.ids.npy"))) == collection.info().segments == 2
+        assert collection.check() == []
+
+
 class TestListings:
     def test_images(self, filled, pictures, tmp_path):
         other = shutil.copytree(pictures, tmp_path / "other")
@@ -352,6 +359,10 @@ class TestListings:
             "height": 96,
             "bytes": first.bytes,
         }
+        many = [f"/nowhere/{number}" for number in range(300)]
+        assert [image.id for image in filled.images(under=[*many, *both])] == [4, *range(37, 73)]
+        with pytest.raises(ValueError, match="empty"):
+            filled.images(under="")
         assert filled.images(under="/nowhere").to_arrow().read_all().num_rows == 0
 
     def test_neighbours(self, filled):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from imgsim import (
     Collection,
     CollectionDamaged,
     EncoderMissing,
+    EncoderSource,
     ImageError,
     ImageNotFound,
     NotAnImage,
@@ -22,6 +24,7 @@ from imgsim import (
 )
 from imgsim.encoder.encoder import Encoder
 from imgsim.index.distance import distances
+from tests.models import write_projection
 
 
 def answers(results):
@@ -131,12 +134,12 @@ class TestEmbeddings:
             ids, found = searcher.search_embeddings(
                 np.concatenate([filled.embed(crops[:1]), np.zeros((1, searcher.dim), np.float32)])
             )
-        assert ids.tolist() == [[1], [-1]]
-        assert found.tolist() == [[0.0], [np.inf]]
+        assert ids.tolist() == [[1] + [-1] * 9, [-1] * 10]
+        assert found.tolist() == [[0.0] + [np.inf] * 9, [np.inf] * 10]
 
     def test_none(self, searcher):
         matches = searcher.search_embeddings(np.empty((0, searcher.dim), np.float32))
-        assert matches.ids.shape == matches.distances.shape == (0, 0)
+        assert matches.ids.shape == matches.distances.shape == (0, 10)
 
     @pytest.mark.parametrize("bad", ["shape", "dim", "type", "nan"])
     def test_unfit(self, searcher, bad):
@@ -152,9 +155,12 @@ class TestEmbeddings:
             assert ids.tolist() == [match.id for match in lists[number].matches]
             assert found.tolist() == [match.distance for match in lists[number].matches]
         assert searcher.search_ids(np.array([1]), k=None).ids.shape == (1, 35)
-        assert searcher.search_ids([]).ids.shape == (0, 0)
+        assert searcher.search_ids([]).ids.shape == (0, 10)
         with pytest.raises(ValueError, match="id 99"):
             searcher.search_ids([1, 99])
+        for nonsense in ([1.9], [True], ["1"], [[1]], [2**70]):
+            with pytest.raises(ValueError, match="integers"):
+                searcher.search_ids(nonsense)
 
     def test_a_twin_with_a_lower_id_is_no_reason_to_be_left_out(self, filled, pictures):
         first = sorted(pictures.iterdir())[0]
@@ -267,7 +273,7 @@ def test_a_folder_may_be_named_alone(filled, pictures):
             assert len(searcher) == 36
         with filled.searcher(SearchFilter(not_under=under)) as searcher:
             assert len(searcher) == 0
-            assert searcher.search_ids([1]).ids.shape == (1, 0)
+            assert searcher.search_ids([1]).ids.tolist() == [[-1] * 10]
 
 
 def test_a_failure_among_many_leaves_no_thread_behind(filled, crops):
@@ -287,11 +293,33 @@ def test_a_failure_among_many_leaves_no_thread_behind(filled, crops):
     assert done.stderr == b""
 
 
-def test_altered_ids_are_told_from_those_of_images(filled, empty, crops):
+def test_forty_searchers_at_once(filled, crops):
+    """Each has a connection to the catalog, and none waits for another."""
+    with ExitStack() as opened:
+        for _ in range(40):
+            opened.enter_context(filled.searcher())
+        assert filled.embed(crops[0]).shape[0] == 1
+
+
+def test_searchers_of_two_encoders(filled, pictures, tmp_path, crops):
+    """One from before a switch keeps the encoder of its instant, and both stay loaded."""
+    filled.encoders.add(EncoderSource(write_projection(tmp_path / "m.onnx", dim=16), "other"))
+    with filled.searcher() as before:
+        expected = answers(before.search(crops[:3], 2))
+        filled.encoders.reencode("other")
+        with filled.searcher() as after:
+            for _ in range(3):
+                assert answers(after.search(crops[:3], 2)) != expected
+                assert answers(before.search(crops[:3], 2)) == expected
+
+
+def test_altered_ids_are_told_from_those_of_images(filled, empty, crops, tmp_path):
     (path,) = (empty / "segments").glob("*.ids.npy")
     np.save(path, np.load(path) + 1_000)
     with pytest.raises(CollectionDamaged, match="check --repair"):
         filled.query(crops[:1])
+    with pytest.raises(CollectionDamaged, match="check --repair"):
+        filled.export_embeddings(tmp_path / "e.npz")
     assert [damage.path for damage in filled.check()] == [str(path)]
     filled.repair()
     assert filled.check() == []

@@ -1,5 +1,6 @@
 """The catalog: what exists, and every query on its tables."""
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -12,7 +13,13 @@ from imgsim.catalog import changes
 from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot, encoded
 from imgsim.catalog.sqlite import engine_of, upgrade
-from imgsim.errors import CollectionDamaged, CollectionError, EncoderError, EncoderMismatch
+from imgsim.errors import (
+    CollectionDamaged,
+    CollectionError,
+    CollectionForbidden,
+    EncoderError,
+    EncoderMismatch,
+)
 from imgsim.records import EncoderRecord, ImageFile, ImageRecord, Segment
 from imgsim.results import Refusal
 
@@ -23,13 +30,18 @@ class Catalog:
     """The SQLite file ``catalog.db`` of a collection."""
 
     def __init__(self, path: Path) -> None:
-        """Open the catalog at ``path``, created if missing, and bring its schema up to date."""
+        """Open the catalog at ``path``, created if missing, and bring its schema up to date.
+
+        ``was_upgraded`` says whether that changed an older one.
+        """
         self._path = path
         self._engine = engine_of(path)
         try:
-            upgrade(self._engine, path)
+            self.was_upgraded = upgrade(self._engine, path)
         except OperationalError as error:
-            raise CollectionError(path, f"cannot be opened: {_reason(error)}") from error
+            unreadable = path.exists() and not os.access(path, os.R_OK)
+            kind = CollectionForbidden if unreadable else CollectionError
+            raise kind(path, f"cannot be opened: {_reason(error)}") from error
         except DatabaseError as error:
             raise CollectionDamaged(path, "an SQLite database", str(error.orig)) from error
 

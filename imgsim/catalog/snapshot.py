@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class Snapshot:
         """Return the segments of the active encoder with the rows that images use.
 
         They are in the order of their images' ids. Rows count whose image's path ``within`` admits;
-        the time for that grows with the images in the folders that it names, else with none.
+        the time for that grows with the images in the folders that it names.
         """
         segment = SEGMENTS.c
         first = (
@@ -272,14 +273,14 @@ class Snapshot:
     def listed(self, places: Iterable[str]) -> Iterator[ImageInfo]:
         """Yield the images at and below at least one of some paths (none: all), by id."""
         image, apart = IMAGES.c, _apart(places)
-        if len(apart) > _OR_LIMIT:
-            raise ValueError(f"at most {_OR_LIMIT} separate folders can be listed at once")
         columns = select(image.id, image.path, image.width, image.height, image.size)
-        inside = [is_under(image.path, place) for place in apart]
-        chosen = columns.where(or_(*inside)) if inside else columns
-        for part in self._connection.execute(chosen.order_by(image.id)).partitions(IN_LIMIT):
-            for number, path, *facts in part:
-                yield ImageInfo(number, os.fsdecode(path), *facts)
+        chosen = [
+            columns.where(or_(*(is_under(image.path, p) for p in apart[at : at + _OR_LIMIT])))
+            for at in range(0, len(apart), _OR_LIMIT)
+        ]
+        rows = [self._connection.execute(c.order_by(image.id)) for c in chosen or [columns]]
+        for number, path, *facts in merge(*rows):
+            yield ImageInfo(number, os.fsdecode(path), *facts)
 
     def count_under(self, places: Iterable[str]) -> int:
         """Return the number of images at and below at least one of some paths."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.pool import QueuePool
 
-from imgsim.errors import CollectionNewer
+from imgsim.errors import CollectionForbidden, CollectionNewer
 
 SCHEMA = "0004"
 """The revision that this code reads and writes: the newest in migrations/versions."""
@@ -17,7 +17,12 @@ SCHEMA = "0004"
 
 def engine_of(path: Path) -> Engine:
     """Return an engine for the SQLite file at ``path``, created if missing and allowed."""
-    engine = create_engine("sqlite://", creator=lambda: _connect(path), poolclass=QueuePool)
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: _connect(path),
+        poolclass=QueuePool,
+        max_overflow=-1,  # each open searcher has a connection, and nobody waits for another
+    )
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -62,8 +67,12 @@ def _opened(path: Path, mode: str, more: str = "") -> sqlite3.Connection:
     return sqlite3.connect(uri, 30, isolation_level=None, check_same_thread=False, uri=True)
 
 
-def upgrade(engine: Engine, path: Path) -> None:
-    """Bring the schema up to date; raise :class:`CollectionNewer` if it is ahead."""
+def upgrade(engine: Engine, path: Path) -> bool:
+    """Bring the schema up to date, and say whether an older collection was changed.
+
+    Raises :class:`CollectionNewer` if it is ahead, and :class:`CollectionForbidden` if it cannot be
+    changed.
+    """
     with engine.begin() as connection:
         found = _schema(connection)
     if found > SCHEMA:
@@ -71,10 +80,17 @@ def upgrade(engine: Engine, path: Path) -> None:
             path.parent, f"its schema is {found} and this imgsim knows {SCHEMA}; upgrade imgsim"
         )
     if found < SCHEMA:
+        if not os.access(path.parent, os.W_OK):
+            raise CollectionForbidden(
+                path.parent,
+                f"its schema is {found}, this imgsim needs {SCHEMA}, and the folder cannot be "
+                "written to; open it once where it can",
+            )
         writing = engine.execution_options(begin="BEGIN IMMEDIATE")
         with writing.begin() as connection:
             if _schema(connection) < SCHEMA:  # nobody else did it while we waited
                 migrate(connection, _migrations())
+    return "0000" < found < SCHEMA
 
 
 def _schema(connection: Connection) -> str:
@@ -84,15 +100,15 @@ def _schema(connection: Connection) -> str:
     return version.scalar_one_or_none() or "0000"
 
 
-def migrate(connection: Connection, scripts: Path) -> None:
-    """Run the Alembic revisions in ``scripts`` that are missing, in the open transaction."""
+def migrate(connection: Connection, scripts: Path, target: str = "head") -> None:
+    """Run the Alembic revisions in ``scripts`` up to ``target``, in the open transaction."""
     from alembic import command  # noqa: PLC0415 - a second of import, for a step that is rare
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", os.fspath(scripts).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, target)
 
 
 def _migrations() -> Path:

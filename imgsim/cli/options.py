@@ -72,7 +72,7 @@ def offer_reencode(encoder: EncoderInfo, options: Options) -> None:
         )
 
 
-def wanted(
+def requested(
     k: int | None, radius: float | None, under: list[str] | None, not_under: list[str] | None
 ) -> tuple[int | None, SearchFilter]:
     """Return how many neighbours are wanted (None: all) and which count."""

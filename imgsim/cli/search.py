@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from imgsim.cli.console import QueryFormat, print_results, progress_bar, say, say_stats
-from imgsim.cli.options import K, NotUnder, Options, Output, Radius, Under, expanded, wanted
+from imgsim.cli.options import K, NotUnder, Options, Output, Radius, Under, expanded, requested
 from imgsim.errors import ImageError
 from imgsim.output.target import FIGURES, PAGES, check_target
 from imgsim.text import printable
@@ -50,7 +50,7 @@ def query(
     for target, suffixes in ((figure, FIGURES), (page, PAGES)):
         if target is not None:
             check_target(target, suffixes)
-    k, within = wanted(k, radius, under, not_under)
+    k, within = requested(k, radius, under, not_under)
     failures: list[ImageError] = []
 
     def fail(error: ImageError) -> None:
@@ -93,7 +93,7 @@ def export_neighbours(
     The file appears when it is complete; an interrupted export leaves what was there before.
     """
     options: Options = ctx.obj
-    k, within = wanted(k, radius, under, not_under)
+    k, within = requested(k, radius, under, not_under)
     with options.open() as collection, progress_bar("export", quiet=options.quiet) as on_progress:
         rows = collection.export_neighbours(output, k, within, on_progress)
     options.note(f"{rows:,} rows: {output}")

@@ -1,1 +1,1 @@
-"""An ONNX model and how to feed it: from an image to its embedding."""
+"""An ONNX model and its preprocessing: from an image to its embedding."""

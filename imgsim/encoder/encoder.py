@@ -1,4 +1,4 @@
-"""The encoder: an ONNX file and how to feed it."""
+"""The encoder: an ONNX file and its preprocessing."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Encoders made elsewhere: find out how to feed an ONNX model, and whether it is one."""
+"""Encoders made elsewhere: find out what an ONNX model takes, and whether it is one."""
 
 import json
 from collections.abc import Iterator
@@ -45,7 +45,9 @@ def adopt(source: EncoderSource, directory: Path) -> list[str]:
     ours = _is_ours(source)
     try:
         preprocessing = (
-            read_preprocessing(Path(source.file).parent) if ours else _feed(model, source)
+            read_preprocessing(Path(source.file).parent)
+            if ours
+            else _preprocessing_of(model, source)
         )
     except ValueError as error:
         raise EncoderError(f"{source.file}: {error}") from error
@@ -53,11 +55,11 @@ def adopt(source: EncoderSource, directory: Path) -> list[str]:
     rows = [model.run(image, preprocessing) for image in images]
     again = [model.run(image, preprocessing) for image in reversed(images)][::-1]
     if len({len(row) for row in rows}) != 1 or not len(rows[0]):
-        raise EncoderError(f"{source.file}: gives rows of different lengths, or empty ones")
+        raise EncoderError(f"{source.file}: gives embeddings of different lengths, or empty ones")
     if not np.isfinite(rows).all():
         raise EncoderError(f"{source.file}: gives values that are not finite")
     if not np.array_equal(rows, again):
-        raise EncoderError(f"{source.file}: gives different rows for the same image")
+        raise EncoderError(f"{source.file}: gives different embeddings for the same image")
     preprocessing = replace(preprocessing, dim=len(rows[0]))
     if not ours:
         _inscribe(target, preprocessing)
@@ -100,8 +102,8 @@ def _copy(file: Path, target: Path) -> None:
         raise EncoderError(f"{target}: cannot be written: {error.strerror}") from error
 
 
-def _feed(model: Model, source: EncoderSource) -> Preprocessing:
-    """Return how to feed the model, all but the dimension; ValueError says what is missing."""
+def _preprocessing_of(model: Model, source: EncoderSource) -> Preprocessing:
+    """Return what the model takes, all but the dimension; ValueError says what is missing."""
     layout = source.layout or _layout(model.shape)
     height, width, channels = (model.shape[axis] for axis in _AXES[layout])
     if isinstance(channels, int) and channels != 3:
@@ -181,4 +183,4 @@ def _warnings(preprocessing: Preprocessing, rows: NDArray[np.float32]) -> Iterat
         std = preprocessing.std
         yield f"the deviation {std} is not that of pixels of {preprocessing.scale}; {see}"
     if not np.ptp(rows, axis=0).any():
-        yield "different images get the same row"
+        yield "different images get the same embedding"

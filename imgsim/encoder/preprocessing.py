@@ -22,7 +22,7 @@ _SCALES: dict[Scale, float] = {"0..255": 1.0, "0..1": 1 / 255}
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How to feed the model; ``docs/format.md`` gives the JSON form.
+    """What becomes of an image before the model gets it; ``docs/format.md`` gives the JSON form.
 
     Pixels are scaled, then ``mean`` is subtracted and the rest divided by ``std``, both by channel
     in the order of ``channels``. The output named ``output`` (empty: the only one) is flattened to

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import tee
 from threading import Lock
 from typing import BinaryIO
 
@@ -36,6 +37,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage, unavailable
 from imgsim.files import mtime_ns
 from imgsim.images.formats import COMMON, formats
+from imgsim.parallel import in_threads
 from imgsim.records import ImageFile
 from imgsim.results import Refusal
 
@@ -55,16 +57,6 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 _WHITE = (255, 255, 255, 255)
 
 
-def is_image(path: str) -> bool:
-    """Say whether the content of the file begins like an image; the pixels are not decoded."""
-    try:
-        with _open_file(path) as file:
-            _identify(path, file)
-    except ImageError:
-        return False
-    return True
-
-
 def is_other_file(error: ImageError, *, claimed: bool) -> bool:
     """Say whether an error is that of a file that is no image and does not claim to be one."""
     return isinstance(error, NotAnImage) and not claimed
@@ -78,18 +70,28 @@ def sorted_out(
     Pixels are not decoded, so a file of the former may still be refused.
     """
     paths, refused = [], []
-    for item in found:
-        try:
-            if isinstance(item, ImageError):
-                raise item
-            with _open_file(item.path) as file:
-                _identify(item.path, file)
-            paths.append(item.path)
-        except ImageError as error:
-            claimed = not isinstance(item, ImageFile) or item.claimed
-            if not is_other_file(error, claimed=claimed):
-                refused.append(Refusal(error.path, error.reason))
+    items, ahead = tee(found)
+    for item, result in zip(items, in_threads(_begin, ahead), strict=True):
+        if not isinstance(result, ImageError):
+            paths.append(result)
+        elif not is_other_file(result, claimed=not isinstance(item, ImageFile) or item.claimed):
+            refused.append(Refusal(result.path, result.reason))
     return paths, refused
+
+
+def _begin(item: ImageFile | ImageError) -> str:
+    """Return the path of a file that begins like an image."""
+    if isinstance(item, ImageError):
+        raise item
+    with _open_file(item.path) as file:
+        _identify(item.path, file)
+    return item.path
+
+
+def content_hash(path: str) -> bytes:
+    """Return the sha256 of the file at ``path``, or raise :class:`ImageError`."""
+    with _open_file(path) as file:
+        return _sha256(path, file.fileno())
 
 
 def decode(path: str, height: int, width: int) -> NDArray[np.uint8]:

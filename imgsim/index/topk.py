@@ -1,4 +1,4 @@
-"""Distances of images to several queries, ranked."""
+"""Distances of images to several queries, candidates."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +66,6 @@ class TopKRequest:
         return [(best.ids[part], best.distances[part]) for part in parts]
 
 
-def _order(ranked: Candidates) -> NDArray[np.int64]:
+def _order(candidates: Candidates) -> NDArray[np.int64]:
     """Return the places in ascending (query, distance, id)."""
-    return np.lexsort((ranked.ids, ranked.distances, ranked.queries))
+    return np.lexsort((candidates.ids, candidates.distances, candidates.queries))

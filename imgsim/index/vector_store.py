@@ -87,9 +87,15 @@ class VectorStore:
         write_ids(self._ids_path(name), ids)
         return Segment(name, len(ids), dim, digest)
 
-    def embedding(self, segment: Segment, row: int) -> NDArray[np.float32]:
-        """Return one embedding (dim,)."""
-        return self._mapped(segment).take(np.array([row])).reshape(segment.dim)
+    def embeddings(self, places: Sequence[tuple[Segment, int]]) -> NDArray[np.float32]:
+        """Return the embeddings (n, dim) of some rows of segments, in the order given."""
+        numbers: dict[Segment, list[int]] = {}
+        for number, (segment, _) in enumerate(places):
+            numbers.setdefault(segment, []).append(number)
+        found = np.empty((len(places), places[0][0].dim), np.float32)
+        for segment, some in numbers.items():
+            found[some] = self._mapped(segment).take(np.array([places[n][1] for n in some]))
+        return found
 
     def gallery(
         self, rows: Sequence[SegmentRows], dim: int, radius: float, ids_of: IdsOf
@@ -217,14 +223,12 @@ class VectorStore:
                 yield Damage(str(path), "the ids of the segment's images", "something else")
         yield from self._bounds_damages(segments)
 
-    def remove_damaged_ids(self, segments: Iterable[Segment], ids_of: IdsOf) -> int:
-        """Remove files of other ids than ``ids_of`` gives; return how many."""
-        count = 0
+    def renew_ids(self, segments: Iterable[Segment], ids_of: IdsOf) -> None:
+        """Write anew the files of other ids than ``ids_of`` gives."""
         for segment in segments:
-            if not self._has_right_ids(segment, ids_of(segment)):
-                self._ids_path(segment.name).unlink()
-                count += 1
-        return count
+            ids = ids_of(segment)
+            if not self._has_right_ids(segment, ids):
+                write_ids(self._ids_path(segment.name), ids)
 
     def _has_right_ids(self, segment: Segment, ids: NDArray[np.int64]) -> bool:
         """Say whether the file of ids, if there is one, has those of all rows that are images."""

@@ -55,7 +55,9 @@ class Contents:
         first = known.stored[0]
         if self._is_sound(first.segment):
             with suppress(CollectionDamaged):
-                return EmbeddedImage(known.record, self._store.embedding(first.segment, first.row))
+                return EmbeddedImage(
+                    known.record, self._store.embeddings([(first.segment, first.row)])[0]
+                )
         return embed_file(known.record.path, self._encoder)
 
     def forget(self) -> None:

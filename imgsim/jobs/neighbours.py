@@ -1,7 +1,8 @@
 """Lists of neighbours, from what a search found to what a user gets."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ class NeighbourLists:
     ) -> Iterator[ImageNeighbours]:
         done, total = 0, len(everything)
         for ids, found in self._searched(everything, admitted):
-            names = snapshot.paths(ids.tolist())
+            names = paths_of(snapshot, ids.tolist())
             for number, mine in zip(ids.tolist(), matches(snapshot, found), strict=True):
                 yield ImageNeighbours(number, names[number], mine)
                 done += 1
@@ -96,9 +97,9 @@ def _without(image_id: int, nearest: Nearest, k: int | None) -> Nearest:
     return ids[others][:k], distances[others][:k]
 
 
-def matches(snapshot: Snapshot, found: Sequence[Nearest]) -> list[tuple[Match, ...]]:
-    """Return the matches of each result, with ranks and paths."""
-    wanted = sorted({i for ids, _ in found for i in ids.tolist()})
+def paths_of(snapshot: Snapshot, ids: Iterable[int]) -> dict[int, str]:
+    """Return the paths of images, or raise CollectionDamaged for ids that none has."""
+    wanted = sorted(set(ids))
     paths = snapshot.paths(wanted)
     for number in wanted:
         if number not in paths:
@@ -107,6 +108,12 @@ def matches(snapshot: Snapshot, found: Sequence[Nearest]) -> list[tuple[Match, .
                 "ids of stored images",
                 f"{number}, which none has; run `imgsim check --repair`",
             )
+    return paths
+
+
+def matches(snapshot: Snapshot, found: Sequence[Nearest]) -> list[tuple[Match, ...]]:
+    """Return the matches of each result, with ranks and paths."""
+    paths = paths_of(snapshot, chain.from_iterable(ids.tolist() for ids, _ in found))
     return [
         tuple(
             Match(rank, image_id, paths[image_id], distance)

@@ -59,7 +59,7 @@ def repair(directory: Directory) -> RepairReport:
     with catalog.snapshot() as snapshot:
         segments, dangling = snapshot.segments(), snapshot.dangling()
         roots = Roots(snapshot.roots())
-        store.remove_damaged_ids(segments, snapshot.segment_ids)
+        store.renew_ids(segments, snapshot.segment_ids)
     catalog.forget(list(dangling), (), ())
     catalog.renew_removed()
     bounds = store.remove_damaged_bounds(segments)
@@ -83,7 +83,7 @@ def drop_damaged(directory: Directory, encoder: EncoderRecord | None = None) -> 
     store = directory.store
     with directory.catalog.snapshot() as snapshot:
         spare = snapshot.spare_segments(encoder)
-        store.remove_damaged_ids(spare, snapshot.segment_ids)
+        store.renew_ids(spare, snapshot.segment_ids)
     damaged = [segment for segment in spare if store.segment_damage(segment) is not None]
     directory.catalog.forget_spare(damaged)
     return sum(segment.rows for segment in damaged)

@@ -22,6 +22,7 @@ from imgsim.files import replacing, writing
 from imgsim.index.segment_file import write_flat
 from imgsim.output.listing import (
     NEIGHBOUR_COLUMNS,
+    ROWS_AT_ONCE,
     Row,
     neighbour_rows,
     plain_path,
@@ -30,8 +31,6 @@ from imgsim.output.listing import (
 )
 from imgsim.output.target import EMBEDDINGS, INDEXES, NEIGHBOURS, check_target
 from imgsim.results import ImageNeighbours
-
-_ROWS_AT_ONCE = 65_536
 
 EmbeddingBlock = tuple[NDArray[np.int64], list[str], NDArray[np.float32]]
 _T = TypeVar("_T")
@@ -129,7 +128,7 @@ def _npz(path: Path, rows: _Rows) -> None:
         files = [
             open_.enter_context((Path(scratch) / name).open("w+b")) for name in NEIGHBOUR_COLUMNS
         ]
-        while chunk := list(islice(plain, _ROWS_AT_ONCE)):
+        while chunk := list(islice(plain, ROWS_AT_ONCE)):
             for file, kind, column in zip(files, kinds, zip(*chunk, strict=True), strict=True):
                 file.write(np.array(column, kind).tobytes())
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:

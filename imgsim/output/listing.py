@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _T = TypeVar("_T")
-_ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 65_536
 
 NEIGHBOUR_COLUMNS = {
     "image_id": "int64",
@@ -94,7 +94,7 @@ def record_batches(rows: Iterable[Row], columns: dict[str, str]) -> Iterator["pa
     import pyarrow as pa  # noqa: PLC0415
 
     schema, remaining = schema_of(columns), iter(rows)
-    while chunk := list(islice(remaining, _ROWS_AT_ONCE)):
+    while chunk := list(islice(remaining, ROWS_AT_ONCE)):
         arrays = [
             pa.array(_plain(values, field.type), field.type)
             for values, field in zip(zip(*chunk, strict=True), schema, strict=True)

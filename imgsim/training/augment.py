@@ -11,7 +11,8 @@ _LEAST_AREA = 0.2
 _STRETCH = 4 / 3
 _JITTERED = 0.8  # share of the augmentations whose colours vary
 
-_RGB = np.linalg.inv(YIQ)
+_YIQ = YIQ.astype(np.float32)
+_RGB = np.linalg.inv(_YIQ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def _recoloured(images: tf.Tensor, draws: tf.Tensor, jitter: Jitter) -> tf.Tenso
     one, zero = tf.ones_like(along), tf.zeros_like(along)
     rows = [one, zero, zero, zero, along, -across, zero, across, along]
     turned = tf.reshape(tf.stack(rows, axis=1), (-1, 3, 3))
-    matrix = YIQ @ turned @ _RGB * (brightness * contrast)[:, np.newaxis, np.newaxis]
+    matrix = _YIQ @ turned @ _RGB * (brightness * contrast)[:, np.newaxis, np.newaxis]
     grey = tf.reduce_mean(images, axis=(1, 2, 3)) * brightness * (1 - contrast)
     pixels = tf.reshape(images, (tf.shape(images)[0], -1, 3)) @ matrix
     return tf.reshape(pixels, tf.shape(images)) + grey[:, np.newaxis, np.newaxis, np.newaxis]

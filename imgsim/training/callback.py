@@ -140,13 +140,14 @@ class ProgressReporter(keras.callbacks.Callback):  # type: ignore[misc] # Keras 
 
     def on_train_batch_end(self, batch: int, logs: _Logs = None) -> None:
         """Report."""
-        self._report(ended=False)
+        self.report(ended=False)
 
     def on_epoch_end(self, epoch: int, logs: _Logs = None) -> None:
         """Report."""
-        self._report(ended=True)
+        self.report(ended=True)
 
-    def _report(self, *, ended: bool) -> None:
+    def report(self, *, ended: bool) -> None:
+        """Report where the training is."""
         run, settings = self._run, self._run.settings
         rate, history = run.done / run.epoch_seconds(), run.state.history
         epochs_left = settings.epochs - len(history) - (0 if ended else run.done / run.images)

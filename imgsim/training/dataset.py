@@ -39,7 +39,7 @@ def batches(
     if settings.contrast:
         dataset = _whole(dataset, settings.batch_size) if training else dataset
         seeds = tf.data.Dataset.random(settings.seed, rerandomize_each_iteration=training)
-        dataset = tf.data.Dataset.zip(dataset, seeds).map(_views(settings))
+        dataset = tf.data.Dataset.zip(dataset, seeds).map(_augmented(settings))
     else:
         dataset = dataset.map(lambda images: (images, {RECONSTRUCTION: images / 255}))
     steady = tf.data.Options()
@@ -80,7 +80,7 @@ def _whole(dataset: tf.data.Dataset, size: int) -> tf.data.Dataset:
     return dataset.enumerate().filter(wanted).map(lambda _, images: images)
 
 
-def _views(
+def _augmented(
     settings: TrainingSettings,
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, dict[str, tf.Tensor]]]:
     side, jitter = settings.image_size, JITTERS[settings.colours]

@@ -69,6 +69,7 @@ def _fitted(
     on_progress: Callable[[TrainingProgress], None],
 ) -> bool:
     """Train on the former data, validate on the latter; return whether nobody interrupted it."""
+    reporter = ProgressReporter(run, on_progress)
     with warnings.catch_warnings():
         # The number of batches is unknown, because images may be left out.
         warnings.filterwarnings("ignore", "Your input ran out of data")
@@ -80,7 +81,7 @@ def _fitted(
                     epochs=run.settings.epochs,
                     initial_epoch=len(run.state.history),
                     steps_per_epoch=steps,
-                    callbacks=_callbacks(run, on_progress),
+                    callbacks=_callbacks(run, reporter),
                     shuffle=False,  # the pipeline does it
                     verbose=0,
                 )
@@ -91,16 +92,15 @@ def _fitted(
                 run.end_training()
                 logs = model.evaluate(data[1], verbose=0, return_dict=True)
                 run.end_epoch(model, run.loss, run.finite(logs, "loss"))
+                reporter.report(ended=True)
             return False
     return True
 
 
-def _callbacks(
-    run: Run, on_progress: Callable[[TrainingProgress], None]
-) -> list[keras.callbacks.Callback]:
+def _callbacks(run: Run, reporter: ProgressReporter) -> list[keras.callbacks.Callback]:
     """Return them in the order in which they are called: what is recorded is reported."""
     scheduled = [LearningRate(run)] if run.settings.contrast else []
-    return [*scheduled, EpochRecorder(run), ProgressReporter(run, on_progress), Stopping(run)]
+    return [*scheduled, EpochRecorder(run), reporter, Stopping(run)]
 
 
 def _compile(model: keras.Model, settings: TrainingSettings) -> None:

@@ -1,4 +1,4 @@
-"""The head of an encoder in Keras; ``imgsim.training.head_fit`` fits them."""
+"""The head of an encoder in Keras; ``imgsim.training.head_fit`` fits its parameters."""
 
 from typing import Any
 

@@ -29,7 +29,7 @@ _FEWEST_JUDGED = 200
 _FEW_AGREE, _MANY_AGREE = 0.045, 0.075
 
 # From RGB in 0..255, with chrominance weighted four times as much as luminance.
-_SPACE = YIQ.astype(np.float64) * [0.5, 2.0, 2.0] / 255
+_SPACE = YIQ * [0.5, 2.0, 2.0] / 255
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError, ImageError
-from imgsim.files import mtime_ns
-from imgsim.images.decode import decode, sorted_out
+from imgsim.images.decode import content_hash, decode, sorted_out
 from imgsim.options import TrainingSettings
+from imgsim.parallel import in_threads
 from imgsim.records import ImageFile
 from imgsim.results import Refusal
 
@@ -44,11 +44,14 @@ class TrainingImages:
         return sum(path not in self._refused for path in self.paths)
 
     def fingerprint(self) -> str:
-        """Return a checksum of the paths, and of the sizes and times of modification."""
+        """Return a checksum of the paths and of the contents."""
         digest = hashlib.sha256()
-        for path in self.paths:
-            facts = os.stat(path)
-            digest.update(b"%s\0%d %d\0" % (os.fsencode(path), facts.st_size, mtime_ns(facts)))
+        for path, content in zip(self.paths, in_threads(content_hash, self.paths), strict=True):
+            digest.update(os.fsencode(path) + b"\0")
+            if isinstance(content, ImageError):
+                self._refused[path] = content.reason
+            else:
+                digest.update(content)
         return digest.hexdigest()
 
     def split(self, settings: TrainingSettings) -> tuple[list[int], list[int]]:

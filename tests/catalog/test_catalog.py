@@ -91,6 +91,34 @@ class TestSchema:
         with engine.connect() as connection:
             assert inspect(connection).get_table_names() == []
 
+    def test_rows_without_images_are_noted_when_an_old_catalog_is_opened(self, tmp_path):
+        """Images and embeddings of a second encoder, some of them gone, under the former schema."""
+        path = tmp_path / "catalog.db"
+        engine = engine_of(path)
+        with engine.begin() as connection:
+            migrate(connection, MIGRATIONS, "0003")
+        engine.dispose()
+        with sqlite3.connect(path) as connection:
+            connection.executescript("""
+                INSERT INTO encoders VALUES (1, 'first', 4, 1, 0, 'first', 0);
+                INSERT INTO encoders VALUES (2, 'second', 4, 0, 0, 'second', 1);
+                INSERT INTO segments VALUES (1, 'a', 1, 11, 4, '0', 0), (2, 'b', 2, 3, 4, '0', 0);
+                INSERT INTO images VALUES (5, 'a', 1, 2, x'00', 3, 4, 1, 0);
+                INSERT INTO images VALUES (7, 'b', 1, 2, x'00', 3, 4, 1, 10);
+                INSERT INTO placements VALUES (7, 2, 1);
+            """)
+        connection.close()
+        catalog = Catalog(path)
+        with catalog.snapshot() as snapshot:
+            (rows,) = snapshot.segment_rows()
+            assert excluded(rows) == [*range(1, 10)]
+            (spare,) = snapshot.spare_segments()
+            assert snapshot.segment_ids(spare).tolist() == [-1, 7, -1]
+            assert list(snapshot.wrong_removed()) == []
+            assert (snapshot.next_id(), snapshot.count_previous()) == (8, 3)
+            assert snapshot.damages(path) == []
+        catalog.close()
+
     @pytest.mark.parametrize(
         "content", [b"this is no database" * 100, b"SQLite format 3\0" + b"x" * 4096]
     )

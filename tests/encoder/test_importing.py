@@ -220,7 +220,7 @@ class TestRefusals:
             helper.make_node("RandomNormalLike", ["x"], ["noise"]),
             helper.make_node("Flatten", ["noise"], ["latent"]),
         ]
-        with pytest.raises(EncoderError, match="different rows for the same image"):
+        with pytest.raises(EncoderError, match="different embeddings for the same image"):
             adopted(collection, write_model(tmp_path / "m.onnx", nodes=nodes))
 
     def test_values_that_are_not_finite(self, collection, tmp_path):
@@ -268,7 +268,7 @@ class TestWarnings:
             helper.make_node("Flatten", ["zero"], ["latent"]),
         ]
         path = write_model(tmp_path / "m.onnx", nodes=nodes)
-        assert "same row" in adopted(collection, path)[1][0]
+        assert "same embedding" in adopted(collection, path)[1][0]
 
 
 @pytest.fixture(scope="module")

@@ -259,5 +259,5 @@ def test_altered_ids_are_damage(tmp_path, stored):
         with catalog.snapshot() as snapshot:
             assert [d.path for d in damages(snapshot, store)] == [str(path)] * is_damage
     with catalog.snapshot() as snapshot:
-        assert store.remove_damaged_ids(snapshot.segments(), snapshot.segment_ids) == 1
+        store.renew_ids(snapshot.segments(), snapshot.segment_ids)
         assert damages(snapshot, store) == []

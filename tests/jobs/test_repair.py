@@ -4,9 +4,11 @@ import os
 import shutil
 import sqlite3
 
+import numpy as np
 import pytest
 
 from imgsim import BatchLimits, IngestSettings
+from tests.conftest import open_small
 from tests.jobs.test_ingest import facts
 
 
@@ -116,3 +118,24 @@ def test_bounds_are_mended_without_an_encoder(batches, empty):
     (empty / "segments" / "basis.npz").write_bytes(b"no basis")
     assert batches.repair().bounds == 1
     assert not (empty / "segments" / "basis.npz").exists()  # there are too few vectors for one
+
+
+def test_a_lost_segment_whose_pictures_are_away_is_reported(empty, pictures, tmp_path):
+    """It can have no bounds either."""
+    with open_small(empty) as collection:
+        collection.ingest([pictures])
+        segments(empty)[0].unlink()
+        pictures.rename(tmp_path / "away")
+        report = collection.repair()
+        assert (report.encoded, len(report.kept)) == (0, 36)
+        assert len(collection.check()) == 1
+
+
+def test_an_open_searcher_outlives_the_repair_of_ids(filled, empty, crops):
+    (path,) = (empty / "segments").glob("*.ids.npy")
+    ids = np.load(path)
+    with filled.searcher() as searcher:
+        np.save(path, ids + 1_000)
+        filled.repair()
+        assert np.array_equal(np.load(path), ids)
+        assert searcher.search(crops[0], 1)[0].matches[0].id == 1

@@ -3,7 +3,6 @@ import errno
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
 from imgsim.images.scan import find
 from imgsim.results import EpochRecord
-from imgsim.training.callback import LearningRate, Run
+from imgsim.training.callback import LearningRate, ProgressReporter, Run
 from imgsim.training.checkpoints import Checkpoints, TrainingState
 from imgsim.training.fit import _callbacks
 from imgsim.training.images import TrainingImages
@@ -243,7 +242,7 @@ def test_images_that_are_all_alike_make_no_warnings(tmp_path):
 def test_only_a_training_with_augmentations_has_a_schedule(tmp_path):
     for settings, scheduled in ((SMALL, False), (VIEWS, True)):
         run = Run(36, TrainingState(settings, ""), Checkpoints(tmp_path))
-        kinds = {type(callback) for callback in _callbacks(run, lambda _: None)}
+        kinds = {type(callback) for callback in _callbacks(run, ProgressReporter(run, print))}
         assert (LearningRate in kinds) == scheduled
 
 
@@ -554,14 +553,22 @@ class TestResume:
             assert collection.train(crops, resume=True).history
 
     def test_an_image_that_was_changed(self, tmp_path, pictures):
+        """Contents count, not times."""
+
         def interrupt(now):
             if now.ended:
                 raise KeyboardInterrupt
 
         first, second, *_ = sorted(pictures.iterdir())
+        settings = replace(SMALL, epochs=1_000)
         with Collection.open(tmp_path / "c", create=True) as collection:
-            collection.train(pictures, SMALL, interrupt)
-            shutil.copyfile(second, first)
+            collection.train(pictures, settings, interrupt)
+            os.utime(second, ns=(0, 0))
+            assert len(collection.train(pictures, None, interrupt, resume=True).history) == 2
+            before, content = first.stat(), bytearray(first.read_bytes())
+            content[-9] ^= 1
+            first.write_bytes(content)
+            os.utime(first, ns=(before.st_atime_ns, before.st_mtime_ns))
             with pytest.raises(EncoderError, match="some were changed"):
                 collection.train(pictures, resume=True)
 
