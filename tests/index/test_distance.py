@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsim.errors import StoreError
 from imgsim.index.distance import checked_queries, distances
 
 
@@ -70,5 +69,5 @@ def test_huge_values_do_not_overflow():
     ],
 )
 def test_unfit_queries_are_refused(queries):
-    with pytest.raises(StoreError):
+    with pytest.raises(ValueError, match="queries must be"):
         checked_queries(queries, 3)
