@@ -130,16 +130,6 @@ class Searcher:
         answer = self._gallery.search(np.asarray(embeddings), k)
         return _as_arrays(answer, k)
 
-    def _encoder(self) -> Encoder:
-        """Return the encoder of this instant, which stays loaded."""
-        if self._loaded is None:
-            self._loaded = self._load_encoder(self._record)
-        return self._loaded
-
-    def _refuse_if_closed(self) -> None:
-        if self._is_closed:
-            raise ValueError("the searcher is closed")
-
     def search_ids(self, ids: Sequence[int], k: int | None = 10) -> EmbeddingMatches:
         """Return the ``k`` nearest others (None: all) of stored images.
 
@@ -159,6 +149,16 @@ class Searcher:
             raise ValueError(f"no stored image has the id {unknown[0]}")
         rows = self._directory.store.embeddings([places[number] for number in numbers.tolist()])
         return _as_arrays(nearest_others(self._gallery, numbers, rows, k), k)
+
+    def _encoder(self) -> Encoder:
+        """Return the encoder of this instant, which stays loaded."""
+        if self._loaded is None:
+            self._loaded = self._load_encoder(self._record)
+        return self._loaded
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise ValueError("the searcher is closed")
 
 
 def _milliseconds(began: float) -> float:

@@ -117,7 +117,10 @@ class VectorStore:
         ]
         without = sum(source.bounds is None for source in sources)
         if without:
-            _LOG.debug("%d of %d segments have no bounds: scanned whole", without, len(sources))
+            why = "theirs are missing or stale, or they are small"
+            if projection is None or not projection.near:
+                why = "there is no projection that pays"
+            _LOG.debug("%d of %d segments are scanned whole: %s", without, len(sources), why)
         return Gallery(sources, projection, dim, radius, self._choose_backend)
 
     def build_ids(self, segments: Iterable[Segment], ids_of: IdsOf) -> None:
