@@ -27,7 +27,8 @@ from imgsim.results import (
     TrainingProgress,
     TrainingReport,
 )
-from imgsim.training.checkpoints import Checkpoints, TrainingJob
+from imgsim.training.checkpoints import Checkpoints, TrainingJob, TrainingState
+from imgsim.training.images import TrainingImages
 
 
 class Encoders:
@@ -58,19 +59,23 @@ class Encoders:
 
         See ``Collection.train``.
         """
-        from imgsim.training.train import train  # noqa: PLC0415 - TensorFlow takes seconds
-
         checkpoints = Checkpoints(self._directory.path / CHECKPOINTS)
         with self._writing() as scratch:
+            begin = checkpoints.load() if settings is None else settings
             if settings is not None and name is not None:
                 refuse_taken(self._records(), name)
 
             def publish(chosen: str | None) -> EncoderInfo:
                 return self._published(scratch, chosen, instead=settings is None)
 
+            chosen = begin.settings if isinstance(begin, TrainingState) else begin
             found = find(images, exclude=str(self._directory.path))
+            files = TrainingImages(found, chosen.image_size)
+            files.split(chosen)  # or it raises, before TensorFlow has taken its seconds
+            from imgsim.training.train import train  # noqa: PLC0415 - as just said
+
             job = TrainingJob(scratch, checkpoints, name)
-            return train(found, settings, job, publish, on_progress)
+            return train(files, begin, job, publish, on_progress)
 
     def add(self, source: EncoderSource) -> EncoderReport:
         """Add an ONNX model, or a layer of a Keras model.

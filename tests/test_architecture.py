@@ -58,6 +58,22 @@ def test_only_training_imports_tensorflow(empty, crops, tmp_path):
         assert imported("-c", empty, *arguments) & HEAVY == set(), arguments
 
 
+@pytest.mark.parametrize("mistake", [["nosuch"], ["."], [".", "--resume"]])
+def test_a_mistake_is_told_before_tensorflow_is_imported(tmp_path, mistake):
+    """Without an image, or a training to resume."""
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('tensorflow' in sys.modules))\n"
+        "from imgsim.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", code, "-c", tmp_path / "c", "train", *mistake]
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path / "empty")
+    assert done.returncode == 30, done.stderr
+    assert done.stdout == b"False\n"
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_help_imports_almost_nothing():
     loaded = imported("--help")
     assert (

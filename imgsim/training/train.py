@@ -2,7 +2,7 @@
 
 import csv
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
 from imgsim.encoder.preprocessing import Preprocessing, write_preprocessing
-from imgsim.errors import EncoderError, ImageError, TrainingDiverged
+from imgsim.errors import EncoderError, TrainingDiverged
 from imgsim.options import TrainingSettings
 from imgsim.output import plots
-from imgsim.records import ImageFile
 from imgsim.results import EncoderInfo, EpochRecord, TrainingProgress, TrainingReport
 from imgsim.training.checkpoints import TrainingJob, TrainingState
 from imgsim.training.export import export_onnx
@@ -42,25 +41,26 @@ _LOG = logging.getLogger(__name__)
 
 
 def train(
-    found: Iterable[ImageFile | ImageError],
-    settings: TrainingSettings | None,
+    images: TrainingImages,
+    begin: TrainingSettings | TrainingState,
     job: TrainingJob,
     publish: Callable[[str | None], EncoderInfo],
     on_progress: Callable[[TrainingProgress], None],
 ) -> TrainingReport:
-    """Train on the images among the files found and write the encoder's files, then ``publish``.
+    """Train on images and write the encoder's files, then ``publish``.
 
     They are model.keras, encoder.onnx, encoder.json, history.csv and two pictures, in the job's
     directory. The ONNX encoder is accepted only if its embeddings agree with those of Keras on
-    validation images. Without ``settings`` the training goes on of which the job has checkpoints,
-    and which has its name; those of another one are removed. ``publish`` gets the name.
+    validation images. A training with settings begins, and removes the checkpoints of another; one
+    with a state goes on from there. ``publish`` gets the name.
     """
-    state = job.checkpoints.load() if settings is None else None
-    settings = state.settings if state is not None else settings or TrainingSettings()
-    images = TrainingImages(found, settings.image_size)
+    settings = begin if isinstance(begin, TrainingSettings) else begin.settings
     split = images.split(settings)
     images.refuse_if_none(split[0])
-    state = _begun(images, split[0], settings, job) if state is None else _resumed(images, state)
+    if isinstance(begin, TrainingState):
+        state = _resumed(images, begin)
+    else:
+        state = _begun(images, split[0], settings, job)
     settings = state.settings
     set_seed(settings.seed)
     with mixed_precision(enabled=settings.contrast > 0 and has_bfloat16()):
