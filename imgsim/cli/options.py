@@ -78,7 +78,8 @@ def requested(
     """Return how many neighbours are wanted (None: all) and which count."""
     try:
         reach = math.inf if radius is None else radius
-        within = SearchFilter(reach, tuple(under or ()), tuple(not_under or ()))
+        folders = [[*map(os.path.expanduser, names or ())] for names in (under, not_under)]
+        within = SearchFilter(reach, *folders)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     return (10 if k is None and radius is None else k), within

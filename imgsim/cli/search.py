@@ -8,7 +8,9 @@ import typer
 from imgsim.cli.console import QueryFormat, print_results, progress_bar, say, say_stats
 from imgsim.cli.options import K, NotUnder, Options, Output, Radius, Under, expanded, requested
 from imgsim.errors import ImageError
+from imgsim.options import SearchFilter
 from imgsim.output.target import FIGURES, PAGES, check_target
+from imgsim.results import SearchResults
 from imgsim.text import printable
 
 _DRAWN = 20  # rows of a figure; a page has room for all
@@ -44,7 +46,7 @@ def query(
     """Print the nearest stored images.
 
     If some of the images cannot be read, the others are answered, and the exit code is the greatest
-    of theirs.
+    of theirs. An answer without matches is no error; a line on stderr says why.
     """
     options: Options = ctx.obj
     for target, suffixes in ((figure, FIGURES), (page, PAGES)):
@@ -59,7 +61,9 @@ def query(
 
     with options.open() as collection:
         paths = [path for name in images for path in expanded(name, null=null)]
-        results = collection.query(paths, k, fail, within=within)
+        with collection.searcher(within) as searcher:
+            results, searched = searcher.search(paths, k, fail), len(searcher)
+    _note_silence(results, searched, within, options)
     if explain:
         say_stats(results.stats)
     print_results(results, form, null=null)
@@ -76,6 +80,20 @@ def query(
         options.note(f"page: {page}")
     if failures:
         raise typer.Exit(max(error.exit_code for error in failures))
+
+
+def _note_silence(
+    results: SearchResults, searched: int, within: SearchFilter, options: Options
+) -> None:
+    """Say why there are queries without matches, if there are."""
+    silent = sum(not result.matches for result in results)
+    if silent and searched:
+        reach = f"within {within.radius:g}"
+        options.note(f"{silent:,} of {len(results):,} queries have no stored image {reach}")
+    elif silent and (within.under or within.not_under):
+        options.note("no stored image is in the folders that --under and --not-under leave")
+    elif silent:
+        options.note("no image is stored yet; `imgsim ingest` stores them")
 
 
 @export_app.command("neighbors", hidden=True)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from imgsim import Collection, errors
-from tests.conftest import interruptible
+from tests.conftest import interruptible, make_collection
 
 
 def lines(data: bytes) -> list[str]:
@@ -203,6 +203,30 @@ class TestQuery:
             "distance": 0.0,
         }
         assert [list(answer) for answer in answers] == [["query", "matches"]] * 3
+
+    def test_an_empty_answer_says_why(self, stored, empty, crops, imgsim, pictures, tmp_path):
+        query = ("-c", stored, "query", crops[0])
+        other = make_collection(tmp_path / "other")
+        for told, arguments in [
+            (
+                "no image is stored yet; `imgsim ingest` stores them",
+                ["-c", other, "query", crops[0]],
+            ),
+            (
+                "no stored image is in the folders that --under and --not-under leave",
+                [*query, "--under", "phtos"],
+            ),
+            (
+                "1 of 1 queries have no stored image within 0",
+                [*query[:3], "new.png", "--radius", "0"],
+            ),
+        ]:
+            Image.new("RGB", (9, 9)).save(tmp_path / "work" / "new.png")
+            done = imgsim(*arguments)
+            assert (done.returncode, lines(done.stderr)) == (0, [told])
+            assert imgsim("-q", *arguments).stderr == b""
+        home = os.environ | {"HOME": str(pictures)}
+        assert imgsim(*query, "--under", "~", "-k", "1", env=home).stderr == b""
 
     def test_csv(self, stored, crops, imgsim):
         done = imgsim("-c", stored, "query", *crops[:2], "-k", "3", "--format", "csv")
