@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ def needs_space(effect: str) -> bool:
 
 
 class Faults:
-    """Counts effects on the disk, and at the ``at``-th does what ``mode`` says."""
+    """Counts effects on the disk, and at the ``at``-th does what ``mode`` says.
+
+    Other threads than the main one only read.
+    """
 
     def __init__(self, mode: str, at: int) -> None:
         self.mode, self.left = mode, at
@@ -54,6 +58,8 @@ class Faults:
             self.meet(f"open {os.path.splitext(str(arguments[0]))[1]}")
 
     def meet(self, effect: str) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
         self.left -= 1
         if self.left == -1:
             Path(os.environ["EFFECT"]).write_text(effect)
