@@ -147,7 +147,7 @@ def appends(template: Path, files: Path, options: argparse.Namespace) -> dict[st
 
 
 def fill(path: Path, count: int) -> None:
-    """Store vectors that compress, under invented paths and contents."""
+    """Store embeddings that compress, under invented paths and contents."""
     catalog, store = Catalog(path / "catalog.db"), VectorStore(path / "segments")
     with catalog.snapshot() as snapshot:
         dim = snapshot.encoder().dim

@@ -1,4 +1,4 @@
-"""Measure how well encoders retrieve images of the same label: recipes, ingredients, yardsticks.
+"""Measure how well encoders retrieve images of the same label: recipes, ingredients, baselines.
 
 Each training sees the images of a folder alone, without labels, and runs once for every seed.
 Figures are means over the seeds, with the least and the greatest. Queries are the same for all.
@@ -97,7 +97,7 @@ def baselines(data: Labelled) -> dict[str, Figures]:
 
 
 def trained(data: Labelled, settings: TrainingSettings) -> dict[str, Any]:
-    """Train once; return the figures of its vectors by what is made of the latent, and facts."""
+    """Train once; return the figures of its embeddings by what is made of the latent, and facts."""
     with (
         tempfile.TemporaryDirectory() as scratch,
         Collection.open(scratch, create=True) as collection,
@@ -140,8 +140,8 @@ def cells(runs: Sequence[Figures]) -> list[str]:
 
 
 def table(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row for each kind of vectors."""
-    rows = [(name, "", *cells([figures])) for name, figures in results["yardsticks"].items()]
+    """Return a row for each kind of embeddings."""
+    rows = [(name, "", *cells([figures])) for name, figures in results["baselines"].items()]
     for training, seeds in results["trainings"].items():
         runs = list(seeds.values())
         counting = ", ".join(sorted({run["colours"] for run in runs}))
@@ -153,7 +153,7 @@ def table(results: dict[str, Any]) -> list[tuple[str, ...]]:
             )
             for name in runs[0]["figures"]
         ]
-    return [("training", "vectors", *next(iter(results["yardsticks"].values()))), *rows]
+    return [("training", "embeddings", *next(iter(results["baselines"].values()))), *rows]
 
 
 def measure(data: Labelled, options: argparse.Namespace, path: Path | None) -> None:
@@ -169,8 +169,8 @@ def measure(data: Labelled, options: argparse.Namespace, path: Path | None) -> N
         if any(before[fact] != value for fact, value in results.items()):
             raise SystemExit(f"{path} has trainings of other minutes, or on other images")
         results = before
-    if "yardsticks" not in results:
-        results["yardsticks"] = baselines(data)
+    if "baselines" not in results:
+        results["baselines"] = baselines(data)
     trainings = results.setdefault("trainings", {})
     for seed, name in itertools.product(map(str, range(options.seeds)), options.trainings):
         runs = trainings.setdefault(name, {})

@@ -6,7 +6,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -45,7 +44,6 @@ from imgsim.output.listing import (
     image_rows,
     neighbour_rows,
 )
-from imgsim.output.target import EMBEDDINGS, INDEXES, NEIGHBOURS, check_target
 from imgsim.records import EncoderRecord, ImageFile
 from imgsim.results import (
     CollectionInfo,
@@ -92,18 +90,13 @@ class Collection:
         return self._directory.path
 
     def close(self) -> None:
-        """Close the catalog."""
+        """Close the catalog; whatever is asked of the collection raises ValueError from then on."""
         self._directory.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -258,7 +251,6 @@ class Collection:
 
         Raises :class:`OutputError` if a file of this name cannot be written.
         """
-        check_target(Path(path), NEIGHBOURS)
         lists = NeighbourLists(self._directory, checked_k(k), within or SearchFilter())
         with self._directory.catalog.snapshot() as snapshot:
             longest = snapshot.longest_path()
@@ -266,12 +258,10 @@ class Collection:
 
     def export_embeddings(self, path: PathLike) -> int:
         """Write ids, paths and embeddings as .npz, .parquet or .pkl; return the row count."""
-        check_target(Path(path), EMBEDDINGS)
         return self._export(export.write_embeddings, path)
 
     def export_index(self, path: PathLike) -> int:
         """Write a FAISS ``IndexIDMap2`` to a .faiss file; return the row count."""
-        check_target(Path(path), INDEXES)
         return self._export(export.write_index, path)
 
     def evaluate(

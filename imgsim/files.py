@@ -43,12 +43,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raise :class:`StoreError` for what the operating system refuses while ``path`` is written."""
+def writing(path: Path, besides: str = "") -> Iterator[None]:
+    """Raise :class:`StoreError` for what the operating system refuses while ``path`` is written.
+
+    ``besides`` ends the message.
+    """
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise StoreError(f"{path}: cannot be written: {reason}{besides}") from error
 
 
 @contextmanager

@@ -35,6 +35,13 @@ def embeddings(collection):
     return np.concatenate(ids), np.concatenate(rows)
 
 
+def test_a_closed_collection_says_so(tmp_path):
+    collection = Collection.open(tmp_path / "c", create=True)
+    collection.close()
+    with pytest.raises(ValueError, match="closed"):
+        collection.info()
+
+
 class TestOpen:
     def test_none_there(self, tmp_path):
         with pytest.raises(CollectionNotFound, match="imgsim train"):

@@ -35,6 +35,7 @@ class Catalog:
         ``was_upgraded`` says whether that changed an older one.
         """
         self._path = path
+        self._is_closed = False
         self._engine = engine_of(path)
         try:
             self.was_upgraded = upgrade(self._engine, path)
@@ -46,7 +47,8 @@ class Catalog:
             raise CollectionDamaged(path, "an SQLite database", str(error.orig)) from error
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database; whatever is asked of it raises ValueError from then on."""
+        self._is_closed = True
         self._engine.dispose()
 
     @contextmanager
@@ -156,6 +158,8 @@ class Catalog:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
+        if self._is_closed:
+            raise ValueError("the collection is closed")
         try:
             with self._engine.begin() as connection:
                 yield connection

@@ -42,6 +42,7 @@ from imgsim.results import Damage, ImageInfo
 IN_LIMIT = 10_000
 """How many values a statement names; SQLite takes at most 32,766 parameters."""
 
+_SEGMENT = SEGMENTS.c.name, SEGMENTS.c.rows, SEGMENTS.c.dim, SEGMENTS.c.sha256
 _OR_LIMIT = 200  # SQLite takes expressions of a depth of 1,000
 
 
@@ -116,7 +117,7 @@ class Snapshot:
         )
         rows = self._connection.execute(
             select(segment.id, segment.removed)
-            .add_columns(segment.name, segment.rows, segment.dim, segment.sha256)
+            .add_columns(*_SEGMENT)
             .join(ENCODERS, segment.encoder_id == ENCODERS.c.id)
             .where(ENCODERS.c.active)
             .order_by(first, segment.id)
@@ -160,7 +161,7 @@ class Snapshot:
         """Return the segments of encoders that are not active, or of one of these."""
         chosen = () if encoder is None else (ENCODERS.c.id == encoder.id,)
         rows = self._connection.execute(
-            select(SEGMENTS.c.name, SEGMENTS.c.rows, SEGMENTS.c.dim, SEGMENTS.c.sha256)
+            select(*_SEGMENT)
             .join(ENCODERS, SEGMENTS.c.encoder_id == ENCODERS.c.id)
             .where(not_(ENCODERS.c.active), *chosen)
             .order_by(SEGMENTS.c.id)
@@ -191,9 +192,7 @@ class Snapshot:
 
     def wrong_removed(self) -> Iterator[tuple[Segment, bytes | None]]:
         """Yield segments of which a wrong note says which rows no image uses, and the right one."""
-        segment = SEGMENTS.c
-        columns = segment.name, segment.rows, segment.dim, segment.sha256
-        chosen = select(segment.removed).add_columns(*columns)
+        chosen = select(SEGMENTS.c.removed).add_columns(*_SEGMENT)
         for noted, *facts in self._connection.execute(chosen).all():
             found = Segment(*facts)
             right = packed(self.segment_ids(found) < 0).tobytes() or None
@@ -202,13 +201,11 @@ class Snapshot:
 
     def places(self, ids: Sequence[int]) -> dict[int, tuple[Segment, int]]:
         """Return the segment and the row of each of some images."""
-        segment = SEGMENTS.c
-        columns = segment.name, segment.rows, segment.dim, segment.sha256
         found = {}
         for start in range(0, len(ids), IN_LIMIT):
             chosen = IMAGES.c.id.in_(ids[start : start + IN_LIMIT])
-            rows = select(IMAGES.c.id, IMAGES.c.row).add_columns(*columns)
-            rows = rows.join(SEGMENTS, IMAGES.c.segment_id == segment.id)
+            rows = select(IMAGES.c.id, IMAGES.c.row).add_columns(*_SEGMENT)
+            rows = rows.join(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id)
             for number, row, *facts in self._connection.execute(rows.where(chosen)):
                 found[number] = Segment(*facts), row
         return found
@@ -239,7 +236,7 @@ class Snapshot:
         image, segment = IMAGES.c, SEGMENTS.c
         rows = self._connection.execute(
             select(image.id, image.path, image.width, image.height, image.row)
-            .add_columns(segment.name, segment.rows, segment.dim, segment.sha256)
+            .add_columns(*_SEGMENT)
             .join(SEGMENTS, image.segment_id == segment.id)
             .join(ENCODERS, segment.encoder_id == ENCODERS.c.id)
             .where(image.sha256 == sha256, ENCODERS.c.active)

@@ -1,15 +1,19 @@
 """The SQLite file of a catalog: open it and bring its schema up to date."""
 
+import logging
 import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.pool import QueuePool
 
 from imgsim.errors import CollectionForbidden, CollectionNewer
+
+_LOG = logging.getLogger(__name__)
 
 SCHEMA = "0004"
 """The revision that this code reads and writes: the newest in migrations/versions."""
@@ -89,7 +93,10 @@ def upgrade(engine: Engine, path: Path) -> bool:
         writing = engine.execution_options(begin="BEGIN IMMEDIATE")
         with writing.begin() as connection:
             if _schema(connection) < SCHEMA:  # nobody else did it while we waited
+                began = time.perf_counter()
                 migrate(connection, _migrations())
+                took = time.perf_counter() - began
+                _LOG.debug("the schema went from %s to %s in %.2f s", found, SCHEMA, took)
     return "0000" < found < SCHEMA
 
 

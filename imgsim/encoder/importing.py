@@ -22,6 +22,7 @@ from imgsim.encoder.preprocessing import (
     write_preprocessing,
 )
 from imgsim.errors import EncoderError
+from imgsim.files import writing
 from imgsim.options import EncoderSource, Layout
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -96,10 +97,8 @@ def _copy(file: Path, target: Path) -> None:
         raise EncoderError(f"{file}: is not an ONNX model: {first_line(error)}") from error
     if not model.graph.node:
         raise EncoderError(f"{file}: is not an ONNX model")
-    try:
+    with writing(target):
         target.write_bytes(content)
-    except OSError as error:
-        raise EncoderError(f"{target}: cannot be written: {error.strerror}") from error
 
 
 def _preprocessing_of(model: Model, source: EncoderSource) -> Preprocessing:

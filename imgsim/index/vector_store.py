@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.errors import CollectionDamaged, StoreError
-from imgsim.files import sha256_file
+from imgsim.errors import CollectionDamaged
+from imgsim.files import sha256_file, writing
 from imgsim.index.bounds import TILE, Bounds, altered_bounds, are_of_another, write_bounds
 from imgsim.index.gallery import Gallery
 from imgsim.index.projection import (
@@ -154,7 +154,7 @@ class VectorStore:
         if not segments:
             return
         mapped = [self._mapped(segment) for segment in segments]
-        try:
+        with writing(self._directory, "; all images are stored, but queries take longer"):
             projection = self._projection(segments[0].dim)
             if projection is None or sum(map(len, mapped)) >= _GROWTH * projection.rows:
                 projection = self._new_projection(mapped)
@@ -165,11 +165,6 @@ class VectorStore:
                     starts = range(0, segment.rows, TILE)
                     blocks = (embeddings.span(start, start + TILE) for start in starts)
                     write_bounds(self._bounds_path(segment.name), segment.rows, projection, blocks)
-        except OSError as error:
-            raise StoreError(
-                f"{self._directory}: all images are stored, but what makes queries fast cannot be "
-                f"written: {error.strerror}"
-            ) from error
 
     def forget_projection(self) -> None:
         """Remove the projection, so that the next bounds are for one that is fitted anew."""

@@ -1,5 +1,6 @@
 """What an ingest or a reencode commits at once."""
 
+import logging
 import time
 
 import numpy as np
@@ -9,6 +10,8 @@ from imgsim.encoder.embed import EmbeddedImage
 from imgsim.index.vector_store import VectorStore
 from imgsim.options import BatchLimits
 from imgsim.records import Segment
+
+_LOG = logging.getLogger(__name__)
 
 
 class Batch:
@@ -30,4 +33,6 @@ class Batch:
         """Write the images, whose ids are (n,) int64, as a segment; once, however often asked."""
         if self._segment is None:
             self._segment = store.add(ids, np.stack([image.embedding for image in self.images]))
+            took = time.monotonic() - self._began
+            _LOG.debug("%d images are encoded and written after %.2f s", len(ids), took)
         return self._segment

@@ -7,6 +7,7 @@ tier that it rises, and a large collection has few segments.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -52,13 +53,14 @@ def compact(directory: Directory, choose: Choice, *, dry_run: bool = False) -> C
 
 
 def _merge(directory: Directory, parts: Sequence[SegmentRows]) -> None:
-    names = [part.segment.name for part in parts]
-    _LOG.debug("merging %d segments of %d images", len(parts), sum(part.count for part in parts))
+    began, names = time.perf_counter(), [part.segment.name for part in parts]
     with directory.catalog.snapshot() as snapshot:
         with_ids = [(part.segment, snapshot.segment_ids(part.segment)) for part in parts]
     new = directory.store.merge(with_ids)
     ids = np.concatenate([ids for _, ids in with_ids])
     directory.catalog.commit_merge(names, new, ids[ids >= 0].tolist())
+    took, images = time.perf_counter() - began, sum(part.count for part in parts)
+    _LOG.debug("merged %d segments of %d images in %.2f s", len(parts), images, took)
 
 
 def everything(rows: Sequence[int], live: Sequence[int]) -> list[slice]:

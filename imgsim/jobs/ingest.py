@@ -25,14 +25,14 @@ from imgsim.results import IngestReport, Progress, Refusal
 
 _LOG = logging.getLogger(__name__)
 
-_Found = Iterable[ImageFile | ImageError]
+_Files = Iterable[ImageFile | ImageError]
 _Result = TypeVar("_Result")
 
 
 def ingest(
     directory: Directory,
     roots: Sequence[str],
-    find: Callable[[], _Found],
+    find: Callable[[], _Files],
     settings: IngestSettings,
     on_progress: Progress | None,
 ) -> IngestReport:
@@ -54,7 +54,7 @@ def ingest(
     return replace(report, not_found=not_found, warnings=tuple(warnings))
 
 
-def preview(directory: Directory, found: _Found, settings: IngestSettings) -> IngestReport:
+def preview(directory: Directory, found: _Files, settings: IngestSettings) -> IngestReport:
     """Count what an ingest of the files would do, without decoding anything."""
     return _Ingest(directory, settings).preview(found)
 
@@ -105,7 +105,7 @@ class _Ingest:
             unreachable=tuple(self._unreachable),
         )
 
-    def preview(self, found: _Found) -> IngestReport:
+    def preview(self, found: _Files) -> IngestReport:
         """Count what a run would do, without decoding anything."""
         for file, known, result in filter(None, self._tried(found, self._contents.known)):
             if isinstance(result, ImageError):
@@ -114,7 +114,7 @@ class _Ingest:
                 self._counts[self._place(file, result.stored, known=known)[0]] += 1
         return self.report
 
-    def run(self, found: _Found) -> IngestReport:
+    def run(self, found: _Files) -> IngestReport:
         """Store what is new or changed.
 
         On an interrupt (``KeyboardInterrupt``) what is encoded is committed before it goes on up.
@@ -137,7 +137,7 @@ class _Ingest:
         return self.report
 
     def _tried(
-        self, found: _Found, work: Callable[[str], _Result]
+        self, found: _Files, work: Callable[[str], _Result]
     ) -> Iterator[tuple[ImageFile, bool, _Result | ImageError] | None]:
         """Yield the files to try, whether another content of each is stored, and the result.
 
@@ -151,7 +151,7 @@ class _Ingest:
         for item, result in zip(files, in_threads(attempt, ahead), strict=True):
             yield None if item is None or result is None else (*item, result)
 
-    def _new_files(self, found: _Found) -> Iterator[tuple[ImageFile, bool] | None]:
+    def _new_files(self, found: _Files) -> Iterator[tuple[ImageFile, bool] | None]:
         """Yield the files to try, and whether the file is stored, perhaps with other content.
 
         None comes after each chunk of files that were compared.

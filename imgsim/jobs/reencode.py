@@ -1,5 +1,6 @@
 """Give every stored image an embedding by another encoder, and let that one take over."""
 
+import logging
 from collections.abc import Iterator
 from itertools import tee
 
@@ -14,6 +15,8 @@ from imgsim.options import BatchLimits
 from imgsim.records import EncoderRecord, ImageRecord
 from imgsim.results import Progress, ReencodeReport, Refusal
 
+_LOG = logging.getLogger(__name__)
+
 
 def take_over(directory: Directory, record: EncoderRecord) -> None:
     """Let an encoder take over that has an embedding of every image, or raise EncoderMismatch."""
@@ -22,6 +25,7 @@ def take_over(directory: Directory, record: EncoderRecord) -> None:
     if able:
         directory.store.forget_projection()  # before the commit: nobody would notice that it is old
     directory.catalog.use_encoder(record)
+    _LOG.debug("%s has taken over", record.name)
 
 
 class Reencode:
@@ -83,4 +87,5 @@ class Reencode:
             segment = self._batch.write(self._directory.store, np.array(self._ids))
             self._catalog.commit_staged(self._record, segment, self._ids)
             self._encoded += len(self._ids)
+            _LOG.debug("%d embeddings are committed", self._encoded)
         self._batch, self._ids = Batch(self._limits), []

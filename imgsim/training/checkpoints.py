@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from imgsim.errors import EncoderError
-from imgsim.files import replacing
+from imgsim.files import replacing, writing
 from imgsim.options import TrainingSettings
 from imgsim.results import EpochRecord
 
@@ -73,19 +73,16 @@ class Checkpoints:
         """Durably write the model after an epoch, and then the state that names it."""
         epoch = len(state.history)
         ending = self.directory / "unfinished.keras"  # Keras insists on the suffix
-        try:
+        with writing(self.directory, "; `--resume` goes on from the last epoch"):
             self.directory.mkdir(exist_ok=True)
-            with replacing(self.model(epoch)) as temporary:
-                save_model(ending)
-                ending.rename(temporary)
+            try:
+                with replacing(self.model(epoch)) as temporary:
+                    save_model(ending)
+                    ending.rename(temporary)
+            finally:
+                ending.unlink(missing_ok=True)
             with replacing(self.directory / _STATE) as temporary:
                 temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
-        except OSError as error:
-            ending.unlink(missing_ok=True)
-            raise EncoderError(
-                f"{self.directory}: a checkpoint cannot be written: {error.strerror or error}; "
-                "`--resume` goes on from the last one"
-            ) from error
         kept = {self.model(epoch), self.model(state.best_epoch), self.directory / _STATE}
         for path in self.directory.iterdir():
             if path not in kept:

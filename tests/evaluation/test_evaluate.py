@@ -97,7 +97,7 @@ class TestMeasures:
             chosen_queries(np.array(labels), 10, seed=0)
 
 
-class TestYardsticks:
+class TestBaselines:
     def test_pixels(self):
         image = np.full((64, 48, 3), (255, 0, 51), np.uint8)
         pixels = pixels_of(image).reshape(32, 32, 3)
@@ -187,7 +187,7 @@ class TestEvaluate:
         assert [refusal.path for refusal in found.refused] == [str(black)]
         assert found.images == 24
 
-    def test_yardsticks_are_the_same_for_any_encoder(self, collection, tmp_path, labelled):
+    def test_baselines_are_the_same_for_any_encoder(self, collection, tmp_path, labelled):
         before = collection.evaluate(labelled)
         source = EncoderSource(write_projection(tmp_path / "m.onnx"))
         with Collection.open(tmp_path / "other", create=True) as other:

@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from imgsim import PLAIN, Collection, EncoderError, TrainingDiverged, TrainingSettings
+from imgsim import PLAIN, Collection, EncoderError, StoreError, TrainingDiverged, TrainingSettings
 from imgsim.cli.train import _seconds
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
@@ -461,7 +461,7 @@ class TestResume:
 
         epoch = EpochRecord(epoch=1, loss=0, val_loss=0, seconds=1, images_per_second=1)
         state = TrainingState(SMALL, "", history=(epoch,), best_epoch=1)
-        with pytest.raises(EncoderError, match="cannot be written: No space left"):
+        with pytest.raises(StoreError, match="cannot be written: No space left"):
             Checkpoints(tmp_path / "training").save(state, fill)
         assert os.listdir(tmp_path / "training") == []
 
