@@ -56,11 +56,17 @@ class SearchFilter:
     those whose path is in or below one of the former and none of the latter. Each is a path, or
     several, and becomes a tuple. A radius that is negative or no number, or a folder without a
     name, raises ValueError.
+
+    With ``no_self``, the image that is stored under a query's own path does not count. With
+    ``distinct``, of images with the same content (the same bytes) only the first one counts, and
+    none that has the query's.
     """
 
     radius: float = math.inf
     under: Paths = ()
     not_under: Paths = ()
+    no_self: bool = False
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a radius that makes no sense."""

@@ -1,6 +1,7 @@
 """One instant of a collection, ready to be searched."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -14,8 +15,10 @@ from imgsim.directory import Directory
 from imgsim.encoder.embed import embed_images
 from imgsim.encoder.encoder import Encoder
 from imgsim.errors import ImageError
-from imgsim.images.source import Images
+from imgsim.files import absolute
+from imgsim.images.source import Images, ImageSource, content_of
 from imgsim.index.searcher import Answer
+from imgsim.jobs.nearest import Own, nearest_but
 from imgsim.jobs.neighbours import matches, nearest_others
 from imgsim.options import SearchFilter, checked_k
 from imgsim.records import EncoderRecord
@@ -101,15 +104,16 @@ class Searcher:
         encoder = self._encoder()
         _LOG.debug("the encoder is there after %.1f ms", _milliseconds(began))
         began = time.perf_counter()
-        names, embeddings = embed_images(images, encoder, on_error)
-        if not names:
+        queries, embeddings = embed_images(images, encoder, on_error)
+        if not queries:
             return SearchResults((), SearchStats())
-        _LOG.debug("encoded %d images in %.1f ms", len(names), _milliseconds(began))
+        _LOG.debug("encoded %d images in %.1f ms", len(queries), _milliseconds(began))
         began = time.perf_counter()
-        answer = self._gallery.search(embeddings, k)
+        answer = self._nearest(embeddings, k, [source for _, source in queries])
         _LOG.debug("searched for them in %.1f ms", _milliseconds(began))
         with self._lock:
             found = matches(self._snapshot, answer.nearest)
+        names = (name for name, _ in queries)
         return SearchResults(tuple(map(QueryResult, names, found)), answer.stats)
 
     def search_embeddings(
@@ -121,8 +125,7 @@ class Searcher:
         """
         self._refuse_if_closed()
         k = checked_k(k)
-        answer = self._gallery.search(np.asarray(embeddings), k)
-        return _as_arrays(answer, k)
+        return _as_arrays(self._nearest(np.asarray(embeddings), k), k)
 
     def search_ids(self, ids: Sequence[int], k: int | None = 10) -> EmbeddingMatches:
         """Return the ``k`` nearest others (None: all) of stored images.
@@ -142,7 +145,33 @@ class Searcher:
         if unknown:
             raise ValueError(f"no stored image has the id {unknown[0]}")
         rows = self._directory.store.embeddings([places[number] for number in numbers.tolist()])
-        return _as_arrays(nearest_others(self._gallery, numbers, rows, k), k)
+        contents = self._contents if self._within.distinct else None
+        return _as_arrays(nearest_others(self._gallery, numbers, rows, k, contents), k)
+
+    def _nearest(
+        self, embeddings: NDArray[np.float32], k: int | None, sources: Sequence[ImageSource] = ()
+    ) -> Answer:
+        """Return the nearest of embeddings (q, dim), which may be those of some images."""
+        within = self._within
+        if not (within.no_self or within.distinct):
+            return self._gallery.search(embeddings, k)
+        own = [self._own(source) for source in sources] or [Own()] * len(embeddings)
+        contents = self._contents if within.distinct else None
+        return nearest_but(self._gallery, embeddings, k, own, contents)
+
+    def _own(self, source: ImageSource) -> Own:
+        """Return what the filter leaves out of the nearest of an image."""
+        image_id, content = None, None
+        if isinstance(source, str | os.PathLike):
+            with self._lock:
+                image_id = self._snapshot.id_at(absolute(os.fspath(source)))
+        if self._within.distinct:
+            content = content_of(source)
+        return Own(image_id, content)
+
+    def _contents(self, ids: Sequence[int]) -> dict[int, bytes]:
+        with self._lock:
+            return self._snapshot.contents(ids)
 
     def _encoder(self) -> Encoder:
         """Return the encoder of this instant, which stays loaded."""

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from imgsim.catalog import changes
+from imgsim.catalog.paths import encoded
 from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
-from imgsim.catalog.snapshot import Snapshot, encoded
+from imgsim.catalog.snapshot import Snapshot
 from imgsim.catalog.sqlite import engine_of, upgrade
 from imgsim.errors import (
     CollectionDamaged,

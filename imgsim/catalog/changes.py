@@ -23,8 +23,9 @@ from sqlalchemy import (
     update,
 )
 
+from imgsim.catalog.paths import encoded, is_under
 from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
-from imgsim.catalog.snapshot import IN_LIMIT, Snapshot, encoded, is_under
+from imgsim.catalog.snapshot import IN_LIMIT, Snapshot
 from imgsim.records import ImageFile, ImageRecord, Segment, packed, unpacked
 from imgsim.results import Refusal
 

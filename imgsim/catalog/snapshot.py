@@ -13,7 +13,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     LargeBinary,
-    and_,
     cast,
     false,
     func,
@@ -24,9 +23,9 @@ from sqlalchemy import (
     text,
 )
 
+from imgsim.catalog.paths import apart, encoded, is_under
 from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.errors import EncoderMissing
-from imgsim.files import absolute
 from imgsim.options import SearchFilter, listed
 from imgsim.records import (
     EncoderRecord,
@@ -247,6 +246,18 @@ class Snapshot:
             for number, path, width, height, row, *facts in rows
         )
 
+    def contents(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """Return the hash of the content of each of the images with these ids."""
+        rows = self._select_in(IMAGES.c.id, ids, IMAGES.c.sha256)
+        return {number: sha256 for number, sha256 in rows}  # noqa: C416 - rows are no tuples
+
+    def id_at(self, path: str) -> int | None:
+        """Return the id of the image that is stored under a path, None if there is none."""
+        rows = self._connection.execute(
+            select(IMAGES.c.id).where(IMAGES.c.path == os.fsencode(path))
+        )
+        return rows.scalar_one_or_none()
+
     def paths(self, ids: Iterable[int]) -> dict[int, str]:
         """Return the paths of the images with these ids."""
         rows = self._select_in(IMAGES.c.id, list(ids), IMAGES.c.path)
@@ -269,11 +280,11 @@ class Snapshot:
 
     def listed(self, places: Iterable[str]) -> Iterator[ImageInfo]:
         """Yield the images at and below at least one of some paths (none: all), by id."""
-        image, apart = IMAGES.c, _apart(places)
+        image, folders = IMAGES.c, apart(places)
         columns = select(image.id, image.path, image.width, image.height, image.size)
         chosen = [
-            columns.where(or_(*(is_under(image.path, p) for p in apart[at : at + _OR_LIMIT])))
-            for at in range(0, len(apart), _OR_LIMIT)
+            columns.where(or_(*(is_under(image.path, p) for p in folders[at : at + _OR_LIMIT])))
+            for at in range(0, len(folders), _OR_LIMIT)
         ]
         rows = [self._connection.execute(c.order_by(image.id)) for c in chosen or [columns]]
         for number, path, *facts in merge(*rows):
@@ -281,9 +292,11 @@ class Snapshot:
 
     def count_under(self, places: Iterable[str]) -> int:
         """Return the number of images at and below at least one of some paths."""
-        apart, total = _apart(places), 0
-        for start in range(0, len(apart), _OR_LIMIT):
-            inside = (is_under(IMAGES.c.path, place) for place in apart[start : start + _OR_LIMIT])
+        folders, total = apart(places), 0
+        for start in range(0, len(folders), _OR_LIMIT):
+            inside = (
+                is_under(IMAGES.c.path, place) for place in folders[start : start + _OR_LIMIT]
+            )
             count = select(func.count(IMAGES.c.id)).where(or_(*inside))
             total += self._connection.execute(count).scalar_one()
         return total
@@ -342,20 +355,6 @@ class Snapshot:
             yield from self._connection.execute(select(key, *columns).where(chosen))
 
 
-def _apart(places: Iterable[str]) -> list[str]:
-    """Return some paths without those that are below another of them."""
-    apart: list[str] = []
-    for place in sorted(f"{absolute(place)}/" for place in places):
-        if not (apart and place.startswith(apart[-1])):
-            apart.append(place)
-    return apart
-
-
-def encoded(paths: Sequence[str]) -> list[bytes]:
-    """Return paths as the tables hold them."""
-    return [os.fsencode(path) for path in paths]
-
-
 def _unstaged(encoder: EncoderRecord) -> Iterator[ColumnElement[bool]]:
     """Yield the condition on images that they have no embedding by an encoder."""
     if encoder.active:
@@ -382,10 +381,3 @@ def _excluded(
         flags |= outside
     flags[not_under] = True
     return packed(flags)
-
-
-def is_under(column: Column[bytes], place: str) -> ColumnElement[bool]:
-    """Return the condition that a path is that of ``place``, or below it."""
-    path = os.fsencode(absolute(place)).rstrip(b"/")
-    inside = and_(column > path + b"/", column < path + b"0")  # 0 comes after /
-    return or_(column == path, inside)

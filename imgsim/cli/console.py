@@ -1,25 +1,19 @@
-"""What a person or a script sees: messages, progress bars, and the formats of a query's answer."""
+"""What a person sees on stderr: messages, progress, the log."""
 
-import csv
-import json
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from imgsim.results import Evaluation, Progress, QueryResult, Refusal, SearchStats, TrainingProgress
-from imgsim.text import printable
+from imgsim.results import Progress, SearchStats, TrainingProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import ProgressColumn
-
-QueryFormat = Literal["table", "jsonl", "csv", "paths"]
-"""How ``imgsim query`` prints its answer."""
 
 
 def say(message: str) -> None:
@@ -36,7 +30,7 @@ def say_stats(stats: SearchStats) -> None:
     )
 
 
-def prepare_streams(*, mute_libraries: bool) -> None:
+def prepare_streams() -> None:
     """Let stdout carry any path byte for byte, and keep C libraries from writing to stderr.
 
     TensorFlow and libtiff write messages for their developers to descriptor 2.
@@ -45,95 +39,25 @@ def prepare_streams(*, mute_libraries: bool) -> None:
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     if sys.stderr is None:  # it is closed, and then print would take stdout
         sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
-    elif mute_libraries:
+    else:
         sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
         os.close(nowhere)
 
 
-def print_refused(refused: Sequence[Refusal], *, as_json: bool) -> None:
-    """Print a line for each file, with the reason after a tab, or JSON Lines."""
-    for refusal in refused:
-        if as_json:
-            print(json.dumps(asdict(refusal)))
-        else:
-            print(f"{printable(refusal.path)}\t{printable(refusal.reason)}")
+def unmute_libraries() -> None:
+    """Let C libraries write to stderr again."""
+    os.dup2(sys.stderr.fileno(), 2)
 
 
-def print_results(results: Sequence[QueryResult], form: QueryFormat, *, null: bool) -> None:
-    """Print the answer of a query to stdout."""
-    _PRINTERS[form](results, "\0" if null else "\n")
-
-
-def _print_table(results: Sequence[QueryResult], _: str) -> None:
-    for number, result in enumerate(results):
-        if number:
-            print()
-        print(printable(result.query))
-        width = max([2, *(len(str(match.id)) for match in result.matches)])
-        print(f"{'rank':>6}  {'distance':>12}  {'id':>{width}}  path")
-        for match in result.matches:
-            print(
-                f"{match.rank:>6}  {match.distance:>12.6g}  {match.id:>{width}}  "
-                f"{printable(match.path)}"
-            )
-
-
-def _print_jsonl(results: Sequence[QueryResult], _: str) -> None:
-    for result in results:
-        print(json.dumps(asdict(result)))
-
-
-def _print_csv(results: Sequence[QueryResult], _: str) -> None:
-    writer = csv.writer(sys.stdout, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writerow(("query", "rank", "id", "path", "distance"))
-    for result in results:
-        for match in result.matches:
-            writer.writerow((result.query, match.rank, match.id, match.path, match.distance))
-
-
-def _print_paths(results: Sequence[QueryResult], end: str) -> None:
-    for result in results:
-        for match in result.matches:
-            print(match.path, end=end)
-
-
-_PRINTERS: dict[QueryFormat, Callable[[Sequence[QueryResult], str], None]] = {
-    "table": _print_table,
-    "jsonl": _print_jsonl,
-    "csv": _print_csv,
-    "paths": _print_paths,
-}
-
-
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Print a table of the scores, and one of the labels with what is retrieved for them."""
-    rows = {
-        "encoder": evaluation.embeddings,
-        "pixels 32x32": evaluation.pixels,
-        "HSV histogram": evaluation.histogram,
-    }
-    recalled = [f"R@{k}" for k in evaluation.embeddings.recall]
-    print(f"{'':<14}" + "".join(f"{name:<17}" for name in (*recalled, "P@10", "mAP")).rstrip())
-    for name, scores in rows.items():
-        cells = (*scores.recall.values(), scores.p10, scores.map)
-        texts = (f"{cell.value:.3f} ({cell.low:.2f}-{cell.high:.2f})" for cell in cells)
-        print(f"{name:<14}" + " ".join(texts))
-    print(
-        f"{evaluation.queries:,} of {evaluation.images:,} images as queries, "
-        f"{evaluation.unlabelled:,} without a label left out; in brackets 95 % intervals\n"
-    )
-    width = max(5, *(len(printable(score.label)) for score in evaluation.classes))
-    print(f"{'label':<{width}}  {'images':>7}  {'P@10':>5}  mostly retrieved besides")
-    for score in evaluation.classes:
-        others = [
-            (share, label) for label, share in score.retrieved.items() if label != score.label
-        ]
-        besides = ", ".join(f"{printable(label)} {share:.2f}" for share, label in others[:3])
-        right = f"{score.retrieved.get(score.label, 0.0):.3f}" if score.queries else "-"
-        label = printable(score.label)
-        print(f"{label:<{width}}  {score.images:>7,}  {right:>5}  {besides}".rstrip())
+def show_log() -> None:
+    """Write the library's log to stderr, with the milliseconds since the start."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(relativeCreated)7d ms  %(name)s: %(message)s"))
+    log = logging.getLogger("imgsim")
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """The commands about the encoders of a collection: import, list, show, use, remove."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from imgsim.cli.answers import print_json
 from imgsim.cli.console import say
 from imgsim.cli.options import Json, Name, Options, offer_reencode
 from imgsim.options import Channels, EncoderSource, Layout, Scale
@@ -103,7 +103,7 @@ def list_encoders(ctx: typer.Context, as_json: Json = False) -> None:
     with options.open() as collection:
         encoders = collection.encoders.list()
     if as_json:
-        print(json.dumps([asdict(encoder) for encoder in encoders]))
+        print_json({"encoders": [asdict(encoder) for encoder in encoders]})
         return
     width = max([4, *(len(printable(encoder.name)) for encoder in encoders)])
     print(f"  {'name':<{width}}  {'values':>7}  {'image':>9}  {'embeddings':>10}  checksum")
@@ -120,7 +120,7 @@ def show_encoder(ctx: typer.Context, name: EncoderName) -> None:
     """Print facts about an encoder as JSON."""
     options: Options = ctx.obj
     with options.open() as collection:
-        print(json.dumps(asdict(collection.encoders.get(name)), indent=2))
+        print_json(asdict(collection.encoders.get(name)))
 
 
 @encoder_app.command("use")

@@ -1,12 +1,12 @@
 """The commands that store images and say what is stored: ingest, info."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from imgsim.cli.console import interruptible, print_refused, progress_bar, say
+from imgsim.cli.answers import print_json, print_refused
+from imgsim.cli.console import interruptible, progress_bar, say
 from imgsim.cli.options import DryRun, Json, Options, listed
 from imgsim.errors import ImageError
 from imgsim.options import IngestSettings
@@ -65,7 +65,7 @@ def ingest(
 
 def _print_ingest(report: IngestReport, options: Options, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"seen": report.seen, **asdict(report), "dry_run": dry_run}))
+        print_json({"seen": report.seen, **asdict(report), "dry_run": dry_run})
     elif not options.quiet:
         for refusal in report.refused:
             say(f"refused: {printable(refusal.path)}: {printable(refusal.reason)}")
@@ -99,7 +99,7 @@ def info(
             return
         facts = asdict(collection.info())
     if as_json:
-        print(json.dumps(facts))
+        print_json(facts)
         return
     for name, value in facts.items():
         text = "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,10 +1,10 @@
 """The command line: its options before the command, its commands, and errors as exit codes."""
 
+import copy
 import errno
-import logging
 import os
-import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,8 @@ from imgsim.text import printable
 
 _HELP = """Find similar images in your own pictures, exactly.
 
-Train an encoder on your images, ingest them, and ask for the nearest neighbours of any image.
+Train an encoder on your images, ingest them, and ask for the nearest neighbours of any image. The
+options below may also follow the name of a command.
 
 Exit codes: 0 success, 1 other error, 2 wrong arguments, 10 unusable collection, 11 no collection,
 12 collection in use by another writer, 13 collection of a newer imgsim, 14 damaged collection,
@@ -30,22 +31,55 @@ Exit codes: 0 success, 1 other error, 2 wrong arguments, 10 unusable collection,
 """
 
 
+_ANYWHERE = {"collection", "quiet", "verbose", "debug"}
+
+
 class _Boundary(TyperGroup):
-    """Turns the errors of the library into one line and an exit code."""
+    """Turns the errors of the library into one line and an exit code.
+
+    Its options may also follow the name of a command, as people type them.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as its base class
+        super().__init__(*arguments, **named)
+        for command in _leaves(self):
+            command.params += [_repeated(each) for each in self.params if each.name in _ANYWHERE]
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - the signature of its base class
         try:
             return super().invoke(ctx)
         except ImgsimError as error:
-            if ctx.params["debug"]:
+            if ctx.obj.debug:
                 raise
             say(f"imgsim: error: {printable(str(error))}")
             raise typer.Exit(error.exit_code) from error
         except OSError as error:
-            if ctx.params["debug"] or error.errno == errno.EPIPE:
+            if ctx.obj.debug or error.errno == errno.EPIPE:
                 raise
             say(f"imgsim: error: {error.strerror or error}")
             raise typer.Exit(ImgsimError.exit_code) from error
+
+
+def _leaves(group: TyperGroup) -> Iterator[Any]:
+    """Yield the commands in a group, and in the groups in it."""
+    for command in group.commands.values():
+        if isinstance(command, TyperGroup):
+            yield from _leaves(command)
+        else:
+            yield command
+
+
+def _repeated(option: Any) -> Any:  # noqa: ANN401 - typer does not export the types of its parameters
+    """Return an option of the group for a command in it, where it counts if it is given."""
+    again = copy.copy(option)
+    again.default, again.envvar, again.hidden, again.expose_value = None, None, True, False
+    again.callback = _take
+    return again
+
+
+def _take(ctx: Any, option: Any, value: Any) -> None:  # noqa: ANN401 - as above
+    if value:
+        ctx.obj.take(option.name, value)
 
 
 app = typer.Typer(
@@ -107,19 +141,11 @@ def _options(
         ),
     ] = False,
 ) -> None:
+    prepare_streams()
     ctx.obj = Options(collection, quiet)
-    prepare_streams(mute_libraries=not debug)
-    if verbose:
-        _show_log()
-
-
-def _show_log() -> None:
-    """Write the library's log to stderr, with the milliseconds since the start."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(relativeCreated)7d ms  %(name)s: %(message)s"))
-    log = logging.getLogger("imgsim")
-    log.addHandler(handler)
-    log.setLevel(logging.DEBUG)
+    for name, wanted in (("verbose", verbose), ("debug", debug)):
+        if wanted:
+            ctx.obj.take(name, value=True)
 
 
 app.add_typer(search.export_app, name="export", help="Write neighbours, embeddings or an index.")

@@ -1,12 +1,12 @@
 """The commands that keep a collection in order: prune, remove, relocate, compact, check."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from imgsim.cli.answers import print_json
 from imgsim.cli.console import say
 from imgsim.cli.options import DryRun, Json, Options
 from imgsim.errors import CollectionDamaged, ImageUnavailable
@@ -88,7 +88,7 @@ def compact(ctx: typer.Context, dry_run: DryRun = False, as_json: Json = False) 
     with options.open() as collection:
         report = collection.compact(dry_run=dry_run)
     if as_json:
-        print(json.dumps(asdict(report) | {"dry_run": dry_run}))
+        print_json(asdict(report) | {"dry_run": dry_run})
     would = "would be " if dry_run else ""
     options.note(
         f"segments before: {report.before:,}, after: {report.after:,}; "
@@ -150,6 +150,6 @@ def _print_report(
     done: str, report: UpkeepReport, options: Options, *, dry_run: bool, as_json: bool
 ) -> None:
     if as_json:
-        print(json.dumps(asdict(report) | {"dry_run": dry_run}))
+        print_json(asdict(report) | {"dry_run": dry_run})
     would = "would be " if dry_run else ""
     options.note(f"{would}{done}: {report.images:,} images, {report.refused:,} refused files")

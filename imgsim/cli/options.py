@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imgsim.cli.console import say
+from imgsim.cli.console import say, show_log, unmute_libraries
 from imgsim.options import SearchFilter
 from imgsim.results import EncoderInfo
 
@@ -36,6 +36,11 @@ NotUnder = Annotated[
     list[str] | None,
     typer.Option(metavar="DIR", help="No neighbours in this folder; may be repeated."),
 ]
+NoSelf = Annotated[bool, typer.Option("--no-self", help="Not the query's own file.")]
+Distinct = Annotated[
+    bool,
+    typer.Option("--distinct", help="No exact copies: of the query, nor of a nearer neighbour."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Report, and change nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Name = Annotated[
@@ -44,12 +49,22 @@ Name = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Options:
-    """The options before the command."""
+    """The options that every command takes, before its name and after it."""
 
     collection: Path
-    quiet: bool
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+    def take(self, name: str, value: Path | bool) -> None:
+        """Take note of an option."""
+        setattr(self, name, value)
+        if name == "debug":
+            unmute_libraries()
+        elif name == "verbose":
+            show_log()
 
     def open(self, *, create: bool = False) -> "Collection":
         """Open the collection that the command is about."""
@@ -73,22 +88,32 @@ def offer_reencode(encoder: EncoderInfo, options: Options) -> None:
 
 
 def requested(
-    k: int | None, radius: float | None, under: list[str] | None, not_under: list[str] | None
+    k: int | None,
+    radius: float | None,
+    under: list[str] | None,
+    not_under: list[str] | None,
+    *,
+    no_self: bool = False,
+    distinct: bool = False,
 ) -> tuple[int | None, SearchFilter]:
     """Return how many neighbours are wanted (None: all) and which count."""
     try:
         reach = math.inf if radius is None else radius
-        folders = [[*map(os.path.expanduser, names or ())] for names in (under, not_under)]
-        within = SearchFilter(reach, *folders)
+        inside, outside = ([*map(os.path.expanduser, names or ())] for names in (under, not_under))
+        within = SearchFilter(reach, inside, outside, no_self=no_self, distinct=distinct)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     return (10 if k is None and radius is None else k), within
 
 
-def expanded(name: str, *, null: bool) -> Iterator[str]:
-    """Yield the path itself, or the paths listed on stdin where it is a dash."""
+def expanded(name: str, options: Options, *, null: bool) -> Iterator[str]:
+    """Yield the path itself; of a folder the images in it, of a dash the paths listed on stdin."""
     if name == "-":
         yield from listed("-", null=null)
+    elif os.path.isdir(name):
+        from imgsim.images.source import images_in  # noqa: PLC0415 - Pillow takes a moment
+
+        yield from images_in(name, exclude=os.fspath(options.collection))
     else:
         yield name
 

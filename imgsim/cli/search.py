@@ -1,19 +1,31 @@
 """The commands that find neighbours: query, export."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from imgsim.cli.console import QueryFormat, print_results, progress_bar, say, say_stats
-from imgsim.cli.options import K, NotUnder, Options, Output, Radius, Under, expanded, requested
+from imgsim.cli.answers import QueryFormat, RowFormat, print_results, print_rows
+from imgsim.cli.console import progress_bar, say, say_stats
+from imgsim.cli.options import (
+    Distinct,
+    K,
+    NoSelf,
+    NotUnder,
+    Options,
+    Output,
+    Radius,
+    Under,
+    expanded,
+    requested,
+)
 from imgsim.errors import ImageError
 from imgsim.options import SearchFilter
+from imgsim.output.listing import neighbour_rows
 from imgsim.output.target import FIGURES, PAGES, check_target
 from imgsim.results import SearchResults
 from imgsim.text import printable
-
-_DRAWN = 20  # rows of a figure; a page has room for all
 
 export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -21,26 +33,31 @@ export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 def query(
     ctx: typer.Context,
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGES", help="Image files; - reads paths on stdin.")
+        list[str],
+        typer.Argument(metavar="IMAGES", help="Images, and folders of them; - reads paths."),
     ],
     k: K = None,
     radius: Radius = None,
     under: Under = None,
     not_under: NotUnder = None,
+    no_self: NoSelf = False,
+    distinct: Distinct = False,
     form: Annotated[
         QueryFormat, typer.Option("--format", help="How to print the matches.")
     ] = "table",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     figure: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw matches of 20 queries as a grid.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the queries and matches: .png, .pdf or .svg."),
     ] = None,
     page: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE.html", help="Write a page with them.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with them: .html.")
     ] = None,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="NUL ends a path: on stdin and in --format paths.")
     ] = False,
     explain: Annotated[
-        bool, typer.Option(help="Say on stderr how many rows each step of the search left.")
+        bool, typer.Option("--explain", help="Say how many rows each step of the search left.")
     ] = False,
 ) -> None:
     """Print the nearest stored images.
@@ -52,7 +69,7 @@ def query(
     for target, suffixes in ((figure, FIGURES), (page, PAGES)):
         if target is not None:
             check_target(target, suffixes)
-    k, within = requested(k, radius, under, not_under)
+    k, within = requested(k, radius, under, not_under, no_self=no_self, distinct=distinct)
     failures: list[ImageError] = []
 
     def fail(error: ImageError) -> None:
@@ -60,26 +77,39 @@ def query(
         say(f"imgsim: error: {printable(str(error))}")
 
     with options.open() as collection:
-        paths = [path for name in images for path in expanded(name, null=null)]
+        paths = [path for name in images for path in expanded(name, options, null=null)]
         with collection.searcher(within) as searcher:
             results, searched = searcher.search(paths, k, fail), len(searcher)
     _note_silence(results, searched, within, options)
     if explain:
         say_stats(results.stats)
-    print_results(results, form, null=null)
+    print_results(results, "jsonl" if as_json else form, null=null)
     if figure is not None:
-        from imgsim.output.plots import draw_matches  # noqa: PLC0415 - matplotlib takes a second
-
-        draw_matches(figure, results[:_DRAWN])
-        part = f" (the first {_DRAWN} of {len(results)})" if len(results) > _DRAWN else ""
-        options.note(f"figure{part}: {figure}")
+        _draw(figure, results, options)
     if page is not None:
-        from imgsim.output.html import write_page  # noqa: PLC0415 - Pillow is not needed otherwise
-
-        write_page(page, results)
-        options.note(f"page: {page}")
+        _write(page, results, options)
     if failures:
         raise typer.Exit(max(error.exit_code for error in failures))
+
+
+def _draw(target: Path, results: SearchResults, options: Options) -> None:
+    from imgsim.output.plots import draw_matches  # noqa: PLC0415 - matplotlib takes a second
+
+    with progress_bar("figure", quiet=options.quiet) as on_progress:
+        left_out = draw_matches(target, results, on_progress)
+    options.note(f"figure: {target}{_without(left_out)}")
+
+
+def _write(target: Path, results: SearchResults, options: Options) -> None:
+    from imgsim.output.html import write_page  # noqa: PLC0415 - Pillow is not needed otherwise
+
+    with progress_bar("page", quiet=options.quiet) as on_progress:
+        left_out = write_page(target, results, on_progress)
+    options.note(f"page: {target}{_without(left_out)}")
+
+
+def _without(left_out: int) -> str:
+    return f" ({left_out:,} queries and matches more are left out)" if left_out else ""
 
 
 def _note_silence(
@@ -100,19 +130,28 @@ def _note_silence(
 @export_app.command("neighbours")
 def export_neighbours(
     ctx: typer.Context,
-    output: Output,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")
+    ],
     k: K = None,
     radius: Radius = None,
     under: Under = None,
     not_under: NotUnder = None,
+    distinct: Distinct = False,
+    form: Annotated[RowFormat, typer.Option("--format", help="What -o - writes.")] = "csv",
 ) -> None:
     """Write for every image its nearest others, as .csv, .jsonl, .parquet or .npz.
 
     The file appears when it is complete; an interrupted export leaves what was there before.
     """
     options: Options = ctx.obj
-    k, within = requested(k, radius, under, not_under)
+    k, within = requested(k, radius, under, not_under, distinct=distinct)
     with options.open() as collection, progress_bar("export", quiet=options.quiet) as on_progress:
+        if output == Path("-"):
+            print_rows(
+                chain.from_iterable(map(neighbour_rows, collection.neighbours(k, within))), form
+            )
+            return
         rows = collection.export_neighbours(output, k, within, on_progress)
     options.note(f"{rows:,} rows: {output}")
 

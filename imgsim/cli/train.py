@@ -1,13 +1,13 @@
 """The commands that make, measure and apply encoders: train, evaluate, reencode."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from imgsim.cli.console import interruptible, print_evaluation, progress_bar, say, training_display
+from imgsim.cli.answers import print_evaluation, print_json
+from imgsim.cli.console import interruptible, progress_bar, say, training_display
 from imgsim.cli.options import ImagePaths, Json, Name, Options, offer_reencode
 from imgsim.errors import ImageError
 from imgsim.options import RECIPES, Colours, EvaluationSettings, Recipe
@@ -188,7 +188,7 @@ def evaluate(
     if as_json:
         facts = asdict(evaluation)
         del facts["retrieved"]
-        print(json.dumps(facts))
+        print_json(facts)
     else:
         print_evaluation(evaluation)
     if figure is not None:
@@ -221,7 +221,7 @@ def reencode(
         say("interrupted: what is encoded was stored; run the same command again to go on")
         raise
     if as_json:
-        print(json.dumps(asdict(report)))
+        print_json(asdict(report))
     for refusal in () if as_json else report.refused:
         say(f"not encoded: {printable(refusal.path)}: {printable(refusal.reason)}")
     options.note(f"{report.encoded:,} of {report.images:,} images encoded")

@@ -33,28 +33,28 @@ def embed_images(
     images: Images,
     encoder: Encoder,
     on_error: Callable[[ImageError], None] | None = None,
-) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the names and the embeddings (n, dim) of images.
+) -> tuple[list[tuple[str, ImageSource]], NDArray[np.float32]]:
+    """Return images with their names, and their embeddings (n, dim).
 
     Those that cannot be decoded go to ``on_error``, and are left out, or raise without one.
     """
-    names: list[str] = []
+    embedded: list[tuple[str, ImageSource]] = []
     embeddings: list[NDArray[np.float32]] = []
     sources = [
         (name_of(source, number), source) for number, source in enumerate(listed_images(images))
     ]
     work = partial(_embed_source, encoder=encoder)
     results = in_threads(work, sources)
-    for (name, _), result in zip(sources, results, strict=True):
+    for source, result in zip(sources, results, strict=True):
         if not isinstance(result, ImageError):
-            names.append(name)
+            embedded.append(source)
             embeddings.append(result)
         elif on_error is None:
             raise result
         else:
             on_error(result)
     rows = np.stack(embeddings) if embeddings else np.empty((0, encoder.preprocessing.dim))
-    return names, rows.astype(np.float32, copy=False)
+    return embedded, rows.astype(np.float32, copy=False)
 
 
 def _embed_source(source: tuple[str, ImageSource], encoder: Encoder) -> NDArray[np.float32]:

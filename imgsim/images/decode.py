@@ -173,11 +173,17 @@ def _sha256(path: str, descriptor: int) -> bytes:
     return digest.digest()
 
 
-def thumbnail(path: str, side: int) -> Image.Image:
-    """Return the image as RGB with its aspect ratio kept, fitting into ``side`` x ``side``."""
+def thumbnail(path: str, side: int) -> Pixels:
+    """Return the image with its aspect ratio kept, fitting into ``side`` x ``side``."""
     with _open_file(path) as file:
-        image = _identify(path, file)
-        return Image.fromarray(_decode(path, file, image, (side, side), keep_aspect=True).values)
+        return _decode(path, file, _identify(path, file), (side, side), keep_aspect=True)
+
+
+def dimensions(path: str) -> tuple[int, int]:
+    """Return (width, height) of the upright image at ``path``, without its pixels."""
+    with _open_file(path) as file, closing(_identify(path, file)) as image:
+        size = image.size
+        return size[::-1] if _orientation(image) in _SIDEWAYS else size
 
 
 def _open_file(path: str) -> BufferedReader:

@@ -1,5 +1,6 @@
 """An image as callers have it: a path, the bytes of a file, a Pillow image, or an array."""
 
+import hashlib
 import io
 import os
 from collections.abc import Iterable
@@ -8,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgsim.images.decode import decode, decode_open, decode_stream
+from imgsim.errors import ImageNotFound
+from imgsim.images.decode import (
+    content_hash,
+    decode,
+    decode_open,
+    decode_stream,
+    sorted_out,
+)
+from imgsim.images.scan import find
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 """A path; the content of an image file; a Pillow image; or pixels.
@@ -18,6 +27,18 @@ Pixels are uint8: (height, width) grey, (height, width, 3) RGB, or (height, widt
 
 Images = ImageSource | Iterable[ImageSource]
 """An image, or several; an array of four axes is several."""
+
+
+def images_in(folder: str, exclude: str | None = None) -> list[str]:
+    """Return the paths of the images in a folder, and of files that should be images.
+
+    Raises :class:`ImageNotFound` if there are none; ``exclude`` is a folder that is not entered.
+    """
+    paths, refused = sorted_out(find([folder], exclude))
+    found = sorted(paths + [refusal.path for refusal in refused])
+    if not found:
+        raise ImageNotFound(folder, "there are no images in this folder")
+    return found
 
 
 def listed_images(images: Images) -> list[ImageSource]:
@@ -34,6 +55,13 @@ def name_of(source: ImageSource, number: int) -> str:
         return os.fspath(source)
     kind = "bytes" if isinstance(source, bytes) else "image"
     return f"<{kind} {number}>"
+
+
+def content_of(source: ImageSource) -> bytes | None:
+    """Return the sha256 of an image file, or of its bytes; None for pixels in memory."""
+    if isinstance(source, str | os.PathLike):
+        return content_hash(os.fspath(source))
+    return hashlib.sha256(source).digest() if isinstance(source, bytes) else None
 
 
 def decode_source(source: ImageSource, name: str, height: int, width: int) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """Lists of neighbours, from what a search found to what a user gets."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from imgsim.errors import CollectionDamaged
 from imgsim.index.distance import Nearest
 from imgsim.index.gallery import Gallery
 from imgsim.index.searcher import Answer
+from imgsim.jobs.nearest import Contents, Own, nearest_but
 from imgsim.options import SearchFilter
 from imgsim.results import ImageNeighbours, Match, Progress
 
@@ -40,7 +41,7 @@ class NeighbourLists:
             self.directory.reading() as snapshot,
             self.directory.gallery(snapshot) as everything,
         ):
-            if self.within == SearchFilter():
+            if replace(self.within, no_self=False, distinct=False) == SearchFilter():
                 yield from self._lists(snapshot, everything, everything, on_progress)
                 return
             with self.directory.gallery(snapshot, self.within) as admitted:
@@ -54,7 +55,7 @@ class NeighbourLists:
         on_progress: Progress | None,
     ) -> Iterator[ImageNeighbours]:
         done, total = 0, len(everything)
-        for ids, found in self._searched(everything, admitted):
+        for ids, found in self._searched(snapshot, everything, admitted):
             names = paths_of(snapshot, ids.tolist())
             for number, mine in zip(ids.tolist(), matches(snapshot, found), strict=True):
                 yield ImageNeighbours(number, names[number], mine)
@@ -63,38 +64,37 @@ class NeighbourLists:
                     on_progress(done, total)
 
     def _searched(
-        self, everything: Gallery, admitted: Gallery
+        self, snapshot: Snapshot, everything: Gallery, admitted: Gallery
     ) -> Iterator[tuple[NDArray[np.int64], list[Nearest]]]:
         """Yield ids of some images, and the nearest others of each."""
+        contents = snapshot.contents if self.within.distinct else None
         most = min(_AT_FIRST, self.searched)
         for ids, rows in everything.blocks():
             stop = 0
             while stop < len(ids):
                 part = slice(stop, stop + most)
                 stop = part.stop
-                found = nearest_others(admitted, ids[part], rows[part], self.k).nearest
+                found = nearest_others(admitted, ids[part], rows[part], self.k, contents).nearest
                 matched = sum(len(ids) for ids, _ in found) / len(found)
                 most = max(1, min(self.searched, int(self.matched / max(1, matched))))
                 yield ids[part], found
 
 
 def nearest_others(
-    gallery: Gallery, ids: NDArray[np.int64], rows: NDArray[np.float32], k: int | None
+    gallery: Gallery,
+    ids: NDArray[np.int64],
+    rows: NDArray[np.float32],
+    k: int | None,
+    contents: Contents | None = None,
 ) -> Answer:
     """Return the ``k`` nearest (None: all) of stored images, given by id and embedding, but those.
 
-    An image is left out of its own list only.
+    An image is left out of its own list only; with ``contents``, its copies are too, and of copies
+    of another the first one counts.
     """
-    answer = gallery.search(rows, None if k is None else k + 1)
-    pairs = zip(ids.tolist(), answer.nearest, strict=True)
-    return Answer([_without(number, nearest, k) for number, nearest in pairs], answer.stats)
-
-
-def _without(image_id: int, nearest: Nearest, k: int | None) -> Nearest:
-    """Return the first ``k`` of ``nearest`` that are not the image itself."""
-    ids, distances = nearest
-    others = ids != image_id
-    return ids[others][:k], distances[others][:k]
+    known = contents(ids.tolist()) if contents else {}
+    own = [Own(number, known.get(number)) for number in ids.tolist()]
+    return nearest_but(gallery, rows, k, own, contents)
 
 
 def paths_of(snapshot: Snapshot, ids: Iterable[int]) -> dict[int, str]:

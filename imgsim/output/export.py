@@ -1,7 +1,5 @@
 """Data files out: neighbour lists, embeddings and a FAISS index, streamed and atomic."""
 
-import csv
-import json
 import os
 import pickle
 import shutil
@@ -28,6 +26,8 @@ from imgsim.output.listing import (
     plain_path,
     record_batches,
     schema_of,
+    write_csv,
+    write_jsonl,
 )
 from imgsim.output.target import EMBEDDINGS, INDEXES, NEIGHBOURS, check_target
 from imgsim.results import ImageNeighbours
@@ -98,15 +98,12 @@ def _write(path: Path, writers: Mapping[str, Callable[[Path, _T], None]], data: 
 
 def _csv(path: Path, rows: _Rows) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerow(NEIGHBOUR_COLUMNS)
-        writer.writerows(rows)
+        write_csv(file, rows)
 
 
 def _jsonl(path: Path, rows: _Rows) -> None:
     with path.open("w", encoding="ascii") as file:
-        for row in rows:
-            file.write(json.dumps(dict(zip(NEIGHBOUR_COLUMNS, row, strict=True))) + "\n")
+        write_jsonl(file, rows)
 
 
 def _parquet(path: Path, rows: _Rows) -> None:

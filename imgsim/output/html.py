@@ -1,4 +1,4 @@
-"""Matches as one self-contained HTML page."""
+"""Matches as one HTML page."""
 
 import base64
 import html
@@ -6,58 +6,113 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from imgsim.errors import ImageError
 from imgsim.files import replacing, writing
-from imgsim.images.decode import thumbnail
+from imgsim.images.decode import dimensions, thumbnail
+from imgsim.output.selection import select
 from imgsim.output.target import PAGES, check_target
-from imgsim.results import QueryResult
+from imgsim.results import Progress, QueryResult
 from imgsim.text import printable, short_name
 
-_THUMBNAIL = 224
+_MOST = 20_000  # pictures on a page
+_EMBEDDED = 1_000  # thumbnails, some kilobytes each; the browser takes the others from the files
+_THUMBNAIL = 192
 
 
-def write_page(path: Path, results: Sequence[QueryResult]) -> None:
-    """Write one self-contained HTML file with a section for each query."""
+def write_page(
+    path: Path,
+    results: Sequence[QueryResult],
+    on_progress: Progress | None = None,
+    *,
+    embedded: int = _EMBEDDED,
+) -> int:
+    """Write one HTML file with a section for each query.
+
+    The first ``embedded`` different images are in it as thumbnails, once each; the browser loads
+    the others from their files when they are looked at. At most 20,000 pictures are shown; see
+    :func:`select`. Returns how many are left out.
+    """
     check_target(path, PAGES)
-    sections = "\n".join(_section(result) for result in results)
+    selection = select(results, _MOST)
+    gallery = _Gallery(embedded, selection.pictures, on_progress)
+    sections = "\n".join(map(gallery.section, selection.results))
+    style = _STYLE + "\n".join(gallery.rules)
     with writing(path), replacing(path) as temporary:
-        temporary.write_text(_PAGE.format(style=_STYLE, sections=sections), encoding="utf-8")
+        temporary.write_text(_PAGE.format(style=style, sections=sections), encoding="utf-8")
+    return selection.left_out
 
 
-def _section(result: QueryResult) -> str:
-    query = _card(result.query, "query", "query")
-    matches = (
-        _card(match.path, f"{match.rank} &middot; {match.distance:.6g}", "match")
-        for match in result.matches
-    )
-    return f"<section>\n{query}{''.join(matches)}</section>"
+class _Gallery:
+    """The pictures of a page: ``rules`` of its style sheet have the thumbnails."""
+
+    def __init__(self, embedded: int, pictures: int, on_progress: Progress | None) -> None:
+        self.rules: list[str] = []
+        self._embedded, self._pictures = embedded, pictures
+        self._on_progress = on_progress
+        self._done = 0
+        self._known: dict[str, tuple[str, str]] = {}
+
+    def section(self, result: QueryResult) -> str:
+        """Return the section of a query."""
+        matches = (
+            self._card(match.path, f"{match.rank} &middot; {match.distance:.6g}", "match")
+            for match in result.matches
+        )
+        query = self._card(result.query, "query", "query")
+        return f"<section>\n{query}{''.join(matches)}</section>"
+
+    def _card(self, path: str, label: str, kind: str) -> str:
+        if path not in self._known:
+            self._known[path] = self._picture(path)
+        picture, size = self._known[path]
+        self._done += 1
+        if self._on_progress is not None:
+            self._on_progress(self._done, self._pictures)
+        name, link = html.escape(printable(path)), html.escape(Path(path).absolute().as_uri())
+        return (
+            f'<figure class="{kind}"><a href="{link}" title="{name}">{picture}</a><figcaption>'
+            f"<b>{label}</b><br>{html.escape(short_name(path))}<br>{size}</figcaption></figure>\n"
+        )
+
+    def _picture(self, path: str) -> tuple[str, str]:
+        """Return what shows an image, and its width and height."""
+        name = html.escape(printable(path))
+        try:
+            if len(self.rules) < self._embedded:
+                pixels, number = thumbnail(path, _THUMBNAIL), len(self.rules)
+                width, height = pixels.size
+                self.rules.append(f".p{number}{{background-image:url({_data(pixels.values)})}}")
+                shown = f'<i class="p{number}" role="img" aria-label="{name}"></i>'
+            else:
+                width, height = dimensions(path)
+                source = html.escape(Path(path).absolute().as_uri())
+                shown = f'<img loading="lazy" decoding="async" src="{source}" alt="{name}">'
+        except ImageError as error:
+            return f"<span>{html.escape(printable(error.reason))}</span>", ""
+        return shown, f"{width} &times; {height}"
 
 
-def _card(path: str, label: str, kind: str) -> str:
-    name = html.escape(printable(path))
-    try:
-        with io.BytesIO() as file:
-            thumbnail(path, _THUMBNAIL).save(file, "JPEG", quality=85)
-            data = base64.b64encode(file.getvalue()).decode("ascii")
-        picture = f'<img src="data:image/jpeg;base64,{data}" alt="{name}">'
-    except ImageError as error:
-        picture = f"<p>{html.escape(printable(error.reason))}</p>"
-    link = html.escape(Path(path).absolute().as_uri())
-    return (
-        f'<figure class="{kind}"><a href="{link}" title="{name}">{picture}</a>'
-        f"<figcaption><b>{label}</b><br>{html.escape(short_name(path))}</figcaption></figure>\n"
-    )
+def _data(pixels: NDArray[np.uint8]) -> str:
+    """Return pixels (height, width, 3) as the address of a JPEG file."""
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, "JPEG", quality=80)
+        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 _STYLE = """
 :root { color-scheme: light dark; font: 14px system-ui, sans-serif; }
 body { margin: 1.5rem; }
 section { display: flex; flex-wrap: wrap; gap: .75rem; padding: 1rem 0;
-  border-bottom: 1px solid #8884; }
+  border-bottom: 1px solid #8884; content-visibility: auto; contain-intrinsic-size: auto 260px; }
 figure { margin: 0; width: 180px; }
 figure a { display: flex; height: 180px; align-items: center; justify-content: center;
   background: #8882; border-radius: 6px; overflow: hidden; }
 figure.query a { outline: 3px solid #2a7ae2; }
+i { width: 100%; height: 100%; background: center / contain no-repeat; print-color-adjust: exact; }
 img { max-width: 100%; max-height: 100%; }
 figcaption { padding-top: .3rem; overflow-wrap: anywhere; }
 """

@@ -1,11 +1,13 @@
 """Lists too long for memory: items one by one, or Arrow record batches."""
 
+import csv
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
 
-from imgsim.results import ImageInfo, ImageNeighbours
+from imgsim.results import ImageInfo, ImageNeighbours, QueryResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +33,9 @@ IMAGE_COLUMNS = {
 }
 
 Row = tuple[Any, ...]
+
+JSON_SCHEMA = 1
+"""The number of the form that JSON has here; it grows when a reader has to change."""
 
 
 class Listing(Generic[_T]):
@@ -75,6 +80,26 @@ def neighbour_rows(image: ImageNeighbours) -> Iterator[Row]:
     """Yield a row of NEIGHBOUR_COLUMNS for each neighbour."""
     for match in image.matches:
         yield image.id, image.path, match.rank, match.id, match.path, match.distance
+
+
+def query_rows(result: QueryResult) -> Iterator[Row]:
+    """Yield a row of NEIGHBOUR_COLUMNS for each match of a query, which has no id."""
+    for match in result.matches:
+        yield None, result.query, match.rank, match.id, match.path, match.distance
+
+
+def write_csv(file: TextIO, rows: Iterable[Row]) -> None:
+    """Write rows of NEIGHBOUR_COLUMNS as CSV, texts in quotes."""
+    writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerow(NEIGHBOUR_COLUMNS)
+    writer.writerows(rows)
+
+
+def write_jsonl(file: TextIO, rows: Iterable[Row]) -> None:
+    """Write rows of NEIGHBOUR_COLUMNS as JSON Lines."""
+    for row in rows:
+        fields = dict(zip(NEIGHBOUR_COLUMNS, row, strict=True))
+        file.write(json.dumps({"schema": JSON_SCHEMA, **fields}) + "\n")
 
 
 def image_rows(image: ImageInfo) -> Iterator[Row]:

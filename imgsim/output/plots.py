@@ -1,5 +1,6 @@
 """Pictures drawn with matplotlib: training curves, reconstructions, and matches."""
 
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,17 +8,23 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from imgsim.errors import ImageError
 from imgsim.files import replacing, writing
 from imgsim.images.decode import thumbnail
+from imgsim.output.selection import select
 from imgsim.output.target import FIGURES, check_target
-from imgsim.results import EpochRecord, QueryResult, RetrievalExample
+from imgsim.results import EpochRecord, Progress, QueryResult, RetrievalExample
 from imgsim.text import printable, short_name
 
 _THUMBNAIL = 224
+_MOST = 240  # pictures of matches; they take some seconds
+_IN_A_ROW = 10  # matches beside a query
+_PICTURE, _TITLE_HEIGHT, _CELL_HEIGHT = 0.94, 0.22, 1.24  # in units of a cell's width
+_CELL_INCHES = 1.7
 
 
 def draw_history(path: Path, history: Sequence[EpochRecord]) -> None:
@@ -50,55 +57,93 @@ def draw_reconstructions(
     _save(figure, path)
 
 
-def draw_matches(path: Path, results: Sequence[QueryResult]) -> None:
-    """Draw a grid: a row for each query, the query first, then its matches, nearest first."""
-    columns = 1 + max((len(result.matches) for result in results), default=0)
-    rows = max(1, len(results))
-    figure = Figure(figsize=(1.7 * columns, 2.1 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.ravel():
-        axes.set_axis_off()
-    for row, result in zip(grid, results, strict=False):
-        _draw_image(row[0], result.query, "query")
-        for axes, match in zip(row[1:], result.matches, strict=False):
-            _draw_image(axes, match.path, f"{match.rank}: {match.distance:.4g}")
-    _save(figure, path)
+def draw_matches(
+    path: Path, results: Sequence[QueryResult], on_progress: Progress | None = None
+) -> int:
+    """Draw each query with its matches beside it, nearest first, ten in a row.
+
+    At most 240 pictures are drawn; see :func:`select`. Returns how many are left out.
+    """
+    check_target(path, FIGURES)
+    selection = select(results, _MOST)
+    longest = max((len(result.matches) for result in selection.results), default=0)
+    grid = _Grid(1 + min(longest, _IN_A_ROW), selection.pictures, on_progress)
+    for result in selection.results:
+        grid.begin_row()
+        grid.draw(result.query, "query")
+        for match in result.matches:
+            grid.draw(match.path, f"{match.rank}: {match.distance:.4g}")
+    grid.save(path)
+    return selection.left_out
 
 
-def draw_retrieved(path: Path, retrieved: Sequence[RetrievalExample]) -> None:
+def draw_retrieved(
+    path: Path, retrieved: Sequence[RetrievalExample], on_progress: Progress | None = None
+) -> None:
     """Draw a row for each query: the image, then its nearest, right ones green and wrong ones red.
 
     Wrong ones are dashed as well, for those who cannot tell the colours.
     """
+    check_target(path, FIGURES)
     columns = 1 + max(len(query.nearest) for query in retrieved)
-    figure = Figure(figsize=(1.5 * columns, 1.9 * len(retrieved)), layout="constrained")
-    grid = figure.subplots(len(retrieved), columns, squeeze=False)
-    for row, query in zip(grid, retrieved, strict=True):
-        for axes in row:
-            axes.set_axis_off()
-        _draw_image(row[0], query.query, query.label)
-        for axes, near, label in zip(row[1:], query.nearest, query.labels, strict=False):
-            _draw_image(axes, near, label)
-            axes.set_axis_on()
-            _outline(axes, right=label == query.label)
-    _save(figure, path)
+    grid = _Grid(columns, sum(1 + len(query.nearest) for query in retrieved), on_progress)
+    for query in retrieved:
+        grid.begin_row()
+        grid.draw(query.query, query.label)
+        for near, label in zip(query.nearest, query.labels, strict=False):
+            grid.draw(near, label, right=label == query.label)
+    grid.save(path)
 
 
-def _outline(axes: Axes, *, right: bool) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(
-        color="tab:green" if right else "tab:red",
-        linewidth=3,
-        linestyle="solid" if right else "dashed",
-    )
+class _Grid:
+    """Pictures in ``columns``, drawn from the left; the first column is that of the queries."""
+
+    def __init__(self, columns: int, pictures: int, on_progress: Progress | None) -> None:
+        self._columns, self._pictures = columns, pictures
+        self._on_progress = on_progress
+        self._row, self._column, self._drawn = -1, 0, 0
+        self._figure = Figure()
+        self._axes = self._figure.add_axes((0, 0, 1, 1))
+
+    def begin_row(self) -> None:
+        """Go on in the first column of the next row."""
+        self._row, self._column = self._row + 1, 0
+
+    def draw(self, path: str, title: str, *, right: bool | None = None) -> None:
+        """Draw a picture with a title, and an outline that says whether it is right, and go on."""
+        if self._column == self._columns:
+            self._row, self._column = self._row + 1, 1
+        x, y = self._column + 0.5, self._row * _CELL_HEIGHT + _TITLE_HEIGHT + 0.5
+        text = f"{printable(title)}\n{short_name(path)}"
+        self._axes.text(x, y - 0.49, text, fontsize=7, ha="center", va="bottom", parse_math=False)
+        width = height = _PICTURE
+        try:
+            pixels = thumbnail(path, _THUMBNAIL).values
+            height, width = (_PICTURE * side / max(pixels.shape) for side in pixels.shape[:2])
+            edges = x - width / 2, x + width / 2, y + height / 2, y - height / 2
+            self._axes.imshow(pixels, extent=edges)
+        except ImageError as error:
+            reason = textwrap.fill(printable(error.reason), 24)
+            self._axes.text(x, y, reason, fontsize=6, ha="center", va="center", parse_math=False)
+        if right is not None:
+            self._axes.add_patch(_outline((x - width / 2, y - height / 2), width, height, right))
+        self._column += 1
+        self._drawn += 1
+        if self._on_progress is not None:
+            self._on_progress(self._drawn, self._pictures)
+
+    def save(self, path: Path) -> None:
+        """Write the figure."""
+        rows = max(1, self._row + 1) * _CELL_HEIGHT
+        self._figure.set_size_inches(_CELL_INCHES * self._columns, _CELL_INCHES * rows)
+        self._axes.set(xlim=(0, self._columns), ylim=(rows, 0), aspect="auto")
+        self._axes.set_axis_off()
+        _save(self._figure, path)
 
 
-def _draw_image(axes: Axes, path: str, title: str) -> None:
-    axes.set_title(f"{printable(title)}\n{short_name(path)}", fontsize=7, parse_math=False)
-    try:
-        axes.imshow(np.asarray(thumbnail(path, _THUMBNAIL)))
-    except ImageError as error:
-        axes.text(0.5, 0.5, error.reason, fontsize=6, ha="center", va="center", wrap=True)
+def _outline(corner: tuple[float, float], width: float, height: float, right: bool) -> Rectangle:
+    colour, style = ("tab:green", "solid") if right else ("tab:red", "dashed")
+    return Rectangle(corner, width, height, fill=False, color=colour, linewidth=3, linestyle=style)
 
 
 def _bare(axes: Axes) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from imgsim import Collection, errors
+from imgsim.output.listing import NEIGHBOUR_COLUMNS
 from tests.conftest import interruptible, make_collection
 
 
@@ -49,6 +51,7 @@ class TestIngest:
         ]
         again = imgsim("-c", empty, "ingest", pictures, "--json")
         assert json.loads(again.stdout) == {
+            "schema": 1,
             "seen": 38,
             "added": 0,
             "changed": 0,
@@ -194,15 +197,53 @@ class TestQuery:
 
     def test_jsonl(self, stored, crops, imgsim, pictures):
         done = imgsim("-c", stored, "query", *crops[:3], "-k", "2", "--format", "jsonl")
-        answers = [json.loads(line) for line in lines(done.stdout)]
-        assert [answer["query"] for answer in answers] == crops[:3]
-        assert answers[1]["matches"][0] == {
+        rows = [json.loads(line) for line in lines(done.stdout)]
+        assert [row["path"] for row in rows] == [crop for crop in crops[:3] for _ in range(2)]
+        assert rows[2] == {
+            "schema": 1,
+            "image_id": None,
+            "path": crops[1],
             "rank": 1,
-            "id": 2,
-            "path": f"{pictures}/astronaut-1.jpg",
+            "neighbour_id": 2,
+            "neighbour_path": f"{pictures}/astronaut-1.jpg",
             "distance": 0.0,
         }
-        assert [list(answer) for answer in answers] == [["query", "matches"]] * 3
+        assert imgsim("-c", stored, "query", *crops[:3], "-k2", "--json").stdout == done.stdout
+
+    def test_a_folder_asks_with_the_images_in_it(self, stored, crops, imgsim, tmp_path):
+        folder = tmp_path / "work" / "some"
+        (folder / "deep").mkdir(parents=True)
+        (folder / "empty").mkdir()
+        (folder / "notes.txt").write_text("x")
+        (folder / "bad.jpg").write_text("x")
+        shutil.copy(crops[0], folder / "deep" / "b.jpg")
+        shutil.copy(crops[1], folder / "no-suffix")
+        done = imgsim("-c", stored, "query", "some", "-k1", "--format", "paths")
+        assert [os.path.basename(line) for line in lines(done.stdout)] == [
+            os.path.basename(crop) for crop in crops[:2]
+        ]
+        assert lines(done.stderr) == [
+            f"imgsim: error: {folder}/bad.jpg: not an image in a known format"
+        ]
+        assert done.returncode == 22
+        done = imgsim("-c", stored, "query", "some/empty")
+        assert lines(done.stderr) == [
+            "imgsim: error: some/empty: there are no images in this folder"
+        ]
+        assert done.returncode == 21
+
+    def test_its_own_file_and_copies_are_left_out(self, stored, pictures, crops, imgsim):
+        shutil.copy(crops[0], pictures / "copy.jpg")
+        shutil.copy(crops[1], pictures / "one-more.jpg")
+        imgsim("-c", stored, "ingest", pictures)
+        ask = ("-c", stored, "query", pictures / "astronaut-0.jpg", "-k40", "--format", "paths")
+        everything = lines(imgsim(*ask).stdout)
+        assert len(everything) == 38
+        assert everything[:2] == [f"{pictures}/astronaut-0.jpg", f"{pictures}/copy.jpg"]
+        assert lines(imgsim(*ask, "--no-self").stdout) == everything[1:]
+        distinct = [name for name in everything[2:] if not name.endswith("one-more.jpg")]
+        assert lines(imgsim(*ask, "--distinct").stdout) == distinct
+        assert len(lines(imgsim(*ask, "--distinct", "-k35").stdout)) == 35
 
     def test_an_empty_answer_says_why(self, stored, empty, crops, imgsim, pictures, tmp_path):
         query = ("-c", stored, "query", crops[0])
@@ -232,7 +273,7 @@ class TestQuery:
         done = imgsim("-c", stored, "query", *crops[:2], "-k", "3", "--format", "csv")
         rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
         assert [row["rank"] for row in rows] == ["1", "2", "3"] * 2
-        assert list(rows[0]) == ["query", "rank", "id", "path", "distance"]
+        assert list(rows[0]) == list(NEIGHBOUR_COLUMNS)
 
     def test_paths_on_stdin_one_bad(self, stored, crops, imgsim, pictures):
         listed = f"{crops[0]}\n/nowhere.jpg\n{crops[1]}\n".encode()
@@ -249,8 +290,8 @@ class TestQuery:
         done = imgsim("-c", stored, "query", "-", "-0k2", "--format", "paths", input=odd + b"\0")
         assert done.stdout.split(b"\0")[0] == odd
         done = imgsim("-c", stored, "query", odd, "-k2", "--format", "jsonl")
-        answer = json.loads(done.stdout)
-        assert os.fsencode(answer["query"]) == os.fsencode(answer["matches"][0]["path"]) == odd
+        answer = json.loads(lines(done.stdout)[0])
+        assert os.fsencode(answer["path"]) == os.fsencode(answer["neighbour_path"]) == odd
         done = imgsim("-c", stored, "query", odd, "-k2")
         assert len(lines(done.stdout)) == 4
         assert "a\\udcff\\n.jpg" in done.stdout.decode()
@@ -261,17 +302,19 @@ class TestQuery:
         assert lines(done.stderr) == [f"figure: {figure}", f"page: {page}"]
         assert figure.read_bytes().startswith(b"\x89PNG")
         assert page.read_text().startswith("<!doctype html>")
+        many = imgsim("-c", stored, "query", *crops, "-k9", "--figure", figure)
+        assert lines(many.stderr) == [
+            f"figure: {figure} (120 queries and matches more are left out)"
+        ]
 
     def test_a_radius_asks_for_all_within(self, stored, crops, imgsim):
-        everything = imgsim("-c", stored, "query", crops[0], "-k", "36", "--format", "jsonl")
-        distances = [m["distance"] for m in json.loads(everything.stdout)["matches"]]
-        near = imgsim(
-            "-c", stored, "query", crops[0], "--radius", str(distances[14]), "--format", "jsonl"
-        )
-        assert [m["distance"] for m in json.loads(near.stdout)["matches"]] == distances[:15]
-        arguments = ("--radius", str(distances[14]), "-k2", "--format", "jsonl")
-        two = imgsim("-c", stored, "query", crops[0], *arguments)
-        assert len(json.loads(two.stdout)["matches"]) == 2
+        def distances(*arguments):
+            done = imgsim("-c", stored, "query", crops[0], *arguments, "--json")
+            return [json.loads(line)["distance"] for line in lines(done.stdout)]
+
+        everything = distances("-k", "36")
+        assert distances("--radius", str(everything[14])) == everything[:15]
+        assert distances("--radius", str(everything[14]), "-k2") == everything[:2]
         for radius in ("-1", "nan", "x"):
             assert imgsim("-c", stored, "query", crops[0], "--radius", radius).returncode == 2
 
@@ -340,6 +383,7 @@ class TestUpkeep:
         assert lines(dry.stderr) == ["would be forgotten: 1 images, 0 refused files"]
         done = imgsim("-c", stored, "prune", "--json")
         assert json.loads(done.stdout) == {
+            "schema": 1,
             "images": 1,
             "refused": 0,
             "paths": [str(first)],
@@ -386,7 +430,13 @@ class TestUpkeep:
         dry = imgsim("-c", stored, "compact", "--dry-run")
         assert lines(dry.stderr) == ["segments before: 1, after: 1; embeddings would be dropped: 1"]
         done = imgsim("-c", stored, "compact", "--json")
-        assert json.loads(done.stdout) == {"before": 1, "after": 1, "dropped": 1, "dry_run": False}
+        assert json.loads(done.stdout) == {
+            "schema": 1,
+            "before": 1,
+            "after": 1,
+            "dropped": 1,
+            "dry_run": False,
+        }
         assert lines(imgsim("-c", stored, "compact").stderr) == [
             "segments before: 1, after: 1; embeddings dropped: 0"
         ]
@@ -429,6 +479,22 @@ class TestExport:
             assert done.stdout == b""
             assert (tmp_path / name).stat().st_size > 100
 
+    @pytest.mark.parametrize("form", ["csv", "jsonl"])
+    def test_to_stdout(self, stored, imgsim, tmp_path, form):
+        name = tmp_path / f"n.{form}"
+        imgsim("-c", stored, "export", "neighbours", "-k3", "-o", name)
+        done = imgsim("-c", stored, "export", "neighbours", "-k3", "-o", "-", "--format", form)
+        assert done.stdout == name.read_bytes()
+        assert done.stderr == b""
+
+    def test_without_exact_copies(self, stored, pictures, crops, imgsim):
+        shutil.copy(crops[0], pictures / "copy.jpg")
+        imgsim("-c", stored, "ingest", pictures)
+        done = imgsim("-c", stored, "export", "neighbours", "-k99", "-o", "-", "--distinct")
+        rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
+        counts = Counter(os.path.basename(row["path"]) for row in rows)
+        assert {counts.pop("astronaut-0.jpg"), counts.pop("copy.jpg"), *counts.values()} == {35}
+
     def test_a_wrong_name(self, stored, imgsim, tmp_path):
         done = imgsim("-c", stored, "export", "neighbours", "-o", tmp_path / "n.txt")
         assert done.returncode == 2
@@ -450,6 +516,23 @@ class TestInfoAndCheck:
         done = imgsim("-c", stored, "check")
         assert done.returncode == 14
         assert str(segment) in done.stdout.decode()
+
+
+class TestOptionsAfterTheCommand:
+    def test_collection_and_quiet(self, stored, crops, imgsim):
+        first = imgsim("-c", stored, "query", crops[0])
+        assert imgsim("query", "-c", stored, crops[0]).stdout == first.stdout
+        assert imgsim("query", crops[0], f"--collection={stored}").stdout == first.stdout
+        assert imgsim("-c", "/nowhere", "query", crops[0], "-c", stored).stdout == first.stdout
+        assert imgsim("ingest", crops[0], "-qc", stored).stderr == b""
+        assert imgsim("encoder", "list", "-c", stored).returncode == 0
+        assert imgsim("export", "neighbours", "-o", "n.csv", "-c", stored, "-q").stderr == b""
+
+    def test_verbose_and_debug(self, stored, crops, imgsim):
+        done = imgsim("query", "-c", stored, crops[0], "-v")
+        assert "encoded 1 images" in done.stderr.decode()
+        done = imgsim("query", crops[0], "--debug")
+        assert b"Traceback" in done.stderr
 
 
 class TestErrors:

@@ -1,5 +1,6 @@
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from imgsim import EpochRecord, Match, OutputError, QueryResult
 from imgsim.output.html import write_page
 from imgsim.output.plots import draw_history, draw_matches, draw_reconstructions
+from imgsim.output.selection import select
 
 
 @pytest.fixture
@@ -23,29 +25,58 @@ def results(crops, tmp_path):
     return [QueryResult(crops[0], matches), QueryResult(nasty, matches[:1])]
 
 
-class Images(HTMLParser):
-    def __init__(self):
+class Tags(HTMLParser):
+    def __init__(self, text):
         super().__init__()
         self.tags = []
-        self.sources = []
+        self.attributes = []
+        self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.sources += [v for k, v in attributes if k == "src"]
+        self.attributes += attributes
+
+    def of(self, name):
+        return [value for key, value in self.attributes if key == name]
 
 
 def test_page_is_self_contained_and_escaped(results, tmp_path):
-    write_page(tmp_path / "page.html", results)
+    assert write_page(tmp_path / "page.html", results) == 0
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    parser = Images()
-    parser.feed(text)
-    assert "script" not in parser.tags
-    assert parser.tags.count("section") == 2
-    assert len(parser.sources) == 5
-    assert all(source.startswith("data:image/jpeg;base64,") for source in parser.sources)
+    page = Tags(text)
+    assert "script" not in page.tags
+    assert page.tags.count("section") == 2
+    assert page.of("class") == "query p0 match p0 match p1 match query p1 match p0".split()
+    assert not page.of("src")
+    assert text.count("url(") == text.count("url(data:image/jpeg;base64,") == 2  # each image once
     assert "No such file or directory" in text
     assert re.search(r"2 &middot; 1\.25", text)
     assert "&lt;script&gt;" in text
+    assert text.count("30 &times; 60") == 2
+    assert page.of("title").count(results[0].query) == 3  # the whole path on hover
+
+
+def test_what_is_not_embedded_is_loaded_when_it_is_looked_at(results, tmp_path):
+    write_page(tmp_path / "page.html", results, embedded=1)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Tags(text)
+    assert page.of("loading") == ["lazy", "lazy"]
+    assert page.of("src") == [Path(results[1].query).as_uri()] * 2
+    assert text.count("30 &times; 60") == 2
+
+
+def test_many_matches_share_a_figure_evenly_and_the_rest_is_counted(results, crops, tmp_path):
+    many = tuple(Match(i, i, crops[i % 4], float(i)) for i in range(1, 1_001))
+    told = []
+    query = QueryResult(crops[0], many)
+    left_out = draw_matches(tmp_path / "figure.png", [query, query], lambda *now: told.append(now))
+    assert left_out == 2_002 - 240
+    assert told == [(done, 240) for done in range(1, 241)]
+    with Image.open(tmp_path / "figure.png") as image:
+        width, height = image.size
+    assert width < 2_500
+    assert height / width == pytest.approx(24 * 1.24 / 11, rel=0.01)
+    assert select([query] * 50, 240).left_out == 50 * 1_001 - 21 * 11
 
 
 def test_page_of_no_results(tmp_path):

@@ -1,0 +1,98 @@
+"""What goes to stdout: tables for a person, rows and JSON for a script."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from imgsim.output.listing import JSON_SCHEMA, Row, query_rows, write_csv, write_jsonl
+from imgsim.results import Evaluation, QueryResult, Refusal
+from imgsim.text import printable
+
+RowFormat = Literal["csv", "jsonl"]
+"""How rows of neighbours are printed."""
+
+QueryFormat = Literal["table", "jsonl", "csv", "paths"]
+"""How `imgsim query` prints its answer."""
+
+
+def print_json(facts: dict[str, Any]) -> None:
+    """Print facts in a line of JSON, with the number of its schema."""
+    print(json.dumps({"schema": JSON_SCHEMA, **facts}))
+
+
+def print_refused(refused: Sequence[Refusal], *, as_json: bool) -> None:
+    """Print a line for each file, with the reason after a tab, or JSON Lines."""
+    for refusal in refused:
+        if as_json:
+            print_json(asdict(refusal))
+        else:
+            print(f"{printable(refusal.path)}\t{printable(refusal.reason)}")
+
+
+def print_results(results: Sequence[QueryResult], form: QueryFormat, *, null: bool) -> None:
+    """Print the answer of a query to stdout."""
+    if form == "table":
+        _print_table(results)
+    elif form == "paths":
+        _print_paths(results, "\0" if null else "\n")
+    else:
+        print_rows((row for result in results for row in query_rows(result)), form)
+
+
+def print_rows(rows: Iterable[Row], form: RowFormat) -> None:
+    """Print rows of NEIGHBOUR_COLUMNS to stdout."""
+    _ROW_WRITERS[form](sys.stdout, rows)
+
+
+def _print_table(results: Sequence[QueryResult]) -> None:
+    for number, result in enumerate(results):
+        if number:
+            print()
+        print(printable(result.query))
+        width = max([2, *(len(str(match.id)) for match in result.matches)])
+        print(f"{'rank':>6}  {'distance':>12}  {'id':>{width}}  path")
+        for match in result.matches:
+            print(
+                f"{match.rank:>6}  {match.distance:>12.6g}  {match.id:>{width}}  "
+                f"{printable(match.path)}"
+            )
+
+
+def _print_paths(results: Sequence[QueryResult], end: str) -> None:
+    for result in results:
+        for match in result.matches:
+            print(match.path, end=end)
+
+
+_ROW_WRITERS = {"csv": write_csv, "jsonl": write_jsonl}
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print a table of the scores, and one of the labels with what is retrieved for them."""
+    rows = {
+        "encoder": evaluation.embeddings,
+        "pixels 32x32": evaluation.pixels,
+        "HSV histogram": evaluation.histogram,
+    }
+    recalled = [f"R@{k}" for k in evaluation.embeddings.recall]
+    print(f"{'':<14}" + "".join(f"{name:<17}" for name in (*recalled, "P@10", "mAP")).rstrip())
+    for name, scores in rows.items():
+        cells = (*scores.recall.values(), scores.p10, scores.map)
+        texts = (f"{cell.value:.3f} ({cell.low:.2f}-{cell.high:.2f})" for cell in cells)
+        print(f"{name:<14}" + " ".join(texts))
+    print(
+        f"{evaluation.queries:,} of {evaluation.images:,} images as queries, "
+        f"{evaluation.unlabelled:,} without a label left out; in brackets 95 % intervals\n"
+    )
+    width = max(5, *(len(printable(score.label)) for score in evaluation.classes))
+    print(f"{'label':<{width}}  {'images':>7}  {'P@10':>5}  mostly retrieved besides")
+    for score in evaluation.classes:
+        others = [
+            (share, label) for label, share in score.retrieved.items() if label != score.label
+        ]
+        besides = ", ".join(f"{printable(label)} {share:.2f}" for share, label in others[:3])
+        right = f"{score.retrieved.get(score.label, 0.0):.3f}" if score.queries else "-"
+        label = printable(score.label)
+        print(f"{label:<{width}}  {score.images:>7,}  {right:>5}  {besides}".rstrip())
