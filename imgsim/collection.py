@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +19,8 @@ from imgsim.encoder.encoder import Encoder
 from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.encoders import Encoders
 from imgsim.errors import EncoderError, ImageError
-from imgsim.files import absolute
+from imgsim.files import absolute, disk_bytes
+from imgsim.images.formats import formats
 from imgsim.images.scan import find
 from imgsim.images.source import Images
 from imgsim.jobs import forget
@@ -62,6 +64,8 @@ from imgsim.results import (
     UpkeepReport,
 )
 from imgsim.searcher import Searcher
+
+_VERSIONS = "imgsim", "faiss-cpu", "numba", "numpy", "onnxruntime", "pillow", "sqlalchemy"
 
 
 class Collection:
@@ -173,14 +177,17 @@ class Collection:
         with self._writing(dry_run=dry_run):
             return forget.remove(self._directory, listed(paths), dry_run=dry_run)
 
-    def relocate(self, old: PathLike, new: PathLike, *, dry_run: bool = False) -> UpkeepReport:
+    def relocate(
+        self, old: PathLike, new: PathLike, *, dry_run: bool = False, force: bool = False
+    ) -> UpkeepReport:
         """Note that what was at and under the path ``old`` is at ``new`` now.
 
-        Raises :class:`StoreError` if images are stored under both, and ValueError for ``/``.
+        Raises :class:`StoreError` if images are stored under both, ValueError for ``/``, and
+        without ``force`` :class:`ImageNotFound` if most of the files are not there.
         """
         with self._writing(dry_run=dry_run):
             paths = os.fspath(old), os.fspath(new)
-            return forget.relocate(self._directory, *paths, dry_run=dry_run)
+            return forget.relocate(self._directory, *paths, dry_run=dry_run, force=force)
 
     def refused(self) -> list[Refusal]:
         """Return the files that were refused, by path, and why."""
@@ -293,14 +300,19 @@ class Collection:
             segments = snapshot.segments()
             return CollectionInfo(
                 path=str(directory.path),
-                schema=SCHEMA,
+                catalog_schema=SCHEMA,
                 images=snapshot.count_images(),
                 refused=snapshot.count_refused(),
+                roots=tuple(snapshot.roots()),
                 segments=len(segments),
                 embedding_bytes=sum(4 * segment.rows * segment.dim for segment in segments),
-                encoder=encoder.fingerprint if encoder else None,
+                disk_bytes=disk_bytes(directory.path),
+                encoder=encoder.name if encoder else None,
+                fingerprint=encoder.fingerprint if encoder else None,
                 dim=encoder.dim if encoder else None,
                 image_size=(preprocessing.height, preprocessing.width) if preprocessing else None,
+                formats=formats(),
+                versions={name: version(name) for name in _VERSIONS},
             )
 
     def check(self, *, deep: bool = False) -> list[Damage]:

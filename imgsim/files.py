@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imgsim.errors import StoreError
@@ -81,6 +81,16 @@ def absolute(path: str) -> str:
         raise ValueError("a path is empty")
     found = os.path.abspath(path)
     return found[1:] if found.startswith("//") else found  # POSIX keeps two slashes
+
+
+def disk_bytes(directory: Path) -> int:
+    """Return how many bytes of the disk the files in a directory take."""
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with suppress(FileNotFoundError):  # it was a temporary one
+                total += 512 * os.lstat(os.path.join(folder, name)).st_blocks
+    return total
 
 
 def mtime_ns(facts: os.stat_result) -> int:

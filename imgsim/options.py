@@ -82,7 +82,8 @@ class SearchFilter:
 class BatchLimits:
     """When a batch of images is committed: at so many images or bytes, or after so many seconds.
 
-    Files are compared with the catalog ``compared`` at a time.
+    The first batches of a run are committed sooner, after 2, 4, 8 and 16 seconds. Files
+    are compared with the catalog ``compared`` at a time.
     """
 
     images: int = 4_096
@@ -101,12 +102,14 @@ class IngestSettings:
     """What an ingest takes for granted of files that it has met before.
 
     ``rehash`` reads every file, whatever its size and time say; ``retry_refused`` tries refused
-    files that have not changed.
+    files that have not changed. With ``count_first`` progress has a total, and folders are walked
+    through twice; else it is 0.
     """
 
     rehash: bool = False
     retry_refused: bool = False
     batch: BatchLimits = BatchLimits()
+    count_first: bool = True
 
 
 @dataclass(frozen=True)

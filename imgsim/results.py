@@ -292,17 +292,27 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class CollectionInfo:
-    """Facts about a collection; the encoder's are None until one is trained."""
+    """Facts about a collection; the encoder's are None until one is trained.
+
+    ``disk_bytes`` are those of all its files, ``embedding_bytes`` those of the embeddings alone;
+    ``roots`` are the folders that were ingested; ``formats`` of images are read; ``versions`` are
+    of what does the work.
+    """
 
     path: str
-    schema: str
+    catalog_schema: str
     images: int
     refused: int
+    roots: tuple[str, ...]
     segments: int
     embedding_bytes: int
+    disk_bytes: int
     encoder: str | None
+    fingerprint: str | None
     dim: int | None
     image_size: tuple[int, int] | None
+    formats: tuple[str, ...]
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)

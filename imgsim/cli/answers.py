@@ -22,6 +22,22 @@ def print_json(facts: dict[str, Any]) -> None:
     print(json.dumps({"schema": JSON_SCHEMA, **facts}))
 
 
+def print_facts(facts: dict[str, Any]) -> None:
+    """Print facts for a person, a line for each."""
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):<15}  {printable(_text(value))}".rstrip())
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def print_refused(refused: Sequence[Refusal], *, as_json: bool) -> None:
     """Print a line for each file, with the reason after a tab, or JSON Lines."""
     for refusal in refused:

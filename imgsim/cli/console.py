@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -16,9 +17,20 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
 
+_LINE_SECONDS = 30.0
+
+
 def say(message: str) -> None:
     """Print a line to stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+def agreed(question: str) -> bool:
+    """Ask a person, if there is one; a return is a no."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def say_stats(stats: SearchStats) -> None:
@@ -92,9 +104,15 @@ def interruptible(told: str) -> Iterator[None]:
 
 @contextmanager
 def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress | None]:
-    """Yield a callback that draws a bar with rate and time left, or None where nobody looks."""
-    if quiet or not sys.stderr.isatty():
+    """Yield a callback that draws a bar with rate and time left; None if it should be quiet.
+
+    Off a terminal it says a line now and then.
+    """
+    if quiet:
         yield None
+        return
+    if not sys.stderr.isatty():
+        yield _Lines(label)
         return
     from rich.progress import (  # noqa: PLC0415 - only terminals pay for it
         BarColumn,
@@ -116,18 +134,55 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress | None]:
         def update(done: int, total: int) -> None:
             speed = bar.tasks[task].speed
             rate = f"{speed:,.0f}/s" if speed else ""
-            bar.update(task, completed=done, total=total, rate=rate)
+            bar.update(task, completed=done, total=total or None, rate=rate)
 
         yield update
 
 
+class _Lines:
+    """Says a line about long work every half a minute; a total of 0 is not known."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._began = self._said = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Say whether it is time for a line, and then wait anew."""
+        now = time.monotonic()
+        if now - self._said < _LINE_SECONDS:
+            return False
+        self._said = now
+        return True
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self.is_due():
+            return
+        rate = done / (time.monotonic() - self._began)
+        text = f"{self._label}: {done:,}"
+        if total and rate:
+            left = timedelta(seconds=round((total - done) / rate))
+            say(f"{text} of {total:,}, {rate:,.0f}/s, {left} left")
+        else:
+            say(f"{text}, {rate:,.0f}/s")
+
+
 @contextmanager
 def training_display(*, quiet: bool) -> Iterator[Callable[[TrainingProgress], None]]:
-    """Yield a callback that shows a training run: a live bar, or a line for each epoch."""
+    """Yield a callback that shows a training run: a live bar, or lines off a terminal.
+
+    There is a line for each epoch, and one every half a minute.
+    """
     if quiet:
         yield lambda _: None
     elif not sys.stderr.isatty():
-        yield _say_epoch
+        lines = _Lines("train")
+
+        def say_now(now: TrainingProgress) -> None:
+            if now.ended or lines.is_due():
+                part = "" if now.ended else f", {now.done:,} of {now.total:,} images"
+                say(f"epoch {now.epoch}/{now.epochs}{part}  {_facts(now)}")
+
+        yield say_now
     else:
         from rich.progress import BarColumn, TextColumn  # noqa: PLC0415 - only terminals pay
 
@@ -149,11 +204,6 @@ def _rich_progress(*columns: "ProgressColumn") -> "RichProgress":
     from rich.progress import Progress as Bar  # noqa: PLC0415
 
     return Bar(*columns, console=Console(file=sys.stderr), transient=True)
-
-
-def _say_epoch(now: TrainingProgress) -> None:
-    if now.ended:
-        say(f"epoch {now.epoch}/{now.epochs}  {_facts(now)}")
 
 
 def _facts(now: TrainingProgress) -> str:

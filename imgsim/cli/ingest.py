@@ -1,11 +1,12 @@
 """The commands that store images and say what is stored: ingest, info."""
 
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from imgsim.cli.answers import print_json, print_refused
+from imgsim.cli.answers import print_facts, print_json, print_refused
 from imgsim.cli.console import interruptible, progress_bar, say
 from imgsim.cli.options import DryRun, Json, Options, listed
 from imgsim.errors import ImageError
@@ -52,7 +53,7 @@ def ingest(
             progress_bar("ingest", quiet=options.quiet) as on_progress,
             interruptible("storing what is encoded; Ctrl-C again leaves at once"),
         ):
-            settings = IngestSettings(rehash, retry_refused)
+            settings = IngestSettings(rehash, retry_refused, count_first=sys.stderr.isatty())
             report = collection.ingest(roots, settings, dry_run=dry_run, on_progress=on_progress)
     except KeyboardInterrupt:
         say("interrupted: what is encoded was stored; run the same command again to go on")
@@ -101,6 +102,4 @@ def info(
     if as_json:
         print_json(facts)
         return
-    for name, value in facts.items():
-        text = "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-        print(f"{name.replace('_', ' '):<13} {printable(text)}")
+    print_facts(facts)

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from imgsim.cli.answers import print_json
-from imgsim.cli.console import say
+from imgsim.cli.console import agreed, say
 from imgsim.cli.options import DryRun, Json, Options
 from imgsim.errors import CollectionDamaged, ImageUnavailable
 from imgsim.results import Damage, UpkeepReport
 from imgsim.text import printable
+
+_MANY = 1_000
 
 
 def prune(ctx: typer.Context, dry_run: DryRun = False, as_json: Json = False) -> None:
@@ -34,17 +36,22 @@ def prune(ctx: typer.Context, dry_run: DryRun = False, as_json: Json = False) ->
 def remove(
     ctx: typer.Context,
     paths: Annotated[list[str], typer.Argument(metavar="PATHS", help="Files, and folders.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, however many.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Forget the images at and under PATHS; the files stay as they are.
 
-    Exits with 21 if nothing is stored at or under one of them.
+    More than 1,000 are forgotten only after a yes, on a terminal or as --yes. Exits with 21 if
+    nothing is stored at or under one of the paths.
     """
     options: Options = ctx.obj
     if "" in paths:
         raise typer.BadParameter("a path is empty")
     with options.open() as collection:
+        images = 0 if dry_run or yes else collection.remove(paths, dry_run=True).images
+        if images > _MANY and not agreed(f"forget {images:,} images?"):
+            raise typer.BadParameter(f"{images:,} images would be forgotten; say so with --yes")
         report = collection.remove(paths, dry_run=dry_run)
     _print_report("forgotten", report, options, dry_run=dry_run, as_json=as_json)
     for path in report.paths:
@@ -57,17 +64,21 @@ def relocate(
     ctx: typer.Context,
     old: Annotated[str, typer.Argument(help="Where the folder, or file, was.")],
     new: Annotated[str, typer.Argument(help="Where it is now.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if most of the files are not at NEW.")
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Note that a folder was moved from OLD to NEW; embeddings and ids stay.
 
-    Exits with 21 if nothing is stored at or under OLD.
+    Exits with 21, and changes nothing, if nothing is stored at or under OLD, or if most of the
+    files are not at NEW.
     """
     options: Options = ctx.obj
     with options.open() as collection:
         try:
-            report = collection.relocate(old, new, dry_run=dry_run)
+            report = collection.relocate(old, new, dry_run=dry_run, force=force)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
     _print_report("relocated", report, options, dry_run=dry_run, as_json=as_json)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import Directory
-from imgsim.errors import StoreError
+from imgsim.errors import ImageNotFound, StoreError
 from imgsim.files import absolute
 from imgsim.images.roots import Roots, is_gone
 from imgsim.results import UpkeepReport
@@ -50,10 +50,13 @@ def remove(directory: Directory, places: Iterable[str], *, dry_run: bool) -> Upk
     return UpkeepReport(len(images), len(refused), tuple(unknown))
 
 
-def relocate(directory: Directory, old: str, new: str, *, dry_run: bool) -> UpkeepReport:
+def relocate(
+    directory: Directory, old: str, new: str, *, dry_run: bool, force: bool
+) -> UpkeepReport:
     """Note that what was at and below ``old`` is at ``new`` now; the files are not looked into.
 
-    Raises :class:`StoreError` if an image is stored under both, which could not be told apart.
+    Raises :class:`StoreError` if an image is stored under both, which could not be told apart, and
+    without ``force`` :class:`ImageNotFound` if most of the files are not there.
     """
     old, new = absolute(old), absolute(new)
     if "/" in {old, new}:
@@ -69,6 +72,12 @@ def relocate(directory: Directory, old: str, new: str, *, dry_run: bool) -> Upke
                 absent.append(target)
         _refuse_conflicts(snapshot, old, new)
     if not dry_run:
+        if 2 * len(absent) > count and not force:
+            raise ImageNotFound(
+                new,
+                f"{len(absent):,} of {count:,} images are not there, first {absent[0]}; "
+                "`--force` notes it all the same",
+            )
         directory.catalog.relocate(old, new)
     return UpkeepReport(count, refused, tuple(absent))
 

@@ -39,7 +39,7 @@ def ingest(
     """Store what is new or changed of the files at and under ``roots``, which ``find`` finds."""
     catalog = directory.catalog
     with directory.writing():
-        total = sum(1 for _ in find()) if on_progress else 0
+        total = sum(1 for _ in find()) if on_progress and settings.count_first else 0
         directory.sweep()
         catalog.commit_roots([path for path in roots if os.path.isdir(path)])
         run = _Ingest(directory, settings, lambda done: on_progress and on_progress(done, total))
@@ -62,8 +62,8 @@ def preview(directory: Directory, found: _Files, settings: IngestSettings) -> In
 class _IngestBatch(Batch):
     """Results that are not committed yet."""
 
-    def __init__(self, limits: BatchLimits) -> None:
-        super().__init__(limits)
+    def __init__(self, limits: BatchLimits, after: Batch | None = None) -> None:
+        super().__init__(limits, after)
         self.stamps: list[tuple[int, ImageRecord]] = []
         self.refused: list[tuple[ImageFile, Refusal]] = []
         self.counts: Counter[str] = Counter()
@@ -237,5 +237,5 @@ class _Ingest:
         self._catalog.commit_batch(segment, images, batch.stamps, batch.refused)
         _LOG.debug("committed %d images, %d stamps", len(images), len(batch.stamps))
         self._counts += batch.counts
-        self._batch = _IngestBatch(self._settings.batch)
+        self._batch = _IngestBatch(self._settings.batch, batch)
         self._contents.forget()

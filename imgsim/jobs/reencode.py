@@ -88,4 +88,4 @@ class Reencode:
             self._catalog.commit_staged(self._record, segment, self._ids)
             self._encoded += len(self._ids)
             _LOG.debug("%d embeddings are committed", self._encoded)
-        self._batch, self._ids = Batch(self._limits), []
+        self._batch, self._ids = Batch(self._limits, self._batch), []

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from imgsim import SearchFilter, StoreError
+from imgsim import ImageNotFound, SearchFilter, StoreError
 from imgsim.images.roots import is_gone
 from tests.jobs.test_ingest import counts, facts
 
@@ -163,7 +163,7 @@ class TestRelocate:
         below.mkdir()
         shutil.copy(first, below)
         filled.ingest([below])
-        assert filled.relocate(pictures, below).images == 37
+        assert filled.relocate(pictures, below, force=True).images == 37
         assert len(facts(filled)) == 37
         assert facts(filled)[str(below / first.name)] == before[str(first)]
 
@@ -199,3 +199,17 @@ class TestRelocate:
         report = filled.relocate(pictures, tmp_path / "new", dry_run=True)
         assert (report.images, len(report.paths)) == (36, 36)
         assert set(facts(filled)) == set(map(str, pictures.iterdir()))
+
+    def test_a_place_without_the_files_is_a_mistake(self, filled, pictures, tmp_path):
+        before = facts(filled)
+        with pytest.raises(ImageNotFound, match=r"36 of 36 images are not there, first .*new"):
+            filled.relocate(pictures, tmp_path / "new")
+        assert facts(filled) == before
+        new = pictures.rename(tmp_path / "new")
+        for path in sorted(new.iterdir())[:18]:
+            path.unlink()
+        assert len(filled.relocate(pictures, new).paths) == 18
+
+    def test_unless_one_insists(self, filled, pictures, tmp_path):
+        assert len(filled.relocate(pictures, tmp_path / "new", force=True).paths) == 36
+        assert all(path.startswith(f"{tmp_path}/new/") for path in facts(filled))
