@@ -84,6 +84,7 @@ if TYPE_CHECKING:
         MeanWithInterval,
         Progress,
         QueryResult,
+        Recognition,
         ReencodeReport,
         Refusal,
         RepairReport,
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
         SearchStats,
         TrainingProgress,
         TrainingReport,
+        TrainingStage,
         UpkeepReport,
     )
     from imgsim.searcher import Searcher
@@ -148,6 +150,7 @@ __all__ = [
     "Progress",
     "QueryResult",
     "Recipe",
+    "Recognition",
     "ReencodeReport",
     "Refusal",
     "RepairReport",
@@ -163,6 +166,7 @@ __all__ = [
     "TrainingProgress",
     "TrainingReport",
     "TrainingSettings",
+    "TrainingStage",
     "UpkeepReport",
     "__version__",
 ]

@@ -1,6 +1,9 @@
 """The encoders that a collection holds, one folder each."""
 
+import math
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -59,7 +62,7 @@ class Encoders:
 
         See ``Collection.train``.
         """
-        checkpoints = Checkpoints(self._directory.path / CHECKPOINTS)
+        checkpoints, began = Checkpoints(self._directory.path / CHECKPOINTS), time.monotonic()
         with self._writing() as scratch:
             begin = checkpoints.load() if settings is None else settings
             if settings is not None and name is not None:
@@ -72,9 +75,11 @@ class Encoders:
             found = find(images, exclude=str(self._directory.path))
             files = TrainingImages(found, chosen.image_size)
             files.split(chosen)  # or it raises, before TensorFlow has taken its seconds
+            on_progress(_preparing(chosen))
+            _quieten_tensorflow()
             from imgsim.training.train import train  # noqa: PLC0415 - as just said
 
-            job = TrainingJob(scratch, checkpoints, name)
+            job = TrainingJob(scratch, checkpoints, began, name)
             return train(files, begin, job, publish, on_progress)
 
     def add(self, source: EncoderSource) -> EncoderReport:
@@ -87,6 +92,7 @@ class Encoders:
 
         with self._writing() as scratch:
             if source.layer is not None:
+                _quieten_tensorflow()
                 from imgsim.training.export import export_layer  # noqa: PLC0415 - as in train
 
                 file = Path(source.file)
@@ -187,6 +193,27 @@ class Encoders:
         record = self._catalog.add_encoder(*facts, name, instead=instead)
         with self._catalog.snapshot() as snapshot:
             return _described(self._directory, snapshot, record)
+
+
+def _preparing(settings: TrainingSettings) -> TrainingProgress:
+    """Return what a training says before there is anything to say."""
+    return TrainingProgress(
+        stage="prepare",
+        epoch=0,
+        epochs=settings.epochs,
+        done=0,
+        total=0,
+        loss=math.nan,
+        val_loss=None,
+        images_per_second=0.0,
+        seconds_left=settings.time_budget,
+        ended=False,
+    )
+
+
+def _quieten_tensorflow() -> None:
+    """Keep TensorFlow from telling its developers about this machine; it looks when it loads."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _described(directory: Directory, snapshot: Snapshot, record: EncoderRecord) -> EncoderInfo:

@@ -6,7 +6,7 @@ surrogates, and :func:`os.fsencode` gives the exact bytes back.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol, overload
+from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -241,13 +241,19 @@ class CompactReport:
     dropped: int
 
 
+TrainingStage = Literal["prepare", "train", "head", "export", "check"]
+"""What a training does: load TensorFlow, train, fit the last layers, write files, try them out."""
+
+
 @dataclass(frozen=True)
 class TrainingProgress:
     """A moment of a training run; ``done`` of ``total`` images in epoch ``epoch`` (from 1).
 
-    ``val_loss`` is of the last epoch that ended; ``ended`` says that it is this one.
+    ``val_loss`` is of the last epoch that ended; ``ended`` says that it is this one. In other
+    stages than train the numbers are those of before.
     """
 
+    stage: TrainingStage
     epoch: int
     epochs: int
     done: int
@@ -271,9 +277,27 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
+class Recognition:
+    """Which share of some ``images`` is recognised by the encoder, and by raw pixels.
+
+    That is, an image is the nearest to itself cropped a little, lit otherwise, perhaps mirrored.
+    """
+
+    images: int
+    encoder: float
+    pixels: float
+
+    @property
+    def is_poor(self) -> bool:
+        """Say whether the encoder is no better than the pixels."""
+        return self.encoder <= self.pixels < 1
+
+
+@dataclass(frozen=True)
 class TrainingReport:
     """What a training run made.
 
+    ``unseen`` of the ``images`` were not trained on before the end, besides those held out.
     ``onnx_difference`` is the greatest absolute difference between the embeddings by the ONNX
     encoder and by Keras on ``compared`` images; ``colours`` says how much they count: much, some,
     little or none.
@@ -281,6 +305,7 @@ class TrainingReport:
 
     encoder: EncoderInfo
     images: int
+    unseen: int
     refused: tuple[Refusal, ...]
     history: tuple[EpochRecord, ...]
     best_epoch: int
@@ -288,6 +313,7 @@ class TrainingReport:
     compared: int
     onnx_difference: float
     colours: str
+    recognition: Recognition
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 
 _LINE_SECONDS = 30.0
+_STAGES = {
+    "prepare": "loading TensorFlow",
+    "head": "fitting the last layers",
+    "export": "writing the encoder",
+    "check": "trying it out",
+}
 
 
 def say(message: str) -> None:
@@ -178,7 +184,9 @@ def training_display(*, quiet: bool) -> Iterator[Callable[[TrainingProgress], No
         lines = _Lines("train")
 
         def say_now(now: TrainingProgress) -> None:
-            if now.ended or lines.is_due():
+            if now.stage != "train":
+                say(_STAGES[now.stage])
+            elif now.ended or lines.is_due():
                 part = "" if now.ended else f", {now.done:,} of {now.total:,} images"
                 say(f"epoch {now.epoch}/{now.epochs}{part}  {_facts(now)}")
 
@@ -188,9 +196,12 @@ def training_display(*, quiet: bool) -> Iterator[Callable[[TrainingProgress], No
 
         text = TextColumn("{task.fields[facts]}")
         with _rich_progress(TextColumn("{task.description}"), BarColumn(), text) as bar:
-            task = bar.add_task("epoch", total=None, facts="")
+            task = bar.add_task("", total=None, facts="")
 
             def update(now: TrainingProgress) -> None:
+                if now.stage != "train":
+                    bar.reset(task, description=_STAGES[now.stage], total=None, facts="")
+                    return
                 label = f"epoch {now.epoch}/{now.epochs}"
                 bar.update(
                     task, description=label, completed=now.done, total=now.total, facts=_facts(now)

@@ -12,6 +12,7 @@ from imgsim.cli.options import ImagePaths, Json, Name, Options, offer_reencode
 from imgsim.errors import ImageError
 from imgsim.options import RECIPES, Colours, EvaluationSettings, Recipe
 from imgsim.output.target import FIGURES, check_target
+from imgsim.results import TrainingReport
 from imgsim.text import printable
 
 _DRAWN = 20  # queries of a sheet
@@ -121,6 +122,7 @@ def train(
     for refusal in report.refused:
         say(f"left out: {printable(refusal.path)}: {printable(refusal.reason)}")
     best, encoder = report.history[report.best_epoch - 1], report.encoder
+    recognition = report.recognition
     ended = " (interrupted; --resume goes on)" if report.interrupted else ""
     for line in (
         f"trained on {report.images:,} images for {len(report.history)} epochs{ended}: best "
@@ -129,10 +131,27 @@ def train(
         f"how much colours count: {report.colours}; --colours decides it",
         f"ONNX against Keras on {report.compared} images: greatest difference "
         f"{report.onnx_difference:.2g}",
+        f"recognised of {recognition.images:,} images, cropped and lit otherwise: "
+        f"{recognition.encoder:.0%}; by raw pixels: {recognition.pixels:.0%}",
         f"encoder, history and reconstructions: {encoder.directory}",
     ):
         options.note(line)
+    _warn(report)
     offer_reencode(encoder, options)
+
+
+def _warn(report: TrainingReport) -> None:
+    """Say what is wrong with an encoder that was trained too little."""
+    if report.unseen:
+        say(
+            f"imgsim: warning: {report.unseen:,} of {report.images:,} images were not trained on "
+            "before the end; give it longer with --time-budget"
+        )
+    if report.recognition.is_poor:
+        say(
+            "imgsim: warning: it recognises its own images no better than raw pixels do; train for "
+            "longer, on more images, or see `imgsim encoder import`"
+        )
 
 
 def _seconds(text: str) -> float:

@@ -12,26 +12,33 @@ from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError, TrainingDiverged
 from imgsim.results import EpochRecord, TrainingProgress
-from imgsim.training.checkpoints import Checkpoints, TrainingState
+from imgsim.training.checkpoints import TrainingJob, TrainingState
 
+_FOLLOWING = 6_000  # images that pass through the network after the training, at most
 _WARM_UP = 0.05  # share of a training in which the learning rate rises
 
 _Logs = dict[str, Any] | None
 
 
 class Run:
-    """Where a training of so many ``images`` an epoch is: what its callbacks share."""
+    """Where a training is: what its callbacks share.
 
-    def __init__(self, images: int, state: TrainingState, checkpoints: Checkpoints) -> None:
-        self.images = images
+    An epoch has so many ``images``, and so many that it is validated on.
+    """
+
+    def __init__(self, images: tuple[int, int], state: TrainingState, job: TrainingJob) -> None:
+        self.images, self._validated = images
         self.settings = state.settings
         self.state = state
         self.is_interrupted = False
         self.loss = math.nan
         self.best_weights: list[NDArray[np.float32]] = []
         self.done = 0  # images of this epoch
-        self._checkpoints = checkpoints
-        self._started = time.perf_counter() - state.seconds
+        self._job = job
+        self._before = state.seconds
+        self._prepared = time.monotonic() - job.began
+        self._first_batch: float | None = None  # when it had ended
+        self._since = 0  # images since then
         self._epoch_began = 0.0
         self._epoch_trained: float | None = None
 
@@ -41,27 +48,50 @@ class Run:
 
     def seconds(self) -> float:
         """Return how long the training has been going on."""
-        return time.perf_counter() - self._started
+        return self._before + time.monotonic() - self._job.began
 
     def share(self) -> float:
         """Return which share of the training is over, by its epochs or its time."""
         epochs = len(self.state.history) + self.done / self.images
-        return min(
-            1.0, max(epochs / self.settings.epochs, self.seconds() / self.settings.time_budget)
-        )
+        trained = self.seconds() - self._prepared
+        used = trained / (trained + max(0.0, self.seconds_left()) or 1.0)
+        return min(1.0, max(epochs / self.settings.epochs, used))
+
+    def seconds_left(self) -> float:
+        """Return how long there is to train, before the rest of the time is for what follows.
+
+        That takes about half as long as it took to get to the first batch, and a forward pass of
+        some images, which costs half of training on them.
+        """
+        left = self.settings.time_budget - self.seconds()
+        if self._first_batch is None or math.isinf(left):
+            return left
+        trained = time.monotonic() - self._first_batch
+        following = min(_FOLLOWING, self.images) + self._validated
+        forward = following * trained / (2 * self._since) if self._since else 0.0
+        return left - 0.5 * (self._first_batch - self._job.began) - forward
+
+    def count(self, batch: int) -> None:
+        """Count a batch, the first of an epoch being 0."""
+        done = min(self.images, (batch + 1) * self.settings.batch_size)
+        if self._first_batch is None:
+            self._first_batch = time.monotonic()
+        else:
+            self._since += done - self.done
+        self.done = done
 
     def begin_epoch(self) -> None:
         """Begin to count."""
         self.done, self._epoch_trained = 0, None
-        self._epoch_began = time.perf_counter()
+        self._epoch_began = time.monotonic()
 
     def end_training(self) -> None:
         """Leave what comes now, the validation, out of the epoch's time."""
-        self._epoch_trained = time.perf_counter() - self._epoch_began
+        self._epoch_trained = time.monotonic() - self._epoch_began
 
     def epoch_seconds(self) -> float:
         """Return how long this epoch has been training, without its validation."""
-        return self._epoch_trained or time.perf_counter() - self._epoch_began
+        return self._epoch_trained or time.monotonic() - self._epoch_began
 
     def end_epoch(self, model: keras.Model, loss: float, val_loss: float) -> None:
         """Record the epoch, keep its weights if they are the best, and save a checkpoint."""
@@ -74,7 +104,7 @@ class Run:
         self.state = replace(
             self.state, history=(*history, record), best_epoch=best, seconds=self.seconds()
         )
-        self._checkpoints.save(self.state, model.save)
+        self._job.checkpoints.save(self.state, model.save)
 
     def finite(self, logs: _Logs, name: str) -> float:
         """Return a loss; raise :class:`TrainingDiverged` unless it is finite."""
@@ -118,7 +148,7 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc] # Keras shi
     def on_train_batch_end(self, batch: int, logs: _Logs = None) -> None:
         """Count a batch."""
         self._run.loss = self._run.finite(logs, "loss")
-        self._run.done = min(self._run.images, (batch + 1) * self._run.settings.batch_size)
+        self._run.count(batch)
 
     def on_test_begin(self, logs: _Logs = None) -> None:
         """Leave the time of the validation out of the rate."""
@@ -151,9 +181,10 @@ class ProgressReporter(keras.callbacks.Callback):  # type: ignore[misc] # Keras 
         run, settings = self._run, self._run.settings
         rate, history = run.done / run.epoch_seconds(), run.state.history
         epochs_left = settings.epochs - len(history) - (0 if ended else run.done / run.images)
-        time_left = settings.time_budget - run.seconds()
+        time_left = run.seconds_left()
         self._on_progress(
             TrainingProgress(
+                stage="train",
                 epoch=len(history) + (not ended),
                 epochs=settings.epochs,
                 done=run.done,
@@ -178,7 +209,7 @@ class Stopping(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships no
         """Stop if it is time."""
         if self._run.is_interrupted:
             raise KeyboardInterrupt
-        if self._run.seconds() > self._run.settings.time_budget:
+        if self._run.seconds_left() < 0:
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: _Logs = None) -> None:

@@ -33,11 +33,13 @@ class TrainingState:
 class TrainingJob:
     """Where a training writes: an encoder's files into ``directory``, and ``checkpoints``.
 
-    ``name`` is what the encoder will be called.
+    ``name`` is what the encoder will be called; ``began`` is the time of :func:`time.monotonic`
+    from which its time counts.
     """
 
     directory: Path
     checkpoints: "Checkpoints"
+    began: float
     name: str | None = None
 
 

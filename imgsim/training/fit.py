@@ -15,7 +15,7 @@ from imgsim.errors import EncoderError
 from imgsim.options import TrainingSettings
 from imgsim.results import EpochRecord, TrainingProgress
 from imgsim.training.callback import EpochRecorder, LearningRate, ProgressReporter, Run, Stopping
-from imgsim.training.checkpoints import Checkpoints, TrainingState
+from imgsim.training.checkpoints import TrainingJob, TrainingState
 from imgsim.training.dataset import EPOCH_IMAGES, Load, batches, steps_of_epoch
 from imgsim.training.loss import nt_xent
 from imgsim.training.network import PROJECTION, RECONSTRUCTION
@@ -35,7 +35,7 @@ def fit(
     load: Load,
     split: tuple[Sequence[int], Sequence[int]],
     state: TrainingState,
-    checkpoints: Checkpoints,
+    job: TrainingJob,
     on_progress: Callable[[TrainingProgress], None],
 ) -> Fit:
     """Train with Adam from ``state`` on, and leave the best weights in the model.
@@ -48,7 +48,8 @@ def fit(
     seed = (settings.seed + len(state.history)) % 2**32  # or a resumed one would draw as before
     training = batches(load, split[0], replace(settings, seed=seed), training=True)
     validation = batches(load, split[1], settings, training=False)
-    run = Run(min(EPOCH_IMAGES, len(split[0])), state, checkpoints)
+    checkpoints = job.checkpoints
+    run = Run((min(EPOCH_IMAGES, len(split[0])), len(split[1])), state, job)
     model = autoencoder
     if state.history:
         model = _restored(checkpoints.model(len(state.history)))

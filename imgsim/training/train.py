@@ -16,7 +16,13 @@ from imgsim.encoder.preprocessing import Preprocessing, write_preprocessing
 from imgsim.errors import EncoderError, TrainingDiverged
 from imgsim.options import TrainingSettings
 from imgsim.output import plots
-from imgsim.results import EncoderInfo, EpochRecord, TrainingProgress, TrainingReport
+from imgsim.results import (
+    EncoderInfo,
+    EpochRecord,
+    TrainingProgress,
+    TrainingReport,
+    TrainingStage,
+)
 from imgsim.training.checkpoints import TrainingJob, TrainingState
 from imgsim.training.export import export_onnx
 from imgsim.training.fit import fit
@@ -31,8 +37,10 @@ from imgsim.training.network import (
     mixed_precision,
     set_seed,
 )
+from imgsim.training.selfcheck import recognition
 
 _COMPARED = 16
+_CHECKED = 500
 _TOLERANCE = 1e-4
 _SAMPLED = 5_000  # images to which the head is fitted
 _JUDGED = 3_000  # images that say how much colours count
@@ -65,19 +73,26 @@ def train(
     set_seed(settings.seed)
     with mixed_precision(enabled=settings.contrast > 0 and has_bfloat16()):
         model = create(settings)
-    fitted = fit(model, images.load, split, state, job.checkpoints, on_progress)
+    stages = _Stages(on_progress)
+    fitted = fit(model, images.load, split, state, job, stages.training)
+    stages.enter("head")
     autoencoder = create(settings)  # in float32
     autoencoder.set_weights(model.get_weights())
     fitted_to = images.first(split[0], _SAMPLED)
     encoder = with_head(encoder_of(autoencoder), fitted_to, settings)
+    stages.enter("export")
     sample = images.first(split[1], _COMPARED)
     difference = _saved(job.directory, encoder, autoencoder, fitted.history, sample)
+    stages.enter("check")
+    checked = images.first([*split[1], *split[0]], _CHECKED)
+    recognised = recognition(Encoder(job.directory).encode, checked, settings.seed)
     info = publish(state.name)
     if not fitted.interrupted:
         job.checkpoints.clear()
     return TrainingReport(
         encoder=info,
         images=images.count,
+        unseen=_unseen(len(split[0]), fitted.history),
         refused=images.refused(),
         history=fitted.history,
         best_epoch=fitted.best_epoch,
@@ -85,7 +100,32 @@ def train(
         compared=len(sample),
         onnx_difference=difference,
         colours=settings.colours,
+        recognition=recognised,
     )
+
+
+class _Stages:
+    """Tells the progress of a training, and that of what follows it."""
+
+    def __init__(self, on_progress: Callable[[TrainingProgress], None]) -> None:
+        self._on_progress = on_progress
+        self._last: TrainingProgress | None = None
+
+    def training(self, now: TrainingProgress) -> None:
+        """Tell of the training."""
+        self._last = now
+        self._on_progress(now)
+
+    def enter(self, stage: TrainingStage) -> None:
+        """Tell that another stage begins; a resumed training may have nothing left to train."""
+        if self._last is not None:
+            self._on_progress(replace(self._last, stage=stage))
+
+
+def _unseen(images: int, history: Sequence[EpochRecord]) -> int:
+    """Return how many of the images to train on were not seen in any epoch."""
+    seen = sum(epoch.images_per_second * epoch.seconds for epoch in history)
+    return max(0, images - round(seen))
 
 
 def _begun(

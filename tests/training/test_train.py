@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,13 +20,15 @@ from imgsim import PLAIN, Collection, EncoderError, StoreError, TrainingDiverged
 from imgsim.cli.train import _seconds
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
+from imgsim.images.descriptors import pixels_of
 from imgsim.images.scan import find
 from imgsim.results import EpochRecord
 from imgsim.training.callback import LearningRate, ProgressReporter, Run
-from imgsim.training.checkpoints import Checkpoints, TrainingState
+from imgsim.training.checkpoints import Checkpoints, TrainingJob, TrainingState
 from imgsim.training.fit import _callbacks
 from imgsim.training.images import TrainingImages
 from imgsim.training.network import create, create_autoencoder, encoder_of, latent_channels
+from imgsim.training.selfcheck import recognition
 from imgsim.training.train import _difference
 from tests.conftest import interruptible
 
@@ -239,9 +242,63 @@ def test_images_that_are_all_alike_make_no_warnings(tmp_path):
         assert collection.train(tmp_path, settings).encoder.dim == 1_024
 
 
+def job(folder, seconds_ago=0.0):
+    return TrainingJob(folder, Checkpoints(folder), time.monotonic() - seconds_ago)
+
+
+def test_what_comes_before_and_after_belongs_to_the_time_budget(tmp_path):
+    settings = replace(VIEWS, time_budget=100.0, batch_size=1_000)
+    run = Run((8_000, 1_000), TrainingState(settings, ""), job(tmp_path, seconds_ago=20.0))
+    assert run.seconds_left() == pytest.approx(80, abs=1)
+    run.begin_epoch()
+    run.count(0)
+    assert run.seconds_left() == pytest.approx(80 - 10, abs=1)
+    run.count(1)  # in no time; else 7,000 images more would pass through the network
+    assert run.seconds_left() == pytest.approx(80 - 10, abs=1)
+    resumed = TrainingState(settings, "", seconds=50.0)
+    assert Run((8, 1), resumed, job(tmp_path)).seconds_left() == pytest.approx(50, abs=1)
+    endless = Run((8, 1), TrainingState(PLAIN, ""), job(tmp_path))
+    assert endless.seconds_left() == math.inf
+    assert endless.share() == 0
+
+
+def test_a_first_epoch_that_is_cut_short_is_told(tmp_path, crops):
+    settings, told = replace(VIEWS, time_budget=1e-3, batch_size=4, epochs=9), []
+    with Collection.open(tmp_path / "c", create=True) as collection:
+        report = collection.train(crops, settings, told.append)
+    assert len(report.history) == 1
+    assert report.unseen == 30  # of 34, besides 2 held out
+    stages = list(dict.fromkeys(now.stage for now in told))
+    assert stages == ["prepare", "train", "head", "export", "check"]
+
+
+class TestRecognition:
+    def recognised(self, crops, values):
+        """Return the recognition by what gives ``values`` of pixels (height, width, 3)."""
+        images = np.stack([decode(path, 32, 32) for path in crops])
+        return recognition(lambda some: np.stack(list(map(values, some))), images, 0)
+
+    def test_raw_pixels_are_as_good_as_raw_pixels(self, crops):
+        found = self.recognised(crops, pixels_of)
+        assert found.images == 36
+        assert 0.1 < found.encoder == found.pixels < 1
+        assert found.is_poor
+
+    def test_what_tells_no_images_apart_is_poor(self, crops):
+        found = self.recognised(crops, lambda _: np.ones(8, np.float32))
+        assert found.encoder == pytest.approx(1 / 36)
+        assert found.is_poor
+
+    def test_what_does_not_mind_mirrors_is_better(self, crops):
+        def both_ways(pixels):
+            return pixels_of(pixels) + pixels_of(pixels[:, ::-1])
+
+        assert not self.recognised(crops, both_ways).is_poor
+
+
 def test_only_a_training_with_augmentations_has_a_schedule(tmp_path):
     for settings, scheduled in ((SMALL, False), (VIEWS, True)):
-        run = Run(36, TrainingState(settings, ""), Checkpoints(tmp_path))
+        run = Run((36, 4), TrainingState(settings, ""), job(tmp_path))
         kinds = {type(callback) for callback in _callbacks(run, ProgressReporter(run, print))}
         assert (LearningRate in kinds) == scheduled
 
@@ -415,7 +472,7 @@ class TestSchedule:
         settings = replace(recipe, epochs=1_000, time_budget=1_000.0)
         epoch = EpochRecord(epoch=1, loss=0, val_loss=0, seconds=1, images_per_second=1)
         state = TrainingState(settings, "", history=(epoch,) * epochs, seconds=seconds)
-        rate = LearningRate(Run(36, state, Checkpoints(tmp_path)))
+        rate = LearningRate(Run((36, 4), state, job(tmp_path)))
         model = create_autoencoder(16, 16, 3, 1)
         model.compile(keras.optimizers.Adam(settings.learning_rate))
         rate.set_model(model)
