@@ -289,8 +289,11 @@ class Recognition:
 
     @property
     def is_poor(self) -> bool:
-        """Say whether the encoder is no better than the pixels."""
-        return self.encoder <= self.pixels < 1
+        """Say whether the encoder fails more than half as often as the pixels.
+
+        Such encoders retrieved labelled images no better than pixels did; see docs/decisions.md.
+        """
+        return 2 * (1 - self.encoder) > 1 - self.pixels
 
 
 @dataclass(frozen=True)

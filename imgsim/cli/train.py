@@ -149,8 +149,8 @@ def _warn(report: TrainingReport) -> None:
         )
     if report.recognition.is_poor:
         say(
-            "imgsim: warning: it recognises its own images no better than raw pixels do; train for "
-            "longer, on more images, or see `imgsim encoder import`"
+            "imgsim: warning: it recognises its own images hardly better than raw pixels do; train "
+            "for longer, on more images, or see `imgsim encoder import`"
         )
 
 

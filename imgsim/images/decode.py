@@ -54,7 +54,8 @@ Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined] # its stubs le
 _ORIENTATION = 0x0112
 _SCALED_FORMATS = frozenset({"JPEG", "MPO"})
 _SIDEWAYS = frozenset({5, 6, 7, 8})
-_WHITE = (255, 255, 255, 255)
+_WHITE, _BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
+_DARKNESS = 16  # of 255, on average, that is seen on white
 
 
 def is_other_file(error: ImageError, *, claimed: bool) -> bool:
@@ -308,10 +309,18 @@ def _render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDAr
     if image.mode == "F":
         image = _grey(_stretched(np.asarray(image)))
     if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", size, _WHITE), image).convert("RGB")
+        image = _on_ground(image)
     if orientation in _TRANSPOSE:
         image = image.transpose(_TRANSPOSE[orientation])
     return np.asarray(image, dtype=np.uint8)
+
+
+def _on_ground(image: Image.Image) -> Image.Image:
+    """Return an RGBA image as RGB on white; on black if what is visible of it is almost white."""
+    *colours, alpha = (np.asarray(band, np.float32) for band in image.split())
+    darkness = np.average(255 - np.mean(colours, axis=0), weights=alpha) if alpha.any() else 255
+    ground = _WHITE if darkness > _DARKNESS else _BLACK
+    return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
 
 
 def _plain(image: Image.Image) -> Image.Image:

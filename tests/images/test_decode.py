@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
-from imgsim.images.decode import MAX_PIXELS, decode, opened, sorted_out, thumbnail
+from imgsim.images.decode import MAX_PIXELS, decode, dimensions, opened, sorted_out, thumbnail
 from imgsim.images.scan import find
 from imgsim.records import ImageFile
 
@@ -55,6 +55,25 @@ class TestDecode:
     def test_half_transparent_is_composited_on_white(self, tmp_path):
         path = save(tmp_path / "a.png", solid("RGBA", (0, 0, 0, 128)))
         assert decode(path, 4, 4)[0, 0].tolist() == pytest.approx([127] * 3, abs=1)
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+    def test_white_drawings_on_nothing_are_seen(self, tmp_path, mode):
+        """On white they would all be the same blank picture."""
+        decoded = []
+        for box in ((8, 8, 24, 56), (40, 8, 56, 56)):
+            image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+            image.paste((255, 250, 255, 255), box)
+            path = save(tmp_path / "a.png", image.convert(mode))
+            decoded.append(decode(path, 64, 64))
+            assert decoded[-1][0, 0].tolist() == [0, 0, 0]
+            assert decoded[-1][box[1] + 8, box[0] + 8].min() >= 250
+        assert np.abs(decoded[0].astype(int) - decoded[1]).mean() > 60
+
+    def test_dark_drawings_on_nothing_are_on_white(self, tmp_path):
+        image = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+        image.paste((200, 230, 200, 255), (8, 8, 56, 56))
+        pixels = decode(save(tmp_path / "a.png", image), 64, 64)
+        assert pixels[0, 0].tolist() == [255, 255, 255]
 
     def test_transparent_palette_entry_is_white(self, tmp_path):
         image = solid("P", 0)
@@ -121,7 +140,9 @@ class TestDecode:
         assert decoded.size == (40, 20)
         assert pixels[4, 4].tolist() == [255, 0, 0]
         assert pixels[15, 35].tolist() == [0, 0, 255]
-        assert thumbnail(path, 20).size == (20, 10)
+        small = thumbnail(path, 20)
+        assert small.values.shape == (10, 20, 3)
+        assert small.size == dimensions(path) == (40, 20)
 
     @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".avif"])
     @pytest.mark.parametrize("orientation", range(1, 9))
@@ -155,7 +176,9 @@ class TestDecode:
     def test_extreme_shapes(self, tmp_path, size):
         path = save(tmp_path / "a.png", solid("RGB", (1, 2, 3), size))
         assert (decode(path, 32, 32) == (1, 2, 3)).all()
-        assert max(thumbnail(path, 64).size) <= 64
+        small = thumbnail(path, 64)
+        assert max(small.values.shape[:2]) <= 64
+        assert small.size == dimensions(path) == size
 
     def test_large_jpeg_is_decoded_at_a_smaller_scale(self, tmp_path, monkeypatch):
         path = save(tmp_path / "a.jpg", solid("RGB", "red", (4_000, 3_000)))

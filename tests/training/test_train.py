@@ -22,7 +22,7 @@ from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
 from imgsim.images.descriptors import pixels_of
 from imgsim.images.scan import find
-from imgsim.results import EpochRecord
+from imgsim.results import EpochRecord, Recognition
 from imgsim.training.callback import LearningRate, ProgressReporter, Run
 from imgsim.training.checkpoints import Checkpoints, TrainingJob, TrainingState
 from imgsim.training.fit import _callbacks
@@ -293,7 +293,15 @@ class TestRecognition:
         def both_ways(pixels):
             return pixels_of(pixels) + pixels_of(pixels[:, ::-1])
 
-        assert not self.recognised(crops, both_ways).is_poor
+        found = self.recognised(crops, both_ways)
+        assert found.encoder > found.pixels
+
+    @pytest.mark.parametrize(
+        ("encoder", "pixels", "poor"),
+        [(0.616, 0.528, True), (0.768, 0.528, False), (0.84, 0.528, False), (1, 1, False)],
+    )
+    def test_half_of_the_failures_of_pixels(self, encoder, pixels, poor):
+        assert Recognition(500, encoder, pixels).is_poor == poor
 
 
 def test_only_a_training_with_augmentations_has_a_schedule(tmp_path):
