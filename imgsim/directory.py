@@ -64,6 +64,8 @@ class Directory:
             if not size and any((path / SEGMENTS).glob("*.faiss")):
                 raise CollectionDamaged(path / CATALOG, "an SQLite database", "an empty file")
         except (FileNotFoundError, NotADirectoryError) as error:
+            if path.exists() and not path.is_dir():
+                raise CollectionNotFound(path, "is a file; a collection is a folder") from error
             if not create:
                 raise CollectionNotFound(
                     path,

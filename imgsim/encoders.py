@@ -82,11 +82,12 @@ class Encoders:
             job = TrainingJob(scratch, checkpoints, began, name)
             return train(files, begin, job, publish, on_progress)
 
-    def add(self, source: EncoderSource) -> EncoderReport:
+    def add(self, source: EncoderSource, *, rename: bool = False) -> EncoderReport:
         """Add an ONNX model, or a layer of a Keras model.
 
         It becomes the active one unless there are embeddings by another. Raises
-        :class:`EncoderError` if the file is none, or unfit.
+        :class:`EncoderError` if the file is none, or unfit, or without ``rename`` if the same
+        encoder is there under another name.
         """
         from imgsim.encoder.importing import adopt  # noqa: PLC0415 - onnx takes a while
 
@@ -98,6 +99,8 @@ class Encoders:
                 file = Path(source.file)
                 export_layer(file, source.layer, source.image_size, scratch / MODEL_NAME)
             warnings = adopt(source, scratch)
+            if not rename:
+                self._refuse_other_name(Encoder(scratch).fingerprint, source.name)
             return EncoderReport(self._published(scratch, source.name), tuple(warnings))
 
     def use(self, name: str) -> EncoderReport:
@@ -169,6 +172,12 @@ class Encoders:
     def _records(self) -> Sequence[EncoderRecord]:
         with self._catalog.snapshot() as snapshot:
             return snapshot.encoders()
+
+    def _refuse_other_name(self, fingerprint: str, name: str | None) -> None:
+        """Raise :class:`EncoderError` if an encoder is there under another name than this."""
+        for record in self._records():
+            if record.fingerprint == fingerprint and name not in {None, record.name}:
+                raise EncoderError(f"is there already, as {record.name}; `--rename` renames it")
 
     def _named(self, name: str) -> EncoderRecord:
         with self._catalog.snapshot() as snapshot:

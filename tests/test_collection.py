@@ -370,6 +370,7 @@ class TestListings:
             "width": 96,
             "height": 96,
             "bytes": first.bytes,
+            "path_bytes": os.fsencode(first.path),
         }
         many = [f"/nowhere/{number}" for number in range(300)]
         assert [image.id for image in filled.images(under=[*many, *both])] == [4, *range(37, 73)]
@@ -381,6 +382,7 @@ class TestListings:
         lists = filled.neighbours(3)
         rows = [(i.id, i.path, m.rank, m.id, m.path, m.distance) for i in lists for m in i.matches]
         assert len(rows) == 36 * 3
+        rows = [(*row, os.fsencode(row[1]), os.fsencode(row[4])) for row in rows]
         reader = lists.to_arrow()
         assert [tuple(row.values()) for row in reader.read_all().to_pylist()] == rows
         assert [tuple(row) for row in lists.to_pandas().itertuples(index=False)] == rows

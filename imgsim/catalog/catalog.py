@@ -1,6 +1,7 @@
 """The catalog: what exists, and every query on its tables."""
 
 import os
+import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -73,8 +74,9 @@ class Catalog:
     ) -> EncoderRecord:
         """Commit an encoder, which becomes the active one if there are no images yet.
 
-        Its name is what the fingerprint begins with unless it gets one. Raises
-        :class:`EncoderError` if another encoder has the name; with ``instead``, that loses it.
+        Its name is what the fingerprint begins with unless it gets one; one that is there already
+        gets the new one. Raises :class:`EncoderError` if another encoder has the name; with
+        ``instead``, that loses it.
         """
         with self._transaction() as connection:
             snapshot = Snapshot(connection)
@@ -106,7 +108,7 @@ class Catalog:
             if missing:
                 raise EncoderMismatch(
                     f"{missing:,} images have no embedding by {encoder.name}; "
-                    f"run `imgsim reencode --encoder {encoder.name}`"
+                    f"run `imgsim reencode --encoder {shlex.quote(encoder.name)}`"
                 )
             if not encoder.active:
                 changes.swap_staged(connection, encoder.id)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
 
-_LINE_SECONDS = 30.0
 _STAGES = {
     "prepare": "loading TensorFlow",
     "head": "fitting the last layers",
@@ -118,7 +117,7 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress | None]:
         yield None
         return
     if not sys.stderr.isatty():
-        yield _Lines(label)
+        yield Lines(label)
         return
     from rich.progress import (  # noqa: PLC0415 - only terminals pay for it
         BarColumn,
@@ -145,22 +144,23 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress | None]:
         yield update
 
 
-class _Lines:
+class Lines:
     """Says a line about long work every half a minute; a total of 0 is not known."""
 
-    def __init__(self, label: str) -> None:
-        self._label = label
+    def __init__(self, label: str, every: float = 30.0) -> None:
+        self._label, self._every = label, every
         self._began = self._said = time.monotonic()
 
     def is_due(self) -> bool:
         """Say whether it is time for a line, and then wait anew."""
         now = time.monotonic()
-        if now - self._said < _LINE_SECONDS:
+        if now - self._said < self._every:
             return False
         self._said = now
         return True
 
     def __call__(self, done: int, total: int) -> None:
+        """Say how much is done, if it is time."""
         if not self.is_due():
             return
         rate = done / (time.monotonic() - self._began)
@@ -181,7 +181,7 @@ def training_display(*, quiet: bool) -> Iterator[Callable[[TrainingProgress], No
     if quiet:
         yield lambda _: None
     elif not sys.stderr.isatty():
-        lines = _Lines("train")
+        lines = Lines("train")
 
         def say_now(now: TrainingProgress) -> None:
             if now.stage != "train":

@@ -54,6 +54,9 @@ def import_encoder(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Bring embeddings to unit length.")
     ] = False,
+    rename: Annotated[
+        bool, typer.Option("--rename", help="Call the same encoder by --name from now on.")
+    ] = False,
 ) -> None:
     """Add an encoder made elsewhere: an ONNX model, or a layer of a Keras model.
 
@@ -78,7 +81,7 @@ def import_encoder(
         normalize=normalize,
     )
     with options.open(create=True) as collection:
-        report = collection.encoders.add(source)
+        report = collection.encoders.add(source, rename=rename)
     for warning in report.warnings:
         say(f"imgsim: warning: {printable(warning)}")
     encoder = report.encoder

@@ -3,6 +3,7 @@
 import copy
 import errno
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,11 +54,22 @@ class _Boundary(TyperGroup):
                 raise
             say(f"imgsim: error: {printable(str(error))}")
             raise typer.Exit(error.exit_code) from error
+        except typer.BadParameter as error:
+            error.message = _plainly(error.message)
+            raise
         except OSError as error:
             if ctx.obj.debug or error.errno == errno.EPIPE:
                 raise
             say(f"imgsim: error: {error.strerror or error}")
             raise typer.Exit(ImgsimError.exit_code) from error
+
+
+def _plainly(message: str) -> str:
+    """Return what is wrong with an argument in words for a person; typer has it from Pydantic."""
+    message = re.sub(r"^Value error, |, unable to parse .*", "", message)
+    message = message.replace("Input should be greater than or equal to", "must be at least")
+    message = message.replace("Input should be less than or equal to", "must be at most")
+    return message.replace("Input should be", "must be").replace("integer", "whole number")
 
 
 def _leaves(group: TyperGroup) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def offer_reencode(encoder: EncoderInfo, options: Options) -> None:
     if not encoder.active:
         options.note(
             f"the collection goes on with the embeddings by another encoder; `imgsim reencode "
-            f"--encoder {encoder.name}` gives its {encoder.images:,} images new ones"
+            f"--encoder {shlex.quote(encoder.name)}` gives its {encoder.images:,} images new ones"
         )
 
 

@@ -43,7 +43,11 @@ def train(
     ] = None,
     latent_channels: Annotated[
         int | None,
-        typer.Option(min=1, help="Channels of the latent.", show_default="about 1,024 values"),
+        typer.Option(
+            min=1,
+            help="Channels of the latent, of which the last layers make 256 values (plain: none).",
+            show_default="as make about 1,024 values",
+        ),
     ] = None,
     epochs: Annotated[
         int | None,

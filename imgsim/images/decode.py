@@ -19,9 +19,11 @@ any size                          resized to the asked size, antialiased, aspect
 EPS is not read, because Pillow would run Ghostscript on it.
 """
 
+import errno
 import hashlib
 import os
 import stat
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -50,6 +52,9 @@ _LARGE = Lock()
 # Pillow takes memory for pixels in blocks. What is over 32 MB goes back to the system when it is
 # freed; the usual 16 MB may stay with the thread that had them.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined] # its stubs leave it out
+
+# What readers raise where they took a damaged file for sound; the words are about their code.
+_STUMBLES = TypeError, LookupError, AttributeError, ArithmeticError, UnicodeError, struct.error
 
 _ORIENTATION = 0x0112
 _SCALED_FORMATS = frozenset({"JPEG", "MPO"})
@@ -272,11 +277,16 @@ def _scaled(
 def _refusal(path: str, error: Exception) -> ImageError:
     """Return what to raise for anything that decoding raised, with a reason in one line.
 
-    An error of the operating system or a lack of memory says nothing about the content.
+    An error of the operating system or a lack of memory says nothing about the content. But the
+    system calls an argument invalid where a file names a place before its own beginning.
     """
     reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+    if isinstance(error, MemoryError):
         return ImageUnavailable(path, reason)
+    if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
+        return ImageUnavailable(path, error.strerror or reason)
+    if isinstance(error, _STUMBLES) or reason.startswith(("[Errno", "invalid literal")):
+        reason = f"damaged: its values make no sense ({type(error).__name__} in the reader)"
     return ImageError(path, reason)
 
 

@@ -20,6 +20,7 @@ from imgsim.files import replacing, writing
 from imgsim.index.segment_file import write_flat
 from imgsim.output.listing import (
     NEIGHBOUR_COLUMNS,
+    PATH_BYTES,
     ROWS_AT_ONCE,
     Row,
     neighbour_rows,
@@ -58,7 +59,8 @@ def write_neighbours(path: Path, lists: Iterable[ImageNeighbours], path_bytes: i
 
     Returns the number of rows; ``path_bytes`` is the length of the longest path. Paths that are
     not valid UTF-8 are exact in .csv (raw bytes), .jsonl (escaped surrogates) and .npz (bytes);
-    .parquet shows such bytes as a backslash, an x and two hexadecimal digits.
+    .parquet shows such bytes as a backslash, an x and two hexadecimal digits, and has the exact
+    paths in columns of bytes.
     """
     rows = _Rows(lists, path_bytes)
     _write(path, _NEIGHBOUR_WRITERS, rows)
@@ -155,13 +157,21 @@ def _embeddings_parquet(path: Path, data: Embeddings) -> None:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     embedding = pa.list_(pa.float32(), data.dim)
-    schema = pa.schema([("image_id", pa.int64()), ("path", pa.string()), ("embedding", embedding)])
+    schema = pa.schema(
+        [
+            ("image_id", pa.int64()),
+            ("path", pa.string()),
+            ("embedding", embedding),
+            (f"path{PATH_BYTES}", pa.binary()),
+        ]
+    )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for ids, paths, embeddings in data.blocks:
             arrays = [
                 pa.array(ids),
                 pa.array([plain_path(name) for name in paths], pa.string()),
                 pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), data.dim),
+                pa.array([os.fsencode(name) for name in paths], pa.binary()),
             ]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 ROWS_AT_ONCE = 65_536
 
+PATH_BYTES = "_bytes"
+"""What the name of a column of exact paths ends in, beside that of the readable ones in tables."""
+
 NEIGHBOUR_COLUMNS = {
     "image_id": "int64",
     "path": "string",
@@ -42,7 +45,8 @@ class Listing(Generic[_T]):
     """Items in order, computed while they are taken, and anew by each iteration.
 
     ``to_arrow`` and ``to_pandas`` give them as a table with the columns ``columns``. There a path
-    that is not valid UTF-8 has a backslash, an x and two hexadecimal digits for each such byte.
+    that is not valid UTF-8 has a backslash, an x and two hexadecimal digits for each such byte; a
+    second column, as ``path_bytes``, has the exact bytes.
     """
 
     def __init__(
@@ -108,10 +112,12 @@ def image_rows(image: ImageInfo) -> Iterator[Row]:
 
 
 def schema_of(columns: dict[str, str]) -> "pa.Schema":
-    """Return the Arrow schema of columns by the names of their types."""
+    """Return the Arrow schema of columns by the names of their types, and of the exact paths."""
     import pyarrow as pa  # noqa: PLC0415
 
-    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+    exact = {name + PATH_BYTES: "binary" for name, kind in columns.items() if kind == "string"}
+    fields = {**columns, **exact}.items()
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in fields])
 
 
 def record_batches(rows: Iterable[Row], columns: dict[str, str]) -> Iterator["pa.RecordBatch"]:
@@ -120,15 +126,19 @@ def record_batches(rows: Iterable[Row], columns: dict[str, str]) -> Iterator["pa
 
     schema, remaining = schema_of(columns), iter(rows)
     while chunk := list(islice(remaining, ROWS_AT_ONCE)):
+        found = dict(zip(columns, zip(*chunk, strict=True), strict=True))
         arrays = [
-            pa.array(_plain(values, field.type), field.type)
-            for values, field in zip(zip(*chunk, strict=True), schema, strict=True)
+            pa.array(_as_paths(found[name.removesuffix(PATH_BYTES)], name, columns), kind)
+            for name, kind in zip(schema.names, schema.types, strict=True)
         ]
         yield pa.record_batch(arrays, schema=schema)
 
 
-def _plain(values: Sequence[Any], kind: "pa.DataType") -> Sequence[Any]:
-    return [plain_path(value) for value in values] if kind == "string" else values
+def _as_paths(values: Sequence[Any], name: str, columns: dict[str, str]) -> Sequence[Any]:
+    """Return the values of a column: paths as text, as exact bytes, or what is no path."""
+    if name not in columns:
+        return [os.fsencode(path) for path in values]
+    return [plain_path(path) for path in values] if columns[name] == "string" else values
 
 
 def plain_path(path: str) -> str:

@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from imgsim import Collection, errors
+from imgsim import __version__ as imgsim_version
+from imgsim.cli.console import Lines
 from imgsim.output.listing import NEIGHBOUR_COLUMNS
 from tests.conftest import interruptible, make_collection
 
@@ -349,6 +351,26 @@ class TestQuery:
 
 
 class TestUpkeep:
+    def test_very_many_are_removed_after_a_yes(self, empty, crops, imgsim, tmp_path):
+        folder = tmp_path / "many"
+        folder.mkdir()
+        for number in range(1_001):
+            os.link(crops[0], folder / f"{number}.jpg")
+        imgsim("-c", empty, "ingest", folder)
+        done = imgsim("-c", empty, "remove", "/")
+        assert done.returncode == 2
+        assert lines(done.stderr)[-1].endswith("1,001 images would be forgotten; say so with --yes")
+        assert json.loads(imgsim("-c", empty, "info", "--json").stdout)["images"] == 1_001
+        done = imgsim("-c", empty, "remove", "/", "--yes")
+        assert lines(done.stderr) == ["forgotten: 1,001 images, 0 refused files"]
+
+    def test_a_place_without_the_files_wants_force(self, stored, pictures, imgsim):
+        done = imgsim("-c", stored, "relocate", pictures, "elsewhere")
+        assert done.returncode == 21
+        assert "36 of 36 images are not there" in lines(done.stderr)[0]
+        done = imgsim("-c", stored, "relocate", pictures, "elsewhere", "--force")
+        assert lines(done.stderr)[0] == "relocated: 36 images, 0 refused files"
+
     def test_repair(self, stored, imgsim):
         (segment,) = (stored / "segments").glob("*.faiss")
         segment.unlink()
@@ -502,10 +524,16 @@ class TestExport:
 
 
 class TestInfoAndCheck:
-    def test_info(self, stored, imgsim):
+    def test_info(self, stored, imgsim, pictures):
         facts = json.loads(imgsim("-c", stored, "info", "--json").stdout)
         assert facts["images"] == 36
         assert facts["image_size"] == [32, 32]
+        assert facts["schema"] == 1
+        assert facts["roots"] == [str(pictures)]
+        assert facts["fingerprint"].startswith(facts["encoder"])
+        assert facts["disk_bytes"] > facts["embedding_bytes"] == 36 * 16 * 4
+        assert {"JPEG", "PNG"} <= set(facts["formats"])
+        assert facts["versions"]["imgsim"] == imgsim_version
         shown = imgsim("-c", stored, "info").stdout.decode()
         assert re.search(r"^images +36$", shown, re.MULTILINE)
 
@@ -553,6 +581,21 @@ class TestErrors:
         Collection.open(tmp_path / "c", create=True).close()
         assert imgsim("-c", tmp_path / "c", "query", crops[0]).returncode == 31
 
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            (["query", "x", "-k", "x"], "'-k': must be a valid whole number"),
+            (["query", "x", "-k", "0"], "'-k': must be at least 1"),
+            (["query", "x", "--format", "x"], "'--format': 'x' is not one of 'table', 'jsonl', "),
+            (["-c", sys.executable, "info"], ": is a file; a collection is a folder"),
+            (["-c", sys.executable, "train", "."], ": is a file; a collection is a folder"),
+        ],
+    )
+    def test_mistakes_are_said_in_plain_words(self, imgsim, arguments, told):
+        last = lines(imgsim(*arguments).stderr)[-1]
+        assert told in last
+        assert "Value error" not in last
+
     def test_mistakes_give_one_line(self, stored, imgsim, crops, tmp_path):
         for code, arguments in [
             (10, ["-c", "x" * 300, "info"]),
@@ -593,11 +636,12 @@ class TestErrors:
         assert b"CollectionNotFound" in done.stderr
 
     def test_train_on_a_collection_with_vectors(self, stored, pictures, imgsim):
-        options = ("--image-size", "32", "--epochs", "1", "--name", "new")
+        options = ("--image-size", "32", "--epochs", "1", "--name", "my new")
         done = imgsim("-c", stored, "train", pictures, *options)
         assert done.returncode == 0
         assert (
-            "`imgsim reencode --encoder new` gives its 36 images new ones" in lines(done.stderr)[-1]
+            "`imgsim reencode --encoder 'my new'` gives its 36 images new ones"
+            in lines(done.stderr)[-1]
         )
 
     def test_exit_codes_are_distinct_and_documented(self, imgsim):
@@ -612,8 +656,19 @@ class TestErrors:
         }
 
 
+def test_off_a_terminal_long_work_says_a_line(capsys):
+    lines = Lines("export", every=0.0)
+    lines(5, 100)
+    lines(5, 0)
+    Lines("export")(5, 100)
+    told = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"export: 5 of 100, [\d,]+/s, \d:\d\d:\d\d left", told[0])
+    assert re.fullmatch(r"export: 5, [\d,]+/s", told[1])
+    assert len(told) == 2
+
+
 class TestTerminal:
-    def run_on_a_terminal(self, *arguments, env=None):
+    def run_on_a_terminal(self, *arguments, env=None, typed=b"", ends=0):
         """Return what a command shows on a real pseudo-terminal."""
         master, slave = pty.openpty()
         command = [sys.executable, "-m", "imgsim", *map(str, arguments)]
@@ -622,6 +677,7 @@ class TestTerminal:
             command, stdin=slave, stdout=subprocess.PIPE, stderr=slave, env=environment
         ) as process:
             os.close(slave)
+            os.write(master, typed)
             shown = b""
             while True:
                 try:
@@ -631,7 +687,7 @@ class TestTerminal:
                 shown += part
             process.stdout.read()
         os.close(master)
-        assert process.returncode == 0, shown
+        assert process.returncode == ends, shown
         return shown.decode()
 
     def test_a_bar_with_rate_and_colour_unless_forbidden(self, empty, pictures, crops, tmp_path):
@@ -646,6 +702,17 @@ class TestTerminal:
         )
         assert "636/636" in plain
         assert "\x1b[38;5;" not in plain
+
+    def test_a_yes_and_a_return(self, empty, crops, tmp_path):
+        folder = tmp_path / "many"
+        folder.mkdir()
+        for number in range(1_001):
+            os.link(crops[0], folder / f"{number}.jpg")
+        self.run_on_a_terminal("-q", "-c", empty, "ingest", folder)
+        shown = self.run_on_a_terminal("-c", empty, "remove", folder, typed=b"\n", ends=2)
+        assert "forget 1,001 images? [y/N]" in shown
+        shown = self.run_on_a_terminal("-c", empty, "remove", folder, typed=b"y\n")
+        assert "forgotten: 1,001 images" in shown
 
     def test_quiet(self, empty, pictures):
         assert self.run_on_a_terminal("-q", "-c", empty, "ingest", pictures) == ""

@@ -111,6 +111,17 @@ class TestFeeding:
         assert adopted(collection, path)[0].fingerprint == one.fingerprint
         assert len(collection.encoders.list()) == 2
 
+    def test_the_same_encoder_under_another_name(self, collection, tmp_path):
+        path = write_model(tmp_path / "m.onnx")
+        collection.encoders.add(EncoderSource(path, "mine"))
+        with pytest.raises(EncoderError, match="is there already, as mine; `--rename`"):
+            collection.encoders.add(EncoderSource(path, "ours"))
+        assert collection.encoders.add(EncoderSource(path)).encoder.name == "mine"
+        again = collection.encoders.add(EncoderSource(path, "ours"), rename=True)
+        assert (
+            [each.name for each in collection.encoders.list()] == [again.encoder.name] == ["ours"]
+        )
+
     def test_weights_beside_the_model(self, collection, tmp_path, image):
         path = write_projection(tmp_path / "m.onnx", side=8, dim=64)
         model = onnx.load(path)

@@ -56,6 +56,19 @@ class TestDecode:
         path = save(tmp_path / "a.png", solid("RGBA", (0, 0, 0, 128)))
         assert decode(path, 4, 4)[0, 0].tolist() == pytest.approx([127] * 3, abs=1)
 
+    def test_a_place_before_the_beginning_is_bad_content(self, tmp_path):
+        """Pillow seeks to where an icon says its picture is, and the system refuses."""
+        content = b"\0\0\1\0\1\0" + bytes([8, 8, 0, 0, 1, 0, 32, 0]) + struct.pack("<Ii", 99, -9)
+        (tmp_path / "a.ico").write_bytes(content)
+        with pytest.raises(ImageError) as raised:
+            decode(str(tmp_path / "a.ico"), 8, 8)
+        assert not isinstance(raised.value, ImageUnavailable)
+
+    def test_what_a_reader_stumbles_over_is_said_of_the_file(self, tmp_path):
+        (tmp_path / "a.pgm").write_bytes(b"P2 2 2 255\n1 2 x\xff 4\n")
+        with pytest.raises(ImageError, match="damaged: its values make no sense"):
+            decode(str(tmp_path / "a.pgm"), 8, 8)
+
     @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
     def test_white_drawings_on_nothing_are_seen(self, tmp_path, mode):
         """On white they would all be the same blank picture."""

@@ -13,6 +13,7 @@ from imgsim import (
     IngestSettings,
 )
 from imgsim.images import decode as images
+from imgsim.jobs.batch import Batch
 from imgsim.locks import writer_lock
 from imgsim.options import BatchLimits
 from tests.conftest import make_collection
@@ -46,6 +47,20 @@ def test_running_twice_adds_nothing(collection, pictures):
     assert counts(collection.ingest([pictures])) == (0, 0, 36, 0, 0)
     assert embeddings(collection) == before
     assert collection.info().segments == 1
+
+
+def test_the_first_batches_are_committed_soon(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    batch, waited = Batch(BatchLimits()), []
+    for _ in range(6):
+        began = now
+        while not batch.is_due(1):
+            now += 0.5
+        waited.append(now - began)
+        batch = Batch(BatchLimits(), batch)
+    assert waited == [2.5, 4.5, 8.5, 16.5, 30.5, 30.5]
+    assert Batch(BatchLimits(images=2)).is_due(2)
 
 
 def test_only_new_files_are_added(collection, pictures):

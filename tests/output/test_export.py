@@ -63,8 +63,11 @@ class TestNeighbours:
     def test_parquet(self, odd, expected, tmp_path):
         odd.export_neighbours(tmp_path / "n.parquet", 4)
         table = pq.read_table(tmp_path / "n.parquet")
-        assert table.column_names == list(NEIGHBOUR_COLUMNS)
-        rows = [tuple(row.values()) for row in table.to_pylist()]
+        exact = ["path_bytes", "neighbour_path_bytes"]
+        assert table.column_names == [*NEIGHBOUR_COLUMNS, *exact]
+        for column, name in ((1, exact[0]), (4, exact[1])):
+            assert table[name].to_pylist() == [os.fsencode(row[column]) for row in expected]
+        rows = [tuple(row.values()) for row in table.drop_columns(exact).to_pylist()]
         shown = [
             tuple(v.replace("\udcff", "\\xff") if isinstance(v, str) else v for v in row)
             for row in expected
@@ -174,6 +177,7 @@ class TestFeatures:
         odd.export_embeddings(tmp_path / "f.parquet")
         table = pq.read_table(tmp_path / "f.parquet")
         assert table["image_id"].to_pylist() == stored[0].tolist()
+        assert table["path_bytes"].to_pylist() == [os.fsencode(path) for path in stored[1]]
         assert np.array(table["embedding"].to_pylist(), np.float32).tobytes() == stored[2].tobytes()
 
     def test_pickle_is_the_notebooks(self, odd, stored, tmp_path):
