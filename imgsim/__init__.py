@@ -14,12 +14,16 @@ connection, nor do the libraries that it uses; tests/test_privacy.py holds that.
 
 import logging
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+if sys.platform == "win32":
+    raise ImportError("imgsim runs on Linux and macOS; on Windows it runs in WSL 2")
 
 # Without this, ONNX Runtime reports to its vendor. It looks once, when it is loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

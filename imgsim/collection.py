@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsim import __version__
 from imgsim.catalog.sqlite import SCHEMA
 from imgsim.directory import Directory
 from imgsim.encoder.embed import embed_images
@@ -65,7 +66,7 @@ from imgsim.results import (
 )
 from imgsim.searcher import Searcher
 
-_VERSIONS = "imgsim", "faiss-cpu", "numba", "numpy", "onnxruntime", "pillow", "sqlalchemy"
+_LIBRARIES = "faiss-cpu", "numba", "numpy", "onnxruntime", "pillow", "sqlalchemy"
 
 
 class Collection:
@@ -312,7 +313,7 @@ class Collection:
                 dim=encoder.dim if encoder else None,
                 image_size=(preprocessing.height, preprocessing.width) if preprocessing else None,
                 formats=formats(),
-                versions={name: version(name) for name in _VERSIONS},
+                versions={"imgsim": __version__} | {name: version(name) for name in _LIBRARIES},
             )
 
     def check(self, *, deep: bool = False) -> list[Damage]:

@@ -76,8 +76,8 @@ class Encoders:
             files = TrainingImages(found, chosen.image_size)
             files.split(chosen)  # or it raises, before TensorFlow has taken its seconds
             on_progress(_preparing(chosen))
-            _quieten_tensorflow()
-            from imgsim.training.train import train  # noqa: PLC0415 - as just said
+            with _tensorflow():
+                from imgsim.training.train import train  # noqa: PLC0415 - as just said
 
             job = TrainingJob(scratch, checkpoints, began, name)
             return train(files, begin, job, publish, on_progress)
@@ -93,8 +93,8 @@ class Encoders:
 
         with self._writing() as scratch:
             if source.layer is not None:
-                _quieten_tensorflow()
-                from imgsim.training.export import export_layer  # noqa: PLC0415 - as in train
+                with _tensorflow():
+                    from imgsim.training.export import export_layer  # noqa: PLC0415 - as in train
 
                 file = Path(source.file)
                 export_layer(file, source.layer, source.image_size, scratch / MODEL_NAME)
@@ -220,9 +220,17 @@ def _preparing(settings: TrainingSettings) -> TrainingProgress:
     )
 
 
-def _quieten_tensorflow() -> None:
-    """Keep TensorFlow from telling its developers about this machine; it looks when it loads."""
+@contextmanager
+def _tensorflow() -> Iterator[None]:
+    """Import what needs TensorFlow, without its words for developers, or say that it is missing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise EncoderError(
+            f"this needs TensorFlow, and {error.name} is not installed: "
+            "pip install tensorflow keras tf2onnx"
+        ) from error
 
 
 def _described(directory: Directory, snapshot: Snapshot, record: EncoderRecord) -> EncoderInfo:

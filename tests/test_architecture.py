@@ -5,14 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.models import write_projection
 
 ROOT = Path(__file__).parents[1]
+LITE = ROOT / "requirements-lite.txt"
 HEAVY = {"tensorflow", "keras", "tf2onnx", "torch"}
 
 
@@ -34,28 +38,86 @@ def imported(*arguments) -> set[str]:
     return modules
 
 
-def test_only_training_imports_tensorflow(empty, crops, tmp_path):
+@pytest.fixture
+def light(tmp_path) -> dict[str, str]:
+    """An environment with what requirements-lite.txt asks for, and no other package."""
+    site = tmp_path / "site"
+    site.mkdir()
+    pending, known = [*LITE.read_text().splitlines()[1:]], set()
+    while pending:
+        wanted = Requirement(pending.pop())
+        if wanted.name in known or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+            continue
+        known.add(wanted.name)
+        found = distribution(wanted.name)
+        pending += found.requires or ()
+        for name in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+            if not (site / name).exists():
+                (site / name).symlink_to(found.locate_file(name))
+    return os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
+
+
+def test_all_but_training_works_without_tensorflow(light, empty, crops, tmp_path):
     for number, path in enumerate(crops[:6]):
         folder = tmp_path / "labelled" / str(number % 2)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, folder)
     model = write_projection(tmp_path / "m.onnx")
+
+    def run(*arguments):
+        command = [sys.executable, "-S", "-m", "imgsim", "-c", empty, *arguments]
+        return subprocess.run(
+            [*map(str, command)], capture_output=True, text=True, check=False, env=light
+        )
+
     for arguments in (
         ["ingest", *crops[:3]],
-        ["evaluate", tmp_path / "labelled"],
+        ["evaluate", tmp_path / "labelled", "--figure", tmp_path / "f.png"],
         ["encoder", "import", model, "--name", "mine"],
         ["reencode", "--encoder", "mine"],
         ["encoder", "use", "mine"],
         ["encoder", "list"],
         ["encoder", "show", "mine"],
-        ["query", crops[0]],
+        ["query", crops[0], "--figure", tmp_path / "f.png", "--html", tmp_path / "f.html"],
         ["export", "neighbours", "-o", tmp_path / "n.parquet"],
         ["export", "embeddings", "-o", tmp_path / "f.npz"],
         ["export", "index", "-o", tmp_path / "i.faiss"],
         ["info"],
         ["check"],
     ):
-        assert imported("-c", empty, *arguments) & HEAVY == set(), arguments
+        done = run(*arguments)
+        assert done.returncode == 0, (arguments, done.stderr)
+    done = run("train", *crops)
+    assert done.returncode == 30
+    assert done.stderr.splitlines()[-1] == (
+        "imgsim: error: this needs TensorFlow, and keras is not installed: "
+        "pip install tensorflow keras tf2onnx"
+    )
+
+
+def test_a_light_install_lacks_tensorflow_alone():
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    light = LITE.read_text().splitlines()[1:]
+    assert {Requirement(line).name for line in set(whole) - set(light)} == {*HEAVY} - {"torch"}
+    assert set(light) <= set(whole)
+
+
+def test_windows_is_told(tmp_path):
+    code = "import sys; sys.platform = 'win32'; import imgsim"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith(b"on Windows it runs in WSL 2")
+
+
+def test_nothing_that_only_linux_has():
+    """But what is asked for where it is."""
+    only_linux = {
+        *("sched_getaffinity", "posix_fadvise", "posix_fallocate", "copy_file_range", "splice"),
+        *("memfd_create", "eventfd", "pidfd_open", "O_DIRECT", "O_TMPFILE", "O_PATH", "prctl"),
+    }
+    for path in (ROOT / "imgsim").rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        assert not names & only_linux, path
 
 
 @pytest.mark.parametrize("mistake", [["nosuch"], ["."], [".", "--resume"]])

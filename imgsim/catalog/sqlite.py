@@ -39,7 +39,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     """Open the database, whose transactions begin where SQLAlchemy says."""
     writable = os.access(path.parent, os.W_OK)
     connection = _opened(path, "rwc") if writable else _reading(path)
-    for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL"):
+    for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL", "fullfsync=ON"):
         connection.execute(f"PRAGMA {setting}")
     return connection
 

@@ -639,10 +639,8 @@ class TestErrors:
         options = ("--image-size", "32", "--epochs", "1", "--name", "my new")
         done = imgsim("-c", stored, "train", pictures, *options)
         assert done.returncode == 0
-        assert (
-            "`imgsim reencode --encoder 'my new'` gives its 36 images new ones"
-            in lines(done.stderr)[-1]
-        )
+        told = "`imgsim reencode --encoder 'my new'` gives its 36 images new ones"
+        assert told in lines(done.stderr)[-1]
 
     def test_exit_codes_are_distinct_and_documented(self, imgsim):
         classes = [c for c in vars(errors).values() if isinstance(c, type)]
