@@ -1,7 +1,6 @@
 """The encoders that a collection holds, one folder each."""
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +31,7 @@ from imgsim.results import (
 )
 from imgsim.training.checkpoints import Checkpoints, TrainingJob, TrainingState
 from imgsim.training.images import TrainingImages
+from imgsim.training.runtime import tensorflow
 
 
 class Encoders:
@@ -76,7 +76,7 @@ class Encoders:
             files = TrainingImages(found, chosen.image_size)
             files.split(chosen)  # or it raises, before TensorFlow has taken its seconds
             on_progress(_preparing(chosen))
-            with _tensorflow():
+            with tensorflow():
                 from imgsim.training.train import train  # noqa: PLC0415 - as just said
 
             job = TrainingJob(scratch, checkpoints, began, name)
@@ -93,7 +93,7 @@ class Encoders:
 
         with self._writing() as scratch:
             if source.layer is not None:
-                with _tensorflow():
+                with tensorflow():
                     from imgsim.training.export import export_layer  # noqa: PLC0415 - as in train
 
                 file = Path(source.file)
@@ -218,19 +218,6 @@ def _preparing(settings: TrainingSettings) -> TrainingProgress:
         seconds_left=settings.time_budget,
         ended=False,
     )
-
-
-@contextmanager
-def _tensorflow() -> Iterator[None]:
-    """Import what needs TensorFlow, without its words for developers, or say that it is missing."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise EncoderError(
-            f"this needs TensorFlow, and {error.name} is not installed: "
-            "pip install tensorflow keras tf2onnx"
-        ) from error
 
 
 def _described(directory: Directory, snapshot: Snapshot, record: EncoderRecord) -> EncoderInfo:

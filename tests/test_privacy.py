@@ -96,5 +96,17 @@ def test_the_library_is_as_silent(tmp_path, empty, crops):
         "    collection.query(sys.argv[2])\n"
     )
     done = run([sys.executable, "-c", code, empty, *crops[:3]], tmp_path / "home")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, b"")
     assert os.listdir(tmp_path / "home") == []
+
+
+def test_tensorflow_says_nothing_to_who_trains_from_python(tmp_path, empty, crops):
+    code = (
+        "import os, sys, imgsim\n"
+        "settings = imgsim.TrainingSettings(epochs=1, image_size=32)\n"
+        "with imgsim.Collection.open(sys.argv[1]) as collection:\n"
+        "    collection.train(sys.argv[2:], settings)\n"
+        "os.write(2, b'heard')\n"
+    )
+    done = run([sys.executable, "-c", code, empty, *crops[:3]], tmp_path / "home")
+    assert (done.returncode, done.stderr) == (0, b"heard")

@@ -64,8 +64,9 @@ def prepare_streams() -> None:
 
 
 def unmute_libraries() -> None:
-    """Let C libraries write to stderr again."""
+    """Let C libraries write to stderr again, and TensorFlow say what it has to say."""
     os.dup2(sys.stderr.fileno(), 2)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
 
 
 def show_log() -> None:

@@ -1,0 +1,47 @@
+"""TensorFlow: loaded without a word, or found missing."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from imgsim.errors import EncoderError
+
+_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
+
+@contextmanager
+def tensorflow() -> Iterator[None]:
+    """Import in this block what needs TensorFlow; raise :class:`EncoderError` if it is missing.
+
+    TensorFlow tells its developers about the machine while it loads, whatever its settings are. So
+    nothing is written to stderr meanwhile, unless the environment sets how much it says.
+    """
+    try:
+        if _LEVEL in os.environ:
+            yield
+        else:
+            os.environ[_LEVEL] = "3"
+            with _silence():
+                yield
+    except ModuleNotFoundError as error:
+        raise EncoderError(
+            f"this needs TensorFlow, and {error.name} is not installed: "
+            "pip install tensorflow keras tf2onnx"
+        ) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Let descriptor 2 lead nowhere for a while."""
+    try:
+        before = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
