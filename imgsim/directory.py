@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,8 @@ _OWN_NAMES = {
     f"{CATALOG}-wal",
     f"{CATALOG}-shm",
 }
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_SWEPT = re.compile(rf"{_FINGERPRINT.pattern}|\.[0-9a-f]{{16}}\.tmp")
 _LOG = logging.getLogger(__name__)
 
 
@@ -77,6 +80,7 @@ class Directory:
             raise CollectionForbidden(path, f"cannot be opened: {error.strerror}") from error
         except OSError as error:
             raise CollectionError(path, f"cannot be opened: {error.strerror}") from error
+        _refuse_links(path)
         directory = cls(path, Catalog(path / CATALOG), VectorStore(path / SEGMENTS))
         if directory.catalog.was_upgraded:
             with suppress(CollectionLocked, StoreError), directory.writing():
@@ -91,6 +95,7 @@ class Directory:
     def writing(self) -> Iterator[None]:
         """Be the one writer, or raise :class:`CollectionLocked`."""
         with writer_lock(self.path):
+            _refuse_links(self.path)
             yield
 
     @contextmanager
@@ -116,6 +121,8 @@ class Directory:
 
     def encoder_path(self, fingerprint: str) -> Path:
         """Return where the encoder with this fingerprint belongs."""
+        if not _FINGERPRINT.fullmatch(fingerprint):  # a damaged catalog may have any
+            raise CollectionDamaged(self.path / CATALOG, "a sha256", repr(fingerprint))
         return self.path / ENCODERS / fingerprint
 
     def load_encoder(self, record: EncoderRecord | None = None) -> Encoder:
@@ -143,9 +150,9 @@ class Directory:
                 return
             self.store.sweep(snapshot.segment_names())
             named = {encoder.fingerprint for encoder in snapshot.encoders()}
-        for directory in (self.path / ENCODERS).glob("*"):
-            if directory.name not in named:
-                shutil.rmtree(directory, ignore_errors=True)
+        for directory in (self.path / ENCODERS).iterdir():
+            if directory.name not in named and _SWEPT.fullmatch(directory.name):
+                shutil.rmtree(directory, ignore_errors=True)  # it follows no link
 
     def build_derived(self) -> None:
         """Write the ids and bounds of segments that are missing."""
@@ -158,6 +165,16 @@ class Directory:
         with self.catalog.snapshot() as snapshot:
             segments = snapshot.segments() + snapshot.spare_segments()
             self.store.build_ids(segments, snapshot.segment_ids)
+
+
+def _refuse_links(path: Path) -> None:
+    """Raise :class:`CollectionError` if something in a collection is a link, to other files.
+
+    What is written or removed in the collection would be so there.
+    """
+    for name in sorted(_OWN_NAMES):
+        if (path / name).is_symlink():
+            raise CollectionError(path, f"{name} in it is a link, which imgsim does not follow")
 
 
 def _new_collection(directory: Path) -> None:

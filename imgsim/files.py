@@ -37,10 +37,12 @@ def _sync(descriptor: int) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that durably takes the place of ``path`` when the block succeeds."""
+    """Yield a temporary path that durably takes the place of ``path`` when the block succeeds.
+
+    A link there is replaced itself, and what it points to stays.
+    """
     if path.exists() and not path.is_file():
         raise StoreError(f"{path}: exists and is not a regular file")
-    path = path.resolve()  # a link stays, what it points to is replaced
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary

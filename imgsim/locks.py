@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,7 +43,7 @@ def reading(directory: Path) -> Iterator[None]:
     Readers share a lock with one another, and wait for nobody but :func:`sole_reader`.
     """
     try:
-        descriptor = os.open(directory / "readers", os.O_RDONLY | os.O_CREAT, 0o666)
+        descriptor = _descriptor(directory / "readers", os.O_RDONLY)
     except OSError:  # where nothing can be written, nothing can be removed either
         yield
         return
@@ -56,7 +57,7 @@ def reading(directory: Path) -> Iterator[None]:
 @contextmanager
 def sole_reader(directory: Path) -> Iterator[bool]:
     """Say whether nobody is :func:`reading`; if so, nobody begins until the block ends."""
-    descriptor = os.open(directory / "readers", os.O_RDONLY | os.O_CREAT, 0o666)
+    descriptor = _descriptor(directory / "readers", os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         alone = True
@@ -69,11 +70,21 @@ def sole_reader(directory: Path) -> Iterator[bool]:
 
 
 def _open_lock(directory: Path) -> IO[bytes]:
+    """Open the lock, made if missing; never another file that a link of either kind leads to."""
     try:
-        return (directory / "lock").open("a+b")
+        file = open(_descriptor(directory / "lock", os.O_RDWR), "r+b")  # noqa: SIM115 - callers close it
     except OSError as error:
         kind = CollectionForbidden if isinstance(error, PermissionError) else CollectionError
         raise kind(directory, f"cannot be written to: {error.strerror}") from error
+    facts = os.fstat(file.fileno())
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+        file.close()
+        raise CollectionError(directory, "lock in it is no file of its own; remove it")
+    return file
+
+
+def _descriptor(path: Path, mode: int) -> int:
+    return os.open(path, mode | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
 
 
 def _holder(content: bytes) -> str:

@@ -12,6 +12,7 @@ from imgsim.errors import EncoderError
 from imgsim.results import Damage
 
 MODEL_NAME = "encoder.onnx"
+_LARGEST = 2 << 30
 
 
 class Encoder:
@@ -21,6 +22,8 @@ class Encoder:
         self.preprocessing = read_preprocessing(directory)
         path = directory / MODEL_NAME
         try:
+            if path.stat().st_size > _LARGEST:
+                raise EncoderError(f"{path}: is over 2 GB, which no ONNX model in one file is")
             content = path.read_bytes()
         except OSError as error:
             raise EncoderError(f"{path}: cannot be read: {error.strerror}") from error

@@ -1,5 +1,6 @@
 """An ONNX model with one image input."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ _NUMBERS = {*_TYPES, "tensor(bool)"} | {
 }
 
 
+# A model in a collection is whole; one that names other files of this machine is not to have them.
+_WEIGHTS_FROM = "session.model_external_initializers_file_folder_path"
+
+
 class Model:
     """An ONNX model with one image input; safe to use from several threads.
 
@@ -36,6 +41,7 @@ class Model:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.add_session_config_entry(_WEIGHTS_FROM, os.devnull)
         self._failures: tuple[type[Exception], ...] = (
             *(state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf),
             *(state.NotImplemented, state.RuntimeException),

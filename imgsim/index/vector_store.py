@@ -1,6 +1,7 @@
 """The collection's embeddings: segment files that whoever owns the catalog names."""
 
 import logging
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 
 _PROJECTION = "basis.npz"
 _ENDS = ".faiss", ".ids.npy", ".bounds"
+_NAME = re.compile(r"[0-9a-f]{16}")
+_OWN = re.compile(rf"{_NAME.pattern}({'|'.join(map(re.escape, _ENDS))})|\..*\.[0-9a-f]{{8}}\.tmp")
 _GROWTH = 8  # how many times as many embeddings deserve a new projection
 
 IdsOf = Callable[[Segment], NDArray[np.int64]]
@@ -199,11 +202,11 @@ class VectorStore:
     def sweep(self, segments: Iterable[str]) -> None:
         """Remove the files that belong to none of the segments of these names.
 
-        Only the one writer may.
+        Only the one writer may. Files with names that are not its own stay.
         """
         names = {f"{name}{end}" for name in segments for end in _ENDS} | {_PROJECTION}
         for path in self._directory.iterdir():
-            if path.name not in names and not path.is_dir():
+            if path.name not in names and _OWN.fullmatch(path.name) and not path.is_dir():
                 path.unlink(missing_ok=True)
 
     def damages(
@@ -283,13 +286,19 @@ class VectorStore:
         return MappedEmbeddings(self._path(segment.name), segment.rows, segment.dim)
 
     def _ids_path(self, name: str) -> Path:
-        return self._directory / f"{name}.ids.npy"
+        return self._file(name, ".ids.npy")
 
     def _bounds_path(self, name: str) -> Path:
-        return self._directory / f"{name}.bounds"
+        return self._file(name, ".bounds")
 
     def _path(self, name: str) -> Path:
-        return self._directory / f"{name}.faiss"
+        return self._file(name, ".faiss")
+
+    def _file(self, name: str, end: str) -> Path:
+        """Return where a file of a segment is; a damaged catalog may have any name."""
+        if not _NAME.fullmatch(name):
+            raise CollectionDamaged(self._directory, "segments named by 16 digits", repr(name))
+        return self._directory / f"{name}{end}"
 
 
 def _sample(mapped: Sequence[MappedEmbeddings], most: int) -> NDArray[np.float32]:

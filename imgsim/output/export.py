@@ -94,7 +94,7 @@ def write_index(path: Path, data: Embeddings) -> None:
 
 def _write(path: Path, writers: Mapping[str, Callable[[Path, _T], None]], data: _T) -> None:
     check_target(path, writers)
-    with writing(path), replacing(path) as temporary:
+    with writing(path), replacing(path.resolve()) as temporary:
         writers[path.suffix.lower()](temporary, data)
 
 

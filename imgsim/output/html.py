@@ -41,7 +41,7 @@ def write_page(
     gallery = _Gallery(embedded, selection.pictures, on_progress)
     sections = "\n".join(map(gallery.section, selection.results))
     style = _STYLE + "\n".join(gallery.rules)
-    with writing(path), replacing(path) as temporary:
+    with writing(path), replacing(path.resolve()) as temporary:
         temporary.write_text(_PAGE.format(style=style, sections=sections), encoding="utf-8")
     return selection.left_out
 

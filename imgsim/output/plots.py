@@ -153,6 +153,6 @@ def _bare(axes: Axes) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     check_target(path, FIGURES)
-    with writing(path), replacing(path) as temporary, warnings.catch_warnings():
+    with writing(path), replacing(path.resolve()) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks
         figure.savefig(temporary, dpi=110, format=path.suffix[1:].lower())

@@ -86,6 +86,6 @@ class Checkpoints:
             with replacing(self.directory / _STATE) as temporary:
                 temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
         kept = {self.model(epoch), self.model(state.best_epoch), self.directory / _STATE}
-        for path in self.directory.iterdir():
+        for path in self.directory.glob("epoch-*.keras"):
             if path not in kept:
                 path.unlink()
