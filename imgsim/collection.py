@@ -87,7 +87,7 @@ class Collection:
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
         :class:`CollectionError` if the directory is something else, damaged, or of a newer imgsim.
         """
-        return cls(Directory.open(Path(os.path.abspath(path)), create=create))
+        return cls(Directory.open(Path(absolute(os.fspath(path))), create=create))
 
     @property
     def path(self) -> Path:

@@ -87,11 +87,19 @@ def publish_directory(temporary: Path, target: Path) -> None:
 
 
 def absolute(path: str) -> str:
-    """Return an absolute path, with links in it kept; raise ValueError for an empty one."""
+    """Return an absolute path, with links in it kept; raise ValueError for an empty one.
+
+    It leads where the kernel would go: ``..`` after a link is the parent of what that points to.
+    """
     if not path:
         raise ValueError("a path is empty")
-    found = os.path.abspath(path)
-    return found[1:] if found.startswith("//") else found  # POSIX keeps two slashes
+    found = "/" if path.startswith("/") else os.getcwd()
+    for part in path.split("/"):
+        if part == "..":
+            found = os.path.dirname(os.path.realpath(found) if os.path.islink(found) else found)
+        elif part not in {"", "."}:
+            found = os.path.join(found, part)
+    return found
 
 
 def disk_bytes(directory: Path) -> int:

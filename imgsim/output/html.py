@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imgsim.errors import ImageError
-from imgsim.files import replacing, writing
+from imgsim.files import absolute, replacing, writing
 from imgsim.images.decode import dimensions, thumbnail
 from imgsim.output.selection import select
 from imgsim.output.target import PAGES, check_target
@@ -72,7 +72,7 @@ class _Gallery:
         self._done += 1
         if self._on_progress is not None:
             self._on_progress(self._done, self._pictures)
-        name, link = html.escape(printable(path)), html.escape(Path(path).absolute().as_uri())
+        name, link = html.escape(printable(path)), html.escape(Path(absolute(path)).as_uri())
         return (
             f'<figure class="{kind}"><a href="{link}" title="{name}">{picture}</a><figcaption>'
             f"<b>{label}</b><br>{html.escape(short_name(path))}<br>{size}</figcaption></figure>\n"
@@ -89,7 +89,7 @@ class _Gallery:
                 shown = f'<i class="p{number}" role="img" aria-label="{name}"></i>'
             else:
                 width, height = dimensions(path)
-                source = html.escape(Path(path).absolute().as_uri())
+                source = html.escape(Path(absolute(path)).as_uri())
                 shown = f'<img loading="lazy" decoding="async" src="{source}" alt="{name}">'
         except ImageError as error:
             return f"<span>{html.escape(printable(error.reason))}</span>", ""
