@@ -249,8 +249,8 @@ TrainingStage = Literal["prepare", "train", "head", "export", "check"]
 class TrainingProgress:
     """A moment of a training run; ``done`` of ``total`` images in epoch ``epoch`` (from 1).
 
-    ``val_loss`` is of the last epoch that ended; ``ended`` says that it is this one. In other
-    stages than train the numbers are those of before.
+    ``val_loss`` is of the last epoch that ended; ``ended`` says that it is this one, and is so once
+    for each epoch. In other stages than train nothing is counted.
     """
 
     stage: TrainingStage

@@ -119,7 +119,7 @@ class _Stages:
     def enter(self, stage: TrainingStage) -> None:
         """Tell that another stage begins; a resumed training may have nothing left to train."""
         if self._last is not None:
-            self._on_progress(replace(self._last, stage=stage))
+            self._on_progress(replace(self._last, stage=stage, done=0, total=0, ended=False))
 
 
 def _unseen(images: int, history: Sequence[EpochRecord]) -> int:
