@@ -21,6 +21,7 @@ EPS is not read, because Pillow would run Ghostscript on it.
 
 import errno
 import hashlib
+import io
 import os
 import stat
 import struct
@@ -34,11 +35,12 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage, unavailable
 from imgsim.files import mtime_ns
 from imgsim.images.formats import COMMON, formats
+from imgsim.images.render import SIDEWAYS, render
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile
 from imgsim.results import Refusal
@@ -47,6 +49,7 @@ MAX_PIXELS = 178_956_970
 """Images that declare more pixels are refused: a small file could fill the memory."""
 
 _LARGE_PIXELS = 1 << 24
+_LARGEST_ENDED = 1 << 28  # bytes of a JPEG without an end that is tried once more
 _LARGE = Lock()
 
 # Pillow takes memory for pixels in blocks. What is over 32 MB goes back to the system when it is
@@ -58,9 +61,6 @@ _STUMBLES = TypeError, LookupError, AttributeError, ArithmeticError, UnicodeErro
 
 _ORIENTATION = 0x0112
 _SCALED_FORMATS = frozenset({"JPEG", "MPO"})
-_SIDEWAYS = frozenset({5, 6, 7, 8})
-_WHITE, _BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
-_DARKNESS = 16  # of 255, on average, that is seen on white
 
 
 def is_other_file(error: ImageError, *, claimed: bool) -> bool:
@@ -114,9 +114,9 @@ def decode_stream(name: str, file: BinaryIO, height: int, width: int) -> NDArray
 def decode_open(name: str, image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
     """Do what :func:`decode` does with an image in memory, which stays as it is."""
     _refuse_huge(name, image)
-    orientation = _orientation(image)
     try:
-        return _render(image.copy(), (width, height), orientation)
+        orientation = _orientation(image)
+        return render(image.copy(), (width, height), orientation)
     except Exception as error:  # the decode boundary: it may be read from its file only now
         raise _refusal(name, error) from error
 
@@ -189,7 +189,7 @@ def dimensions(path: str) -> tuple[int, int]:
     """Return (width, height) of the upright image at ``path``, without its pixels."""
     with _open_file(path) as file, closing(_identify(path, file)) as image:
         size = image.size
-        return size[::-1] if _orientation(image) in _SIDEWAYS else size
+        return size[::-1] if _orientation(image) in SIDEWAYS else size
 
 
 def _open_file(path: str) -> BufferedReader:
@@ -230,7 +230,7 @@ def _decode(
     with _alone(image):
         try:
             orientation = _orientation(image)
-            if orientation in _SIDEWAYS:
+            if orientation in SIDEWAYS:
                 width, height = height, width
             if keep_aspect:
                 scale = min(size[0] / width, size[1] / height)
@@ -266,12 +266,35 @@ def _scaled(
     """Return upright pixels, of a JPEG from a smaller scale if it can be decoded at one."""
     try:
         image.draft(None, size)
-        return _render(image, size, orientation)
+        return render(image, size, orientation)
     except OSError:
         if image.format not in _SCALED_FORMATS:
             raise
-        file.seek(0)  # a lossless JPEG cannot be decoded at a smaller scale
-        return _render(_identify(path, file), size, orientation)
+    file.seek(0)
+    try:  # a lossless JPEG cannot be decoded at a smaller scale
+        return render(_identify(path, file), size, orientation)
+    except OSError:
+        file.seek(0)
+        return render(_ended(path, file.read(_LARGEST_ENDED), size), size, orientation)
+
+
+def _ended(path: str, content: bytes, size: tuple[int, int]) -> Image.Image:
+    """Return a JPEG whose pixels are all there, though its end marker is not; or raise OSError.
+
+    They are all there if they do not depend on what follows. In a progressive one, later scans may
+    be missing.
+    """
+    decoded = []
+    for filler in (b"", b"\0", b"\x55", b"\xaa", b"\xfe"):
+        image = _identify(path, io.BytesIO(content.rstrip(b"\xff") + 64 * filler + b"\xff\xd9"))
+        if "progressive" in image.info:
+            raise OSError("image file is truncated")
+        image.draft(None, size)
+        image.load()
+        decoded.append(image)
+    if len({each.tobytes() for each in decoded}) > 1:
+        raise OSError("image file is truncated")
+    return decoded[0]
 
 
 def _refusal(path: str, error: Exception) -> ImageError:
@@ -293,74 +316,9 @@ def _refusal(path: str, error: Exception) -> ImageError:
 def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1  # Pillow turns TIFFs upright itself
+    if image.format == "PNG":
+        image.load()  # or `getexif` would, and a second attempt takes damaged pixels for sound
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - part of the decode boundary: bad EXIF is no reason to refuse
         return 1
-
-
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def _render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDArray[np.uint8]:
-    """Return upright (size[1], size[0], 3) uint8 pixels."""
-    if orientation in _SIDEWAYS:
-        size = size[1], size[0]
-    image = _plain(image)
-    image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    if image.mode == "F":
-        image = _grey(_stretched(np.asarray(image)))
-    if image.mode == "RGBA":
-        image = _on_ground(image)
-    if orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[orientation])
-    return np.asarray(image, dtype=np.uint8)
-
-
-def _on_ground(image: Image.Image) -> Image.Image:
-    """Return an RGBA image as RGB on white; on black if what is visible of it is almost white."""
-    *colours, alpha = (np.asarray(band, np.float32) for band in image.split())
-    darkness = np.average(255 - np.mean(colours, axis=0), weights=alpha) if alpha.any() else 255
-    ground = _WHITE if darkness > _DARKNESS else _BLACK
-    return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Return the first frame as RGB, as RGBA if anything is transparent, or as F (32 bits)."""
-    image.load()
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I;16"):
-        return _grey(np.asarray(image).astype(np.uint16) >> 8)
-    if image.mode in {"I", "F"}:
-        return image.convert("F")
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert converted is not None  # only inPlace=True returns nothing
-        return converted
-    if image.mode == "La":
-        image = image.convert("LA")
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
-
-
-def _grey(values: NDArray[np.generic]) -> Image.Image:
-    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
-
-
-def _stretched(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    finite = values[np.isfinite(values)].astype(np.float64)
-    if finite.size == 0:
-        return np.zeros(values.shape)
-    low, high = float(finite.min()), float(finite.max())
-    share = (np.clip(values, low, high) - low) / (high - low or 1.0)
-    stretched: NDArray[np.float64] = np.nan_to_num(255 * share)
-    return stretched

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -13,7 +14,15 @@ import pytest
 from PIL import Image, ImageOps
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
-from imgsim.images.decode import MAX_PIXELS, decode, dimensions, opened, sorted_out, thumbnail
+from imgsim.images.decode import (
+    MAX_PIXELS,
+    decode,
+    decode_open,
+    dimensions,
+    opened,
+    sorted_out,
+    thumbnail,
+)
 from imgsim.images.scan import find
 from imgsim.records import ImageFile
 
@@ -68,6 +77,59 @@ class TestDecode:
         (tmp_path / "a.pgm").write_bytes(b"P2 2 2 255\n1 2 x\xff 4\n")
         with pytest.raises(ImageError, match="damaged: its values make no sense"):
             decode(str(tmp_path / "a.pgm"), 8, 8)
+
+    @pytest.mark.parametrize("depth", [8, 12, 16])
+    def test_16_bit_grey_of_any_depth_is_seen(self, tmp_path, depth):
+        ramp = np.tile(np.linspace(0, 2**depth - 1, 64).astype(np.uint16), (64, 1))
+        pixels = decode(save(tmp_path / "a.png", Image.fromarray(ramp)), 64, 64)
+        assert pixels[:, 0].max() == 0
+        assert pixels[:, -1].min() == 255
+
+    @pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+    def test_a_png_with_damaged_pixels_is_refused(self, tmp_path, crops, place):
+        """Asked for EXIF data, Pillow decodes and fails, and takes what it has for sound later."""
+        path = tmp_path / "a.png"
+        Image.open(crops[0]).save(path)
+        content = bytearray(path.read_bytes())
+        content[int(place * len(content))] ^= 0x55
+        path.write_bytes(content)
+        for act in (lambda: decode(str(path), 32, 32), lambda: thumbnail(str(path), 32)):
+            with pytest.raises(ImageError, match="data stream"):
+                act()
+        with pytest.raises(ImageError, match="data stream"), Image.open(path) as image:
+            decode_open("<image>", image, 32, 32)
+
+    @pytest.mark.parametrize("missing", [1, 2])
+    def test_a_jpeg_without_its_end_marker_is_whole(self, tmp_path, crops, missing):
+        content = Path(crops[0]).read_bytes()
+        assert content.endswith(b"\xff\xd9")
+        (tmp_path / "a.jpg").write_bytes(content[:-missing])
+        for side in (32, 96, 512):
+            expected = decode(crops[0], side, side)
+            assert np.array_equal(decode(str(tmp_path / "a.jpg"), side, side), expected)
+
+    @pytest.mark.parametrize("missing", [3, 5, 40, 900])
+    @pytest.mark.parametrize("progressive", [False, True])
+    def test_a_jpeg_that_is_cut_is_refused(self, tmp_path, crops, missing, progressive):
+        path = tmp_path / "a.jpg"
+        Image.open(crops[0]).save(path, progressive=progressive)
+        path.write_bytes(path.read_bytes()[:-missing])
+        for side in (32, 96):
+            with pytest.raises(ImageError, match="truncated"):
+                decode(str(path), side, side)
+
+    def test_an_animation_that_fades_in_is_not_blank(self, tmp_path):
+        frames = [Image.new("RGB", (32, 32), (level, level, level)) for level in (0, 9, 90)]
+        frames.append(solid("RGB", "red", (32, 32)))
+        frames[-1].paste("blue", (0, 0, 16, 32))
+        pixels = []
+        for end in (4, 3):
+            path = str(tmp_path / f"{end}.gif")
+            frames[0].save(path, save_all=True, append_images=frames[1:end])
+            pixels.append(decode(path, 32, 32))
+        assert pixels[0][16, 4, 2] > 200
+        assert pixels[0][16, 28, 0] > 200
+        assert not pixels[1].any()  # there is nothing in any frame: the first one
 
     @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
     def test_white_drawings_on_nothing_are_seen(self, tmp_path, mode):

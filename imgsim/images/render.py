@@ -1,0 +1,109 @@
+"""From an image of any mode to upright RGB pixels of a size."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+SIDEWAYS = frozenset({5, 6, 7, 8})
+"""The EXIF orientations that swap width and height."""
+
+_WHITE, _BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
+_DARKNESS = 16  # of 255, on average, that is seen on white
+_FADING = 64  # frames of an animation that may be of one colour before something is seen
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDArray[np.uint8]:
+    """Return upright (size[1], size[0], 3) uint8 pixels."""
+    if orientation in SIDEWAYS:
+        size = size[1], size[0]
+    image = _plain(image)
+    image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    if image.mode == "F":
+        image = _grey(_stretched(np.asarray(image)))
+    if image.mode == "RGBA":
+        image = _on_ground(image)
+    if orientation in _TRANSPOSE:
+        image = image.transpose(_TRANSPOSE[orientation])
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _on_ground(image: Image.Image) -> Image.Image:
+    """Return an RGBA image as RGB on white; on black if what is visible of it is almost white."""
+    *colours, alpha = (np.asarray(band, np.float32) for band in image.split())
+    darkness = np.average(255 - np.mean(colours, axis=0), weights=alpha) if alpha.any() else 255
+    ground = _WHITE if darkness > _DARKNESS else _BLACK
+    return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return a frame as RGB, as RGBA if anything is transparent, or as F (32 bits).
+
+    It is the first one, or of an animation that fades in the first in which there is something.
+    """
+    image.load()
+    if getattr(image, "is_animated", False) and _is_blank(image):
+        _seek_something(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        return _grey(_eight_bits(np.asarray(image).astype(np.uint16)))
+    if image.mode in {"I", "F"}:
+        return image.convert("F")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None  # only inPlace=True returns nothing
+        return converted
+    if image.mode == "La":
+        image = image.convert("LA")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _is_blank(image: Image.Image) -> bool:
+    extremes = image.getextrema()
+    pairs = extremes if isinstance(extremes[0], tuple) else [extremes]
+    return all(low == high for low, high in pairs)
+
+
+def _seek_something(image: Image.Image) -> None:
+    """Go to the first frame that is not of one colour, or back to the first one."""
+    for number in range(1, _FADING):
+        try:
+            image.seek(number)
+            image.load()
+        except EOFError:
+            break
+        if not _is_blank(image):
+            return
+    image.seek(0)
+    image.load()
+
+
+def _grey(values: NDArray[np.generic]) -> Image.Image:
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+
+
+def _eight_bits(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Return 16-bit values as 8 bits; those of a depth of 8 or 12 bits would be black otherwise."""
+    depth = int(values.max(initial=0)).bit_length()
+    return values >> np.uint16(0 if depth <= 8 else 4 if depth <= 12 else 8)
+
+
+def _stretched(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if finite.size == 0:
+        return np.zeros(values.shape)
+    low, high = float(finite.min()), float(finite.max())
+    share = (np.clip(values, low, high) - low) / (high - low or 1.0)
+    stretched: NDArray[np.float64] = np.nan_to_num(255 * share)
+    return stretched
