@@ -39,7 +39,7 @@ from PIL import Image, UnidentifiedImageError
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage, unavailable
 from imgsim.files import mtime_ns
-from imgsim.images.formats import COMMON, formats
+from imgsim.images.formats import COMMON, formats, unread_format
 from imgsim.images.render import SIDEWAYS, render
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile
@@ -212,6 +212,9 @@ def _identify(path: str, file: BinaryIO) -> Image.Image:
         except UnidentifiedImageError:
             return Image.open(file, formats=formats())
     except (UnidentifiedImageError, ValueError) as error:  # some readers take any text for theirs
+        file.seek(0)
+        if (unread := unread_format(path, file.read(32))) is not None:
+            raise ImageError(path, f"{unread} is not read") from error
         raise NotAnImage(path, "not an image in a known format") from error
     except Exception as error:  # the decode boundary: hostile files raise anything
         raise _refusal(path, error) from error
