@@ -139,16 +139,17 @@ class Collection:
         """Store the images at and under ``paths`` that are new or changed.
 
         A file is unchanged if its path, size and modification time are, or else its content. One
-        whose content is stored keeps that image's id if the other file is gone: it was moved. A
-        batch that is committed stays, also when the run is interrupted or killed. ``dry_run`` only
-        compares.
+        whose content is stored keeps that image's id if the other file is gone: it was moved. One
+        that is stored under another name, by a link or a mount, is not stored again. A batch that
+        is committed stays, also when the run is interrupted or killed. ``dry_run`` only compares.
         """
         roots = [absolute(path) for path in listed(paths) if path]
-        files = partial(self._find, roots)
+        drives: set[str] = set()
+        files = partial(self._find, roots, drives)
         settings = settings or IngestSettings()
         if dry_run:
             return preview(self._directory, files(), settings)
-        return ingest(self._directory, roots, files, settings, on_progress)
+        return ingest(self._directory, (roots, drives), files, settings, on_progress)
 
     def compact(self, *, dry_run: bool = False) -> CompactReport:
         """Merge small segments; drop embeddings of removed images, and by previous encoders.
@@ -168,7 +169,8 @@ class Collection:
     def prune(self, *, dry_run: bool = False) -> UpkeepReport:
         """Forget the images whose files are gone; see :class:`UpkeepReport`.
 
-        A folder that was ingested and is missing, or empty, keeps its images.
+        A folder that was ingested and is missing, or empty, keeps its images. So does a drive that
+        was mounted in it, or that a link in it led to.
         """
         with self._writing(dry_run=dry_run):
             return forget.prune(self._directory, dry_run=dry_run)
@@ -338,8 +340,10 @@ class Collection:
                 tidy(self._directory, what_pays)
         return report
 
-    def _find(self, roots: Paths) -> Iterator[ImageFile | ImageError]:
-        return find(listed(roots), exclude=str(self._directory.path))
+    def _find(
+        self, roots: Paths, drives: set[str] | None = None
+    ) -> Iterator[ImageFile | ImageError]:
+        return find(listed(roots), str(self._directory.path), drives)
 
     @contextmanager
     def _writing(self, *, dry_run: bool) -> Iterator[None]:

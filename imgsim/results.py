@@ -155,7 +155,8 @@ class EncoderReport:
 class IngestReport:
     """What an ingest did; ``seen`` is the sum of the seven counts of files.
 
-    ``moved`` images kept their id: their content is at a new path, and the old one is gone. What is
+    ``moved`` images kept their id: their content is at a new path, and the old one is gone.
+    ``linked`` files are stored under another name, which links or mounts lead to. What is
     ``skipped`` is no image and does not claim to be one. ``refused`` files are no readable images,
     which the catalog keeps in mind; ``unreachable`` ones could not be read this time. Besides, of
     the images stored at and under the paths, ``not_found`` ones were not among the files: all the
@@ -171,6 +172,7 @@ class IngestReport:
     refused: tuple[Refusal, ...] = ()
     unreachable: tuple[Refusal, ...] = ()
     not_found: int = 0
+    linked: int = 0
     warnings: tuple[str, ...] = ()
 
     @property
@@ -181,7 +183,8 @@ class IngestReport:
     @property
     def seen(self) -> int:
         """Return the number of files looked at."""
-        return self.stored + self.skipped + len(self.refused) + len(self.unreachable)
+        others = self.linked + self.skipped + len(self.refused) + len(self.unreachable)
+        return self.stored + others
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def _print_ingest(report: IngestReport, options: Options, *, dry_run: bool, as_j
         f"{report.seen:,} files: {report.added:,} {verb}, {report.changed:,} changed, "
         f"{report.moved:,} moved, {report.unchanged:,} unchanged, {len(report.refused):,} refused, "
         f"{len(report.unreachable):,} unreachable, {report.skipped:,} not images"
+        + (f", {report.linked:,} stored under another name" if report.linked else "")
     )
     if report.not_found:
         options.note(

@@ -17,6 +17,16 @@ def is_gone(path: str) -> bool:
     return False
 
 
+def is_same_file(path: str, other: str) -> bool:
+    """Say whether two paths lead to one file by links or mounts; a hard link is another file."""
+    try:
+        one, two = os.stat(path), os.stat(other)
+        same = (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
+        return same and (one.st_nlink == 1 or os.path.realpath(path) == os.path.realpath(other))
+    except OSError:
+        return False
+
+
 class State(Enum):
     """What is to be seen of a folder: something in it, nothing in it, or nothing of itself."""
 

@@ -5,16 +5,18 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice, tee
 from typing import TypeVar
 
 import numpy as np
 
+from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import Directory
 from imgsim.encoder.embed import EmbeddedImage
 from imgsim.errors import ImageError, ImageUnavailable, ImgsimError
 from imgsim.images.decode import is_other_file
-from imgsim.images.roots import Roots, State, is_gone
+from imgsim.images.roots import Roots, State, is_gone, is_same_file
 from imgsim.jobs.batch import Batch
 from imgsim.jobs.compact import tidy, what_pays
 from imgsim.jobs.contents import Contents, KnownContent
@@ -31,18 +33,22 @@ _Result = TypeVar("_Result")
 
 def ingest(
     directory: Directory,
-    roots: Sequence[str],
+    places: tuple[Sequence[str], set[str]],
     find: Callable[[], _Files],
     settings: IngestSettings,
     on_progress: Progress | None,
 ) -> IngestReport:
-    """Store what is new or changed of the files at and under ``roots``, which ``find`` finds."""
-    catalog = directory.catalog
+    """Store what is new or changed of the files at and under some roots, which ``find`` finds.
+
+    ``places`` are the roots, and the drives below them, which ``find`` gathers on its way.
+    """
+    catalog, (roots, drives) = directory.catalog, places
     with directory.writing():
         total = sum(1 for _ in find()) if on_progress and settings.count_first else 0
         directory.sweep()
         catalog.commit_roots([path for path in roots if os.path.isdir(path)])
-        run = _Ingest(directory, settings, lambda done: on_progress and on_progress(done, total))
+        tell = None if on_progress is None else partial(on_progress, total=total)
+        run = _Ingest(directory, settings, drives, tell)
         report = run.run(find())
         with catalog.snapshot() as snapshot:
             not_found = snapshot.count_under(roots) - report.stored
@@ -56,7 +62,7 @@ def ingest(
 
 def preview(directory: Directory, found: _Files, settings: IngestSettings) -> IngestReport:
     """Count what an ingest of the files would do, without decoding anything."""
-    return _Ingest(directory, settings).preview(found)
+    return _Ingest(directory, settings, set()).preview(found)
 
 
 class _IngestBatch(Batch):
@@ -76,7 +82,8 @@ class _Ingest:
         self,
         directory: Directory,
         settings: IngestSettings,
-        on_progress: Callable[[int], object] = lambda _: None,
+        drives: set[str],
+        on_progress: Callable[[int], object] | None = None,
     ) -> None:
         """Prepare a run; ``on_progress`` is told how many files are done."""
         self._catalog = directory.catalog
@@ -86,6 +93,7 @@ class _Ingest:
         self._on_progress = on_progress
         with self._catalog.snapshot() as snapshot:
             self._roots = Roots(snapshot.roots())
+        self._drives = drives
         self._batch = _IngestBatch(self._settings.batch)
         self._counts: Counter[str] = Counter()
         self._moved: set[int] = set()
@@ -100,6 +108,7 @@ class _Ingest:
             changed=self._counts["changed"],
             moved=self._counts["moved"],
             unchanged=self._counts["unchanged"],
+            linked=self._counts["linked"],
             skipped=self._counts["skipped"],
             refused=tuple(self._refused),
             unreachable=tuple(self._unreachable),
@@ -129,7 +138,8 @@ class _Ingest:
                         told = True
                 if self._batch.is_due(self._batch.counts.total()):
                     self._commit()
-                self._on_progress(self._done())
+                if self._on_progress is not None:
+                    self._on_progress(self._done())
             self._commit()
         except KeyboardInterrupt:
             self._commit()
@@ -165,15 +175,25 @@ class _Ingest:
                     self._unreachable.append(Refusal(item.path, item.reason))
             with self._catalog.snapshot() as snapshot:
                 stored, refused = snapshot.stamps(paths), snapshot.refusals(paths)
+                linked = self._linked(snapshot, [f for f in files if f.path not in stored])
             for file in files:
                 stamp, known = (file.size, file.mtime_ns), file.path in stored
                 if known and stored[file.path] == stamp and not self._settings.rehash:
                     self._counts["unchanged"] += 1
                 elif refused.get(file.path, ())[:2] == stamp and not self._settings.retry_refused:
                     self._refused.append(Refusal(file.path, refused[file.path][2]))
+                elif file.path in linked:
+                    self._counts["linked"] += 1
                 else:
                     yield file, known
             yield None
+
+    @staticmethod
+    def _linked(snapshot: Snapshot, files: Sequence[ImageFile]) -> set[str]:
+        """Return the paths of those files that are stored under their own names."""
+        real = {file.path: os.path.realpath(file.path) for file in files}
+        stored = snapshot.stamps([own for path, own in real.items() if own != path])
+        return {f.path for f in files if stored.get(real[f.path]) == (f.size, f.mtime_ns)}
 
     def _place(
         self, file: ImageFile, stored: Iterable[StoredImage], *, known: bool
@@ -183,6 +203,8 @@ class _Ingest:
         for image in free:
             if image.path == file.path:
                 return "unchanged", image.id
+            if not known and is_same_file(image.path, file.path):
+                return "linked", None
         for image in free:
             if is_gone(image.path) and not self._is_unmounted(image.path):
                 self._moved.add(image.id)
@@ -200,7 +222,9 @@ class _Ingest:
             return
         stored = found.stored if isinstance(found, KnownContent) else ()
         kind, image_id = self._place(file, stored, known=known)
-        if image_id is not None:
+        if kind == "linked":
+            pass
+        elif image_id is not None:
             self._batch.stamps.append((image_id, found.record))
         elif isinstance(found, EmbeddedImage):
             self._batch.images.append(found)
@@ -234,6 +258,7 @@ class _Ingest:
                 first = snapshot.next_id()
             images = {first + row: image.record for row, image in enumerate(batch.images)}
             segment = batch.write(self._store, np.array(list(images)))
+        self._catalog.commit_roots(sorted(self._drives))
         self._catalog.commit_batch(segment, images, batch.stamps, batch.refused)
         _LOG.debug("committed %d images, %d stamps", len(images), len(batch.stamps))
         self._counts += batch.counts

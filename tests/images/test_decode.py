@@ -410,7 +410,28 @@ class TestFind:
         (tmp_path / "d" / "1.jpg").touch()
         (tmp_path / "d" / "loop").symlink_to(tmp_path)
         (tmp_path / "link.jpg").symlink_to(tmp_path / "d" / "1.jpg")
-        assert found_paths([tmp_path]) == [f"{tmp_path}/d/1.jpg", f"{tmp_path}/link.jpg"]
+        assert found_paths([tmp_path]) == [f"{tmp_path}/d/1.jpg"]  # under its own name
+
+    def test_what_links_lead_to_elsewhere_comes_once_and_last(self, tmp_path):
+        for name in ("in/z.jpg", "out/a.jpg", "out/.hidden.jpg", "out/deep/b.jpg", "one/c.jpg"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"x")
+        for name, target in {
+            "in/1.jpg": "../one/c.jpg",
+            "in/2.jpg": "1.jpg",
+            "in/3.jpg": "z.jpg",
+            "in/4.jpg": "../out/.hidden.jpg",
+            "in/album": "../out",
+            "in/again": "../out",
+        }.items():
+            (tmp_path / name).symlink_to(target)
+        drives = set()
+        found = [f.path for f in find([str(tmp_path / "in")], drives=drives)]
+        inside = [path.removeprefix(f"{tmp_path}/in/") for path in found]
+        assert inside == ["z.jpg", "1.jpg", "4.jpg", "again/a.jpg", "again/deep/b.jpg"]
+        assert drives == {f"{tmp_path}/in/again"}
+        both = [str(tmp_path / name) for name in ("in", "out")]
+        assert f"{tmp_path}/out/a.jpg" in [f.path for f in find(both)]
 
     @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 0, 1, 1)])
     def test_overlapping_roots_yield_a_file_once(self, tmp_path, order):

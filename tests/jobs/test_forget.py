@@ -108,6 +108,43 @@ class TestPrune:
                 folder.chmod(mode)
         assert (report.images, report.missing) == (0, (str(pictures),))
 
+    def test_a_drive_that_a_link_leads_to_keeps_its_images(self, collection, pictures, tmp_path):
+        some = sorted(pictures.iterdir())
+        (tmp_path / "photos").mkdir()
+        shutil.copy(some[0], tmp_path / "photos")
+        drive = pictures.rename(tmp_path / "drive")
+        (tmp_path / "photos" / "usb").symlink_to(drive)
+        assert collection.ingest([tmp_path / "photos"]).added == 37
+        drive.rename(tmp_path / "away")
+        collection.ingest([tmp_path / "photos"])
+        report = collection.prune()
+        assert (report.images, report.missing) == (0, (f"{tmp_path}/photos/usb",))
+        drive.mkdir()
+        assert collection.prune().images == 0
+
+    def test_what_was_a_mount_point_keeps_its_images(self, collection, pictures, tmp_path):
+        """A folder of another device than the one it is in; here the devices are made up."""
+        real = os.stat
+
+        def stat(path, *arguments, **options):
+            facts = real(path, *arguments, **options)
+            if str(path) == f"{pictures}/nas":
+                return os.stat_result([*facts[:2], facts.st_dev + 1, *facts[3:]])
+            return facts
+
+        nas = pictures / "nas"
+        nas.mkdir()
+        for number, picture in enumerate(sorted(pictures.glob("*.jpg"))[:3]):
+            shutil.copy(picture, nas / f"{number}.jpg")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "stat", stat)
+            collection.ingest([pictures])
+        for picture in nas.iterdir():
+            picture.unlink()
+        report = collection.prune()
+        assert (report.images, report.missing) == (0, (str(nas),))
+        assert collection.remove([nas]).images == 3
+
 
 class TestRemove:
     def test_an_empty_path_is_not_the_working_directory(self, filled, pictures, monkeypatch):

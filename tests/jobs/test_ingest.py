@@ -63,6 +63,36 @@ def test_the_first_batches_are_committed_soon(monkeypatch):
     assert Batch(BatchLimits(images=2)).is_due(2)
 
 
+def test_one_file_under_two_names_is_one_image(collection, pictures, tmp_path):
+    collection.ingest([pictures])
+    first = sorted(pictures.iterdir())[0]
+    (tmp_path / "album").symlink_to(pictures)
+    (pictures / "z-link.jpg").symlink_to(first.name)
+    (tmp_path / "one.jpg").symlink_to(first)
+    for paths, linked in (([tmp_path / "album"], 36), ([tmp_path / "one.jpg"], 1), ([pictures], 0)):
+        for _ in range(2):
+            report = collection.ingest(paths)
+            assert (report.added, report.linked) == (0, linked)
+            assert report.seen == report.stored + linked
+    assert collection.info().images == 36
+
+
+def test_a_link_that_was_stored_first_is_the_image(collection, pictures, tmp_path):
+    (tmp_path / "album").symlink_to(pictures)
+    assert collection.ingest([tmp_path / "album"]).added == 36
+    for _ in range(2):
+        report = collection.ingest([pictures])
+        assert (report.added, report.linked, report.moved) == (0, 36, 0)
+
+
+def test_a_hard_link_is_an_image_of_its_own(collection, pictures):
+    first = sorted(pictures.iterdir())[0]
+    os.link(first, pictures / "z.jpg")
+    assert collection.ingest([pictures]).added == 37
+    os.unlink(first)
+    assert collection.prune().images == 1
+
+
 def test_only_new_files_are_added(collection, pictures):
     names = sorted(pictures.iterdir())
     collection.ingest(names[:30])
