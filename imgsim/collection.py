@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
 
@@ -240,7 +240,10 @@ class Collection:
             return searcher.search(images, k, on_error)
 
     def neighbours(
-        self, k: int | None = 10, within: SearchFilter | None = None
+        self,
+        k: int | None = 10,
+        within: SearchFilter | None = None,
+        on_progress: Progress | None = None,
     ) -> Listing[ImageNeighbours]:
         """Return for each stored image its ``k`` nearest other images (None: all), by id.
 
@@ -248,7 +251,7 @@ class Collection:
         taken, one by one or as a table; see :class:`Listing`.
         """
         lists = NeighbourLists(self._directory, checked_k(k), within or SearchFilter())
-        return Listing(lists, neighbour_rows, NEIGHBOUR_COLUMNS)
+        return Listing(partial(lists, on_progress), neighbour_rows, NEIGHBOUR_COLUMNS)
 
     def export_neighbours(
         self,
@@ -315,7 +318,7 @@ class Collection:
                 dim=encoder.dim if encoder else None,
                 image_size=(preprocessing.height, preprocessing.width) if preprocessing else None,
                 formats=formats(),
-                versions={"imgsim": __version__} | {name: version(name) for name in _LIBRARIES},
+                versions={"imgsim": __version__} | {name: _version(name) for name in _LIBRARIES},
             )
 
     def check(self, *, deep: bool = False) -> list[Damage]:
@@ -370,3 +373,10 @@ class Collection:
             n = len(gallery)
             write(Path(path), export.Embeddings(blocks, n, gallery.dim, snapshot.longest_path()))
         return n
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # it may come from a distribution of another name
+        return "unknown"

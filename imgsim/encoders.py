@@ -100,7 +100,7 @@ class Encoders:
                 export_layer(file, source.layer, source.image_size, scratch / MODEL_NAME)
             warnings = adopt(source, scratch)
             if not rename:
-                self._refuse_other_name(Encoder(scratch).fingerprint, source.name)
+                self._refuse_other_name(Encoder(scratch).fingerprint, source)
             return EncoderReport(self._published(scratch, source.name), tuple(warnings))
 
     def use(self, name: str) -> EncoderReport:
@@ -173,11 +173,13 @@ class Encoders:
         with self._catalog.snapshot() as snapshot:
             return snapshot.encoders()
 
-    def _refuse_other_name(self, fingerprint: str, name: str | None) -> None:
-        """Raise :class:`EncoderError` if an encoder is there under another name than this."""
+    def _refuse_other_name(self, fingerprint: str, source: EncoderSource) -> None:
+        """Raise :class:`EncoderError` if an encoder is there under another name than asked for."""
         for record in self._records():
-            if record.fingerprint == fingerprint and name not in {None, record.name}:
-                raise EncoderError(f"is there already, as {record.name}; `--rename` renames it")
+            if record.fingerprint == fingerprint and source.name not in {None, record.name}:
+                raise EncoderError(
+                    f"{source.file}: is there already, as {record.name}; `--rename` renames it"
+                )
 
     def _named(self, name: str) -> EncoderRecord:
         with self._catalog.snapshot() as snapshot:

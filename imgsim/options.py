@@ -57,7 +57,7 @@ class SearchFilter:
     several, and becomes a tuple. A radius that is negative or no number, or a folder without a
     name, raises ValueError.
 
-    With ``no_self``, the image that is stored under a query's own path does not count. With
+    With ``no_self``, a query's own file does not count, by whatever links it is reached. With
     ``distinct``, of images with the same content (the same bytes) only the first one counts, and
     none that has the query's.
     """

@@ -1,7 +1,6 @@
 """One instant of a collection, ready to be searched."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.directory import Directory
-from imgsim.encoder.embed import embed_images
+from imgsim.encoder.embed import Query, embed_images
 from imgsim.encoder.encoder import Encoder
 from imgsim.errors import ImageError
 from imgsim.files import absolute
-from imgsim.images.source import Images, ImageSource, content_of
+from imgsim.images.roots import is_same_file
+from imgsim.images.source import Images
 from imgsim.index.searcher import Answer
 from imgsim.jobs.nearest import Own, nearest_but
 from imgsim.jobs.neighbours import matches, nearest_others
@@ -104,16 +104,17 @@ class Searcher:
         encoder = self._encoder()
         _LOG.debug("the encoder is there after %.1f ms", _milliseconds(began))
         began = time.perf_counter()
-        queries, embeddings = embed_images(images, encoder, on_error)
+        hashed = self._within.no_self or self._within.distinct
+        queries, embeddings = embed_images(images, encoder, on_error, hashed=hashed)
         if not queries:
             return SearchResults((), SearchStats())
         _LOG.debug("encoded %d images in %.1f ms", len(queries), _milliseconds(began))
         began = time.perf_counter()
-        answer = self._nearest(embeddings, k, [source for _, source in queries])
+        answer = self._nearest(embeddings, k, queries)
         _LOG.debug("searched for them in %.1f ms", _milliseconds(began))
         with self._lock:
             found = matches(self._snapshot, answer.nearest)
-        names = (name for name, _ in queries)
+        names = (query.name for query in queries)
         return SearchResults(tuple(map(QueryResult, names, found)), answer.stats)
 
     def search_embeddings(
@@ -149,25 +150,25 @@ class Searcher:
         return _as_arrays(nearest_others(self._gallery, numbers, rows, k, contents), k)
 
     def _nearest(
-        self, embeddings: NDArray[np.float32], k: int | None, sources: Sequence[ImageSource] = ()
+        self, embeddings: NDArray[np.float32], k: int | None, queries: Sequence[Query] = ()
     ) -> Answer:
         """Return the nearest of embeddings (q, dim), which may be those of some images."""
         within = self._within
         if not (within.no_self or within.distinct):
             return self._gallery.search(embeddings, k)
-        own = [self._own(source) for source in sources] or [Own()] * len(embeddings)
+        own = [self._own(query) for query in queries] or [Own()] * len(embeddings)
         contents = self._contents if within.distinct else None
         return nearest_but(self._gallery, embeddings, k, own, contents)
 
-    def _own(self, source: ImageSource) -> Own:
+    def _own(self, query: Query) -> Own:
         """Return what the filter leaves out of the nearest of an image."""
-        image_id, content = None, None
-        if isinstance(source, str | os.PathLike):
+        images = set[int]()
+        if self._within.no_self:
             with self._lock:
-                image_id = self._snapshot.id_at(absolute(os.fspath(source)))
-        if self._within.distinct:
-            content = content_of(source)
-        return Own(image_id, content)
+                images.add(self._snapshot.id_at(absolute(query.name)) or 0)
+                alike = self._snapshot.with_content(query.content) if query.content else ()
+            images |= {each.id for each in alike if is_same_file(each.path, query.name)}
+        return Own(frozenset(images), query.content if self._within.distinct else None)
 
     def _contents(self, ids: Sequence[int]) -> dict[int, bytes]:
         with self._lock:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from itertools import chain
 from types import ModuleType
 from typing import get_args, get_origin, get_type_hints
@@ -34,6 +35,14 @@ def embeddings(collection):
     with directory.reading() as snapshot, directory.gallery(snapshot) as gallery:
         ids, rows = zip(*gallery.blocks(), strict=True)
     return np.concatenate(ids), np.concatenate(rows)
+
+
+def test_a_library_of_another_distribution(collection, monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("imgsim.collection.version", version)
+    assert collection.info().versions["onnxruntime"] == "unknown"
 
 
 def test_a_closed_collection_says_so(tmp_path):
@@ -255,7 +264,7 @@ class TestCheck:
 class TestUpkeep:
     def test_what_no_row_names_is_swept_by_the_next_writer(self, filled, empty, pictures):
         keep = sorted(path.name for path in (empty / "segments").iterdir())
-        for name in ("0123456789abcdef.faiss", ".x.faiss.0000.tmp", "0123456789abcdef.bounds"):
+        for name in ("0123456789abcdef.faiss", ".x.faiss.0123abcd.tmp", "0123456789abcdef.bounds"):
             (empty / "segments" / name).write_bytes(b"left behind")
         (empty / "encoders" / ".0000.tmp").mkdir()
         filled.ingest([pictures])

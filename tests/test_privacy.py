@@ -10,7 +10,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 
+from imgsim.cli.main import app
 from tests.models import write_projection
 
 CALLS = {  # connect, sendto, sendmsg, sendmmsg: their numbers
@@ -34,6 +36,15 @@ def forbid_sending() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
     assert libc.prctl(22, 2, ctypes.create_string_buffer(filters), 0, 0) == 0, ctypes.get_errno()
+
+
+def commands(group, before=""):
+    """Yield the name of each command, with those of its groups before it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}"
 
 
 def run(command, home) -> subprocess.CompletedProcess[bytes]:
@@ -69,23 +80,39 @@ def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
         shutil.copy(path, folder)
     first = sorted(pictures.iterdir())[0]
     model = write_projection(tmp_path / "model.onnx")
+    done = set[str]()
     for arguments in (
         ["train", pictures, "--epochs", "1", "--image-size", "32"],
         ["ingest", pictures],
         ["query", first, "--figure", tmp_path / "f.png", "--html", tmp_path / "f.html"],
         ["evaluate", tmp_path / "labelled", "--figure", tmp_path / "sheet.png"],
         ["export", "neighbours", "-o", tmp_path / "n.parquet"],
+        ["export", "neighbors", "-o", tmp_path / "n.csv"],
+        ["export", "embeddings", "-o", tmp_path / "e.npz"],
         ["export", "index", "-o", tmp_path / "i.faiss"],
         ["encoder", "import", model, "--name", "other"],
+        ["encoder", "list"],
+        ["encoder", "show", "other"],
         ["reencode", "--encoder", "other"],
-        ["check"],
+        ["encoder", "use", "other"],
+        ["relocate", pictures, tmp_path / "else", "--force"],
+        ["relocate", tmp_path / "else", pictures],
+        ["prune"],
+        ["remove", first],
+        ["compact"],
+        ["encoder", "import", model, "--name", "third", "--normalize"],
+        ["encoder", "remove", "third"],
+        ["info"],
+        ["check", "--deep", "--repair"],
     ):
         command = [sys.executable, "-m", "imgsim", "-c", tmp_path / "c", *arguments]
-        done = run(command, tmp_path / "home")
-        assert done.returncode == 0, (arguments, done.stderr)
+        ended = run(command, tmp_path / "home")
+        assert ended.returncode == 0, (arguments, ended.stderr)
+        done |= {" ".join(map(str, arguments[:count])) for count in (1, 2)}
         written = {str(p.relative_to(tmp_path / "home")) for p in (tmp_path / "home").rglob("*")}
         assert all(f"{name}/".startswith((".cache/imgsim/", ".cache/")) for name in written)
         assert {name.split("/")[1] for name in written if "/" in name} <= {"imgsim"}, arguments
+    assert set(commands(get_command(app))) <= done
 
 
 def test_the_library_is_as_silent(tmp_path, empty, crops):

@@ -52,8 +52,9 @@ def prepare_streams() -> None:
 
     TensorFlow and libtiff write messages for their developers to descriptor 2.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if sys.stdout is None:  # it is closed
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr] # typeshed knows TextIO
     if sys.stderr is None:  # it is closed, and then print would take stdout
         sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     else:
@@ -200,8 +201,10 @@ def training_display(*, quiet: bool) -> Iterator[Callable[[TrainingProgress], No
             task = bar.add_task("", total=None, facts="")
 
             def update(now: TrainingProgress) -> None:
-                if now.stage != "train":
-                    bar.reset(task, description=_STAGES[now.stage], total=None, facts="")
+                nonlocal task
+                if now.stage != "train":  # of unknown length: a bar that moves to and fro
+                    bar.remove_task(task)
+                    task = bar.add_task(_STAGES[now.stage], total=None, facts="")
                     return
                 label = f"epoch {now.epoch}/{now.epochs}"
                 bar.update(
@@ -215,7 +218,8 @@ def _rich_progress(*columns: "ProgressColumn") -> "RichProgress":
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress as Bar  # noqa: PLC0415
 
-    return Bar(*columns, console=Console(file=sys.stderr), transient=True)
+    console = Console(file=sys.stderr)
+    return Bar(*columns, console=console, transient=True, redirect_stdout=False)
 
 
 def _facts(now: TrainingProgress) -> str:

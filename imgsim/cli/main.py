@@ -21,8 +21,8 @@ from imgsim.text import printable
 
 _HELP = """Find similar images in your own pictures, exactly.
 
-Train an encoder on your images, ingest them, and ask for the nearest neighbours of any image. The
-options below may also follow the name of a command.
+Train an encoder on your images, ingest them, and ask for the nearest neighbours of any image. -c,
+-q, -v and --debug may also follow the name of a command.
 
 Exit codes: 0 success, 1 other error, 2 wrong arguments, 10 unusable collection, 11 no collection,
 12 collection in use by another writer, 13 collection of a newer imgsim, 14 damaged collection,
@@ -43,7 +43,7 @@ class _Boundary(TyperGroup):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as its base class
         super().__init__(*arguments, **named)
-        for command in _leaves(self):
+        for command in _below(self):
             command.params += [_repeated(each) for each in self.params if each.name in _ANYWHERE]
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - the signature of its base class
@@ -72,13 +72,12 @@ def _plainly(message: str) -> str:
     return message.replace("Input should be", "must be").replace("integer", "whole number")
 
 
-def _leaves(group: TyperGroup) -> Iterator[Any]:
-    """Yield the commands in a group, and in the groups in it."""
+def _below(group: TyperGroup) -> Iterator[Any]:
+    """Yield the commands and the groups in a group, and those in these."""
     for command in group.commands.values():
+        yield command
         if isinstance(command, TyperGroup):
-            yield from _leaves(command)
-        else:
-            yield command
+            yield from _below(command)
 
 
 def _repeated(option: Any) -> Any:  # noqa: ANN401 - typer does not export the types of its parameters

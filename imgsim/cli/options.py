@@ -4,7 +4,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgsim.cli.console import say, show_log, unmute_libraries
+from imgsim.errors import ImageError
 from imgsim.options import SearchFilter
 from imgsim.results import EncoderInfo
 
@@ -37,10 +38,10 @@ NotUnder = Annotated[
     list[str] | None,
     typer.Option(metavar="DIR", help="No neighbours in this folder; may be repeated."),
 ]
-NoSelf = Annotated[bool, typer.Option("--no-self", help="Not the query's own file.")]
+NoSelf = Annotated[bool, typer.Option("--no-self", help="Leave out the query's own file.")]
 Distinct = Annotated[
     bool,
-    typer.Option("--distinct", help="No exact copies: of the query, nor of a nearer neighbour."),
+    typer.Option("--distinct", help="Leave out exact copies of the query, and of nearer ones."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Report, and change nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
@@ -61,6 +62,8 @@ class Options:
 
     def take(self, name: str, value: Path | bool) -> None:
         """Take note of an option."""
+        if getattr(self, name) == value:
+            return
         setattr(self, name, value)
         if name == "debug":
             unmute_libraries()
@@ -107,16 +110,22 @@ def requested(
     return (10 if k is None and radius is None else k), within
 
 
-def expanded(name: str, options: Options, *, null: bool) -> Iterator[str]:
-    """Yield the path itself; of a folder the images in it, of a dash the paths listed on stdin."""
-    if name == "-":
-        yield from listed("-", null=null)
-    elif os.path.isdir(name):
-        from imgsim.images.source import images_in  # noqa: PLC0415 - Pillow takes a moment
+def expanded(
+    names: Iterable[str], options: Options, fail: Callable[[ImageError], None], *, null: bool
+) -> Iterator[str]:
+    """Yield paths, of folders those of the images in them, and of a dash those listed on stdin."""
+    for name in names:
+        if name == "-":
+            yield from expanded(listed("-", null=null), options, fail, null=null)
+        elif os.path.isdir(name):
+            from imgsim.images.source import images_in  # noqa: PLC0415 - Pillow takes a moment
 
-        yield from images_in(name, exclude=os.fspath(options.collection))
-    else:
-        yield name
+            try:
+                yield from images_in(name, exclude=os.fspath(options.collection))
+            except ImageError as error:
+                fail(error)
+        else:
+            yield name
 
 
 def listed(source: str, *, null: bool) -> list[str]:

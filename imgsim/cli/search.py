@@ -1,5 +1,6 @@
 """The commands that find neighbours: query, export."""
 
+import math
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -69,6 +70,8 @@ def query(
     for target, suffixes in ((figure, FIGURES), (page, PAGES)):
         if target is not None:
             check_target(target, suffixes)
+    if as_json and form not in {"table", "jsonl"}:
+        raise typer.BadParameter("--json is --format jsonl; give one of them")
     k, within = requested(k, radius, under, not_under, no_self=no_self, distinct=distinct)
     failures: list[ImageError] = []
 
@@ -77,7 +80,7 @@ def query(
         say(f"imgsim: error: {printable(str(error))}")
 
     with options.open() as collection:
-        paths = [path for name in images for path in expanded(name, options, null=null)]
+        paths = list(expanded(images, options, fail, null=null))
         with collection.searcher(within) as searcher:
             results, searched = searcher.search(paths, k, fail), len(searcher)
     _note_silence(results, searched, within, options)
@@ -118,8 +121,8 @@ def _note_silence(
     """Say why there are queries without matches, if there are."""
     silent = sum(not result.matches for result in results)
     if silent and searched:
-        reach = f"within {within.radius:g}"
-        options.note(f"{silent:,} of {len(results):,} queries have no stored image {reach}")
+        reach = "" if math.isinf(within.radius) else f" within {within.radius:g}"
+        options.note(f"{silent:,} of {len(results):,} queries have no other stored image{reach}")
     elif silent and (within.under or within.not_under):
         options.note("no stored image is in the folders that --under and --not-under leave")
     elif silent:
@@ -148,9 +151,8 @@ def export_neighbours(
     k, within = requested(k, radius, under, not_under, distinct=distinct)
     with options.open() as collection, progress_bar("export", quiet=options.quiet) as on_progress:
         if output == Path("-"):
-            print_rows(
-                chain.from_iterable(map(neighbour_rows, collection.neighbours(k, within))), form
-            )
+            lists = collection.neighbours(k, within, on_progress)
+            print_rows(chain.from_iterable(map(neighbour_rows, lists)), form)
             return
         rows = collection.export_neighbours(output, k, within, on_progress)
     options.note(f"{rows:,} rows: {output}")

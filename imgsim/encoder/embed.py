@@ -1,5 +1,7 @@
 """From an image to its embedding."""
 
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -29,38 +31,56 @@ def embed_file(path: str, encoder: Encoder) -> EmbeddedImage:
         return embed(image, encoder)
 
 
+@dataclass(frozen=True)
+class Query:
+    """An image to search for: its path, or what to call it; the hash of its content if asked for.
+
+    Pixels in memory have none.
+    """
+
+    name: str
+    content: bytes | None
+
+
 def embed_images(
     images: Images,
     encoder: Encoder,
     on_error: Callable[[ImageError], None] | None = None,
-) -> tuple[list[tuple[str, ImageSource]], NDArray[np.float32]]:
-    """Return images with their names, and their embeddings (n, dim).
+    *,
+    hashed: bool = False,
+) -> tuple[list[Query], NDArray[np.float32]]:
+    """Return images and their embeddings (n, dim).
 
     Those that cannot be decoded go to ``on_error``, and are left out, or raise without one.
     """
-    embedded: list[tuple[str, ImageSource]] = []
+    queries: list[Query] = []
     embeddings: list[NDArray[np.float32]] = []
     sources = [
         (name_of(source, number), source) for number, source in enumerate(listed_images(images))
     ]
-    work = partial(_embed_source, encoder=encoder)
-    results = in_threads(work, sources)
-    for source, result in zip(sources, results, strict=True):
+    work = partial(_embed_source, encoder=encoder, hashed=hashed)
+    for result in in_threads(work, sources):
         if not isinstance(result, ImageError):
-            embedded.append(source)
-            embeddings.append(result)
+            queries.append(result[0])
+            embeddings.append(result[1])
         elif on_error is None:
             raise result
         else:
             on_error(result)
     rows = np.stack(embeddings) if embeddings else np.empty((0, encoder.preprocessing.dim))
-    return embedded, rows.astype(np.float32, copy=False)
+    return queries, rows.astype(np.float32, copy=False)
 
 
-def _embed_source(source: tuple[str, ImageSource], encoder: Encoder) -> NDArray[np.float32]:
+def _embed_source(
+    source: tuple[str, ImageSource], encoder: Encoder, *, hashed: bool
+) -> tuple[Query, NDArray[np.float32]]:
     name, image = source
     size = encoder.preprocessing.height, encoder.preprocessing.width
-    return embedding_of(name, decode_source(image, name, *size), encoder)
+    if hashed and isinstance(image, str | os.PathLike):
+        with opened(os.fspath(image)) as file:
+            return Query(name, file.sha256), embed(file, encoder).embedding
+    content = hashlib.sha256(image).digest() if hashed and isinstance(image, bytes) else None
+    return Query(name, content), embedding_of(name, decode_source(image, name, *size), encoder)
 
 
 def stamp(path: str) -> tuple[int, int, bytes]:

@@ -5,13 +5,14 @@ How each kind of picture becomes red, green and blue bytes:
 ================================  ==============================================================
 orientation in EXIF               applied; a damaged EXIF block counts as upright
 orientation in a TIFF             applied, by Pillow
-several frames or pages           the first (of an icon: the largest)
-alpha, or a transparent colour    composited on white
+several frames or pages           the first in which there is something (of an icon: the largest)
+alpha, or a transparent colour    on white; on black if what is visible is almost white
 1 bit, grey, palette              expanded to RGB
-16-bit grey                       the upper 8 of the 16 bits
+16-bit grey                       the upper 8 of 16 bits, or of 12 or 8 if no value needs more
 32-bit integer or float grey      resized; then its least to greatest finite value is 0 to 255
 CMYK, YCbCr, HSV                  Pillow's conversion; embedded colour profiles are not applied
 L*a*b*                            converted to sRGB with the built-in profiles
+JPEG that lacks its end marker    read if all pixels are there; else cut files are refused
 large JPEG                        decoded at the least scale (1/2, 1/4, 1/8) that is large enough
 any size                          resized to the asked size, antialiased, aspect ratio not kept
 ================================  ==============================================================

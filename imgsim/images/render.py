@@ -9,6 +9,7 @@ SIDEWAYS = frozenset({5, 6, 7, 8})
 
 _WHITE, _BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
 _DARKNESS = 16  # of 255, on average, that is seen on white
+_JUDGED = 32  # pixels in a row and in a column from which that is judged
 _FADING = 64  # frames of an animation that may be of one colour before something is seen
 
 _TRANSPOSE = {
@@ -27,22 +28,29 @@ def render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDArr
     if orientation in SIDEWAYS:
         size = size[1], size[0]
     image = _plain(image)
+    ground = _ground(image) if image.mode == "RGBA" else _WHITE
     image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     if image.mode == "F":
         image = _grey(_stretched(np.asarray(image)))
     if image.mode == "RGBA":
-        image = _on_ground(image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
     if orientation in _TRANSPOSE:
         image = image.transpose(_TRANSPOSE[orientation])
     return np.asarray(image, dtype=np.uint8)
 
 
-def _on_ground(image: Image.Image) -> Image.Image:
-    """Return an RGBA image as RGB on white; on black if what is visible of it is almost white."""
-    *colours, alpha = (np.asarray(band, np.float32) for band in image.split())
-    darkness = np.average(255 - np.mean(colours, axis=0), weights=alpha) if alpha.any() else 255
-    ground = _WHITE if darkness > _DARKNESS else _BLACK
-    return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
+def _ground(image: Image.Image) -> tuple[int, int, int, int]:
+    """Return what an RGBA image is seen on: white, or black if what is visible is almost white.
+
+    It does not depend on the size that the image is resized to.
+    """
+    side = _JUDGED, _JUDGED
+    *colours, alpha = image.resize(side, Image.Resampling.BOX, reducing_gap=1.0).split()
+    weights = np.asarray(alpha, np.float32)
+    if not weights.any():
+        return _WHITE
+    darkness = 255 - np.mean([np.asarray(band, np.float32) for band in colours], axis=0)
+    return _WHITE if np.average(darkness, weights=weights) > _DARKNESS else _BLACK
 
 
 def _plain(image: Image.Image) -> Image.Image:

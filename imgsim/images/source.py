@@ -1,6 +1,5 @@
 """An image as callers have it: a path, the bytes of a file, a Pillow image, or an array."""
 
-import hashlib
 import io
 import os
 from collections.abc import Iterable
@@ -11,7 +10,6 @@ from PIL import Image
 
 from imgsim.errors import ImageNotFound
 from imgsim.images.decode import (
-    content_hash,
     decode,
     decode_open,
     decode_stream,
@@ -55,13 +53,6 @@ def name_of(source: ImageSource, number: int) -> str:
         return os.fspath(source)
     kind = "bytes" if isinstance(source, bytes) else "image"
     return f"<{kind} {number}>"
-
-
-def content_of(source: ImageSource) -> bytes | None:
-    """Return the sha256 of an image file, or of its bytes; None for pixels in memory."""
-    if isinstance(source, str | os.PathLike):
-        return content_hash(os.fspath(source))
-    return hashlib.sha256(source).digest() if isinstance(source, bytes) else None
 
 
 def decode_source(source: ImageSource, name: str, height: int, width: int) -> NDArray[np.uint8]:

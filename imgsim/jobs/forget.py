@@ -71,13 +71,13 @@ def relocate(
             if is_gone(target):
                 absent.append(target)
         _refuse_conflicts(snapshot, old, new)
-    if not dry_run:
-        if 2 * len(absent) > count and not force:
-            raise ImageNotFound(
-                new,
-                f"{len(absent):,} of {count:,} images are not there, first {absent[0]}; "
-                "`--force` notes it all the same",
-            )
+    if 2 * len(absent) > count and not force:
+        raise ImageNotFound(
+            new,
+            f"{len(absent):,} of {count:,} images are not there, first {absent[0]}; "
+            "`--force` notes it all the same",
+        )
+    if not dry_run and count + refused:
         directory.catalog.relocate(old, new)
     return UpkeepReport(count, refused, tuple(absent))
 

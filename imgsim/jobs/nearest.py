@@ -17,9 +17,9 @@ Contents = Callable[[Sequence[int]], dict[int, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What is not wanted among the nearest of a query: an image, and every copy of a content."""
+    """What is not wanted among the nearest of a query: some images, and every copy of a content."""
 
-    image_id: int | None = None
+    images: frozenset[int] = frozenset()
     content: bytes | None = None
 
 
@@ -52,12 +52,11 @@ def nearest_but(
 
 def _kept(ids: NDArray[np.int64], own: Own, contents: Contents | None) -> NDArray[np.int64]:
     """Return the places of the images that count."""
-    if contents is None:
-        return np.flatnonzero(ids != (-1 if own.image_id is None else own.image_id))
-    known, met, kept = contents(ids.tolist()), {own.content}, []
+    known = contents(ids.tolist()) if contents else {}
+    met, kept = {own.content}, []
     for place, number in enumerate(ids.tolist()):
         content = known.get(number)
-        if number != own.image_id and (content is None or content not in met):
+        if number not in own.images and (content is None or content not in met):
             kept.append(place)
-        met.add(content)
+            met.add(content)
     return np.array(kept, np.int64)

@@ -93,7 +93,7 @@ def nearest_others(
     of another the first one counts.
     """
     known = contents(ids.tolist()) if contents else {}
-    own = [Own(number, known.get(number)) for number in ids.tolist()]
+    own = [Own(frozenset({number}), known.get(number)) for number in ids.tolist()]
     return nearest_but(gallery, rows, k, own, contents)
 
 

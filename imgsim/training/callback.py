@@ -213,7 +213,9 @@ class Stopping(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships no
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: _Logs = None) -> None:
-        """Stop if the last epochs were no better."""
+        """Stop if it is time, or if the last epochs were no better."""
+        if self._run.seconds_left() < 0:
+            self.model.stop_training = True
         state, patience = self._run.state, self._run.settings.patience
         if patience and len(state.history) - state.best_epoch >= patience:
             self.model.stop_training = True

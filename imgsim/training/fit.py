@@ -56,10 +56,23 @@ def fit(
         run.best_weights = _restored(checkpoints.model(state.best_epoch)).get_weights()
     else:
         _compile(model, settings)
+    if run.seconds_left() <= 0:
+        return _without_time(run, autoencoder)
     steps = steps_of_epoch(len(split[0]), settings)
     interrupted = not _fitted(model, run, (training, validation), steps, on_progress)
     autoencoder.set_weights(run.best_weights)
     return Fit(run.state.history, run.state.best_epoch, interrupted)
+
+
+def _without_time(run: Run, autoencoder: keras.Model) -> Fit:
+    """Return what there is when the time is up before the training could begin, or go on."""
+    if not run.state.history:
+        raise EncoderError(
+            f"the time was up after {run.seconds():.0f} s, before the training could begin; give "
+            "it more with --time-budget"
+        )
+    autoencoder.set_weights(run.best_weights)
+    return Fit(run.state.history, run.state.best_epoch, interrupted=False)
 
 
 def _fitted(

@@ -65,6 +65,7 @@ class TestIngest:
             ],
             "unreachable": [],
             "not_found": 0,
+            "linked": 0,
             "warnings": [],
             "dry_run": False,
         }
@@ -229,10 +230,11 @@ class TestQuery:
         ]
         assert done.returncode == 22
         done = imgsim("-c", stored, "query", "some/empty")
-        assert lines(done.stderr) == [
-            "imgsim: error: some/empty: there are no images in this folder"
-        ]
-        assert done.returncode == 21
+        told = "imgsim: error: some/empty: there are no images in this folder"
+        assert (done.returncode, lines(done.stderr)) == (21, [told])
+        done = imgsim("-c", stored, "query", crops[0], "-", "-k1", input=b"some/empty\n")
+        assert lines(done.stdout)[0] == crops[0]
+        assert (done.returncode, lines(done.stderr)) == (21, [told])
 
     def test_its_own_file_and_copies_are_left_out(self, stored, pictures, crops, imgsim):
         shutil.copy(crops[0], pictures / "copy.jpg")
@@ -247,6 +249,41 @@ class TestQuery:
         assert lines(imgsim(*ask, "--distinct").stdout) == distinct
         assert len(lines(imgsim(*ask, "--distinct", "-k35").stdout)) == 35
 
+    def test_no_self_by_way_of_a_link(self, stored, pictures, imgsim, tmp_path):
+        (tmp_path / "work" / "link").symlink_to(pictures)
+        ask = ("-c", stored, "query", "link/astronaut-0.jpg", "-k1", "--format", "paths")
+        assert lines(imgsim(*ask).stdout) == [f"{pictures}/astronaut-0.jpg"]
+        assert lines(imgsim(*ask, "--no-self").stdout) != [f"{pictures}/astronaut-0.jpg"]
+
+    def test_distinct_after_the_file_has_changed(self, stored, pictures, crops, imgsim):
+        """What is stored under its path has no longer the query's content."""
+        shutil.copy(crops[0], pictures / "copy.jpg")
+        imgsim("-c", stored, "ingest", pictures)
+        shutil.copy(crops[1], pictures / "astronaut-0.jpg")
+        ask = ("-c", stored, "query", pictures / "astronaut-0.jpg", "-k40", "--format", "paths")
+        found = lines(imgsim(*ask, "--distinct").stdout)
+        assert f"{pictures}/astronaut-1.jpg" not in found
+        assert f"{pictures}/astronaut-0.jpg" in found
+        assert f"{pictures}/copy.jpg" not in found
+        found = lines(imgsim(*ask, "--no-self").stdout)
+        assert found[0] == f"{pictures}/astronaut-1.jpg"
+        assert f"{pictures}/astronaut-0.jpg" not in found
+        assert f"{pictures}/copy.jpg" in found
+
+    def test_a_closed_stdout_is_no_error(self, stored, crops):
+        for form in ("table", "jsonl", "csv", "paths"):
+            command = [sys.executable, "-m", "imgsim", "-c", stored, "query", crops[0]]
+            done = subprocess.run(
+                ["sh", "-c", '"$@" >&-', "sh", *map(str, command), "--format", form],
+                capture_output=True,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (0, b"")
+
+    def test_two_formats_are_one_too_many(self, stored, crops, imgsim):
+        done = imgsim("-c", stored, "query", crops[0], "--json", "--format", "csv")
+        assert done.returncode == 2
+
     def test_an_empty_answer_says_why(self, stored, empty, crops, imgsim, pictures, tmp_path):
         query = ("-c", stored, "query", crops[0])
         other = make_collection(tmp_path / "other")
@@ -260,7 +297,7 @@ class TestQuery:
                 [*query, "--under", "phtos"],
             ),
             (
-                "1 of 1 queries have no stored image within 0",
+                "1 of 1 queries have no other stored image within 0",
                 [*query[:3], "new.png", "--radius", "0"],
             ),
         ]:
@@ -370,6 +407,15 @@ class TestUpkeep:
         assert "36 of 36 images are not there" in lines(done.stderr)[0]
         done = imgsim("-c", stored, "relocate", pictures, "elsewhere", "--force")
         assert lines(done.stderr)[0] == "relocated: 36 images, 0 refused files"
+
+    def test_a_folder_of_nothing_is_not_relocated(self, stored, pictures, imgsim):
+        (pictures / "nothing").mkdir()
+        imgsim("-c", stored, "ingest", pictures / "nothing")
+        before = imgsim("-c", stored, "info", "--json").stdout
+        done = imgsim("-c", stored, "relocate", pictures / "nothing", pictures / "else")
+        assert done.returncode == 21
+        roots = json.loads(before)["roots"]
+        assert json.loads(imgsim("-c", stored, "info", "--json").stdout)["roots"] == roots
 
     def test_repair(self, stored, imgsim):
         (segment,) = (stored / "segments").glob("*.faiss")
@@ -554,11 +600,12 @@ class TestOptionsAfterTheCommand:
         assert imgsim("-c", "/nowhere", "query", crops[0], "-c", stored).stdout == first.stdout
         assert imgsim("ingest", crops[0], "-qc", stored).stderr == b""
         assert imgsim("encoder", "list", "-c", stored).returncode == 0
+        assert imgsim("encoder", "-c", stored, "list").returncode == 0
         assert imgsim("export", "neighbours", "-o", "n.csv", "-c", stored, "-q").stderr == b""
 
     def test_verbose_and_debug(self, stored, crops, imgsim):
-        done = imgsim("query", "-c", stored, crops[0], "-v")
-        assert "encoded 1 images" in done.stderr.decode()
+        done = imgsim("-v", "query", "-c", stored, crops[0], "-v")
+        assert done.stderr.decode().count("encoded 1 images") == 1
         done = imgsim("query", crops[0], "--debug")
         assert b"Traceback" in done.stderr
 
@@ -711,6 +758,17 @@ class TestTerminal:
         assert "forget 1,001 images? [y/N]" in shown
         shown = self.run_on_a_terminal("-c", empty, "remove", folder, typed=b"y\n")
         assert "forgotten: 1,001 images" in shown
+
+    def test_rows_go_to_stdout_beside_a_bar(self, stored, imgsim, tmp_path):
+        rows = imgsim("-c", stored, "export", "neighbours", "-k3", "-o", "-").stdout
+        command = (
+            f"{sys.executable} -m imgsim -c {stored} export neighbours -k3 -o - > {tmp_path}/n"
+        )
+        master, slave = pty.openpty()
+        subprocess.run(command, shell=True, stderr=slave, check=True)
+        os.close(slave)
+        os.close(master)
+        assert (tmp_path / "n").read_bytes() == rows
 
     def test_quiet(self, empty, pictures):
         assert self.run_on_a_terminal("-q", "-c", empty, "ingest", pictures) == ""

@@ -175,6 +175,16 @@ class TestDecode:
             assert decoded[-1][box[1] + 8, box[0] + 8].min() >= 250
         assert np.abs(decoded[0].astype(int) - decoded[1]).mean() > 60
 
+    def test_the_ground_is_the_same_at_any_size(self, tmp_path):
+        random = np.random.default_rng(0)
+        for number in range(12):
+            pixels = np.full((96, 96, 4), 255, np.uint8)
+            pixels[..., :3] -= random.integers(0, 2 * 16 + 1, (96, 96, 1), np.uint8)
+            pixels[:16, :, 3] = 0
+            path = save(tmp_path / f"{number}.png", Image.fromarray(pixels))
+            corners = {decode(path, side, side)[0, 0, 0].item() for side in (32, 64, 200)}
+            assert len(corners) == 1
+
     def test_dark_drawings_on_nothing_are_on_white(self, tmp_path):
         image = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
         image.paste((200, 230, 200, 255), (8, 8, 56, 56))

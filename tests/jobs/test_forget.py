@@ -233,7 +233,7 @@ class TestRelocate:
                 filled.relocate(old, new)
 
     def test_dry_run_says_what_is_not_there(self, filled, pictures, tmp_path):
-        report = filled.relocate(pictures, tmp_path / "new", dry_run=True)
+        report = filled.relocate(pictures, tmp_path / "new", dry_run=True, force=True)
         assert (report.images, len(report.paths)) == (36, 36)
         assert set(facts(filled)) == set(map(str, pictures.iterdir()))
 

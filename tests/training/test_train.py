@@ -265,13 +265,25 @@ def test_what_comes_before_and_after_belongs_to_the_time_budget(tmp_path):
 
 
 def test_a_first_epoch_that_is_cut_short_is_told(tmp_path, crops):
-    settings, told = replace(VIEWS, time_budget=1e-3, batch_size=4, epochs=9), []
+    told = []
+
+    def interrupt(now):
+        told.append(now.stage)
+        if now.done == 4:
+            raise KeyboardInterrupt
+
     with Collection.open(tmp_path / "c", create=True) as collection:
-        report = collection.train(crops, settings, told.append)
+        report = collection.train(crops, replace(VIEWS, batch_size=4), interrupt)
     assert len(report.history) == 1
     assert report.unseen == 30  # of 34, besides 2 held out
-    stages = list(dict.fromkeys(now.stage for now in told))
-    assert stages == ["prepare", "train", "head", "export", "check"]
+    assert list(dict.fromkeys(told)) == ["prepare", "train", "head", "export", "check"]
+
+
+def test_no_time_at_all_is_no_encoder(tmp_path, crops):
+    with Collection.open(tmp_path / "c", create=True) as collection:
+        with pytest.raises(EncoderError, match="before the training could begin"):
+            collection.train(crops, replace(VIEWS, time_budget=1e-3))
+        assert collection.encoders.list() == []
 
 
 class TestRecognition:
