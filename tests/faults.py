@@ -1,8 +1,8 @@
 """A program: do a job with a fault before each of its effects on the disk in turn.
 
 For every effect it copies the collection, forks, and lets the child be killed there, or lets the
-disk be full there. It prints a line of JSON for each: the copy, the effect, and how the child
-ended.
+disk be full from there on. It prints a line of JSON for each: the copy, the effect, and how the
+child ended. A disk that is full where no space is needed is full at the next effect.
 """
 
 import errno
@@ -20,7 +20,7 @@ from sqlalchemy import Engine, event
 from imgsim import BatchLimits, ImgsimError, IngestSettings
 from tests.conftest import open_small
 
-KILLED, REFUSED = 9, 3
+KILLED, REFUSED, SKIPPED = 9, 3, 4
 SETTINGS = IngestSettings(batch=BatchLimits(images=12))
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -65,6 +65,8 @@ class Faults:
             Path(os.environ["EFFECT"]).write_text(effect)
             if self.mode == "kill":
                 os._exit(KILLED)
+            if not needs_space(effect):
+                os._exit(SKIPPED)
         if self.left < 0 and self.mode == "full" and needs_space(effect):
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -97,6 +99,9 @@ def main() -> None:
         effect = Path(os.environ["EFFECT"])
         if not effect.exists():
             return
+        if ended == SKIPPED:
+            shutil.rmtree(path)
+            continue
         sys.stdout.write(json.dumps([str(path), effect.read_text(), ended]) + "\n")
         sys.stdout.flush()
 

@@ -266,7 +266,7 @@ class TestUpkeep:
         keep = sorted(path.name for path in (empty / "segments").iterdir())
         for name in ("0123456789abcdef.faiss", ".x.faiss.0123abcd.tmp", "0123456789abcdef.bounds"):
             (empty / "segments" / name).write_bytes(b"left behind")
-        (empty / "encoders" / ".0000.tmp").mkdir()
+        (empty / "encoders" / ".0123456789abcdef.tmp").mkdir()
         filled.ingest([pictures])
         assert sorted(path.name for path in (empty / "segments").iterdir()) == keep
         assert len(list((empty / "encoders").iterdir())) == 1

@@ -218,10 +218,11 @@ def test_a_fault_before_each_effect(tmp_path, both, expected, pictures, mode, en
     both.close()
     (tmp_path / "scratch").mkdir()
     cases = run_faults(both.path, pictures, tmp_path / "scratch", mode, "reencode")
-    assert sum(effect == "commit" for _, effect, _ in cases) > 6
-    assert "os.remove basis.npz" in {effect for _, effect, _ in cases}
+    if mode == "kill":
+        assert sum(effect == "commit" for _, effect, _ in cases) > 6
+        assert "os.remove basis.npz" in {effect for _, effect, _ in cases}
     for path, effect, code in cases:
-        assert code == ended or (mode == "full" and not faults.needs_space(effect) and not code)
+        assert code == ended, effect
         with Collection.open(path) as collection:
             assert collection.check() == [], effect
             found = embeddings(collection)
