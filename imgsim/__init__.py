@@ -72,7 +72,6 @@ if TYPE_CHECKING:
     )
     from imgsim.output.listing import Listing
     from imgsim.results import (
-        ClassScore,
         CollectionInfo,
         CompactReport,
         Damage,
@@ -80,20 +79,16 @@ if TYPE_CHECKING:
         EncoderInfo,
         EncoderReport,
         EpochRecord,
-        Evaluation,
         ImageInfo,
         ImageNeighbours,
         IngestReport,
         Match,
-        MeanWithInterval,
         Progress,
         QueryResult,
         Recognition,
         ReencodeReport,
         Refusal,
         RepairReport,
-        RetrievalExample,
-        Scores,
         SearchResults,
         SearchStats,
         TrainingProgress,
@@ -101,6 +96,7 @@ if TYPE_CHECKING:
         TrainingStage,
         UpkeepReport,
     )
+    from imgsim.scores import ClassScore, Evaluation, MeanWithInterval, RetrievalExample, Scores
     from imgsim.searcher import Searcher
 
 __all__ = [

@@ -52,7 +52,6 @@ from imgsim.results import (
     CollectionInfo,
     CompactReport,
     Damage,
-    Evaluation,
     ImageInfo,
     ImageNeighbours,
     IngestReport,
@@ -64,6 +63,7 @@ from imgsim.results import (
     TrainingReport,
     UpkeepReport,
 )
+from imgsim.scores import Evaluation
 from imgsim.searcher import Searcher
 
 _LIBRARIES = "faiss-cpu", "numba", "numpy", "onnxruntime", "pillow", "sqlalchemy"

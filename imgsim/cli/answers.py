@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from imgsim.output.listing import JSON_SCHEMA, Row, query_rows, write_csv, write_jsonl
-from imgsim.results import Evaluation, QueryResult, Refusal
+from imgsim.results import QueryResult, Refusal
+from imgsim.scores import Evaluation
 from imgsim.text import printable
 
 RowFormat = Literal["csv", "jsonl"]

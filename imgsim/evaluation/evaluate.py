@@ -33,15 +33,8 @@ from imgsim.images.decode import sorted_out
 from imgsim.options import EvaluationSettings
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile
-from imgsim.results import (
-    ClassScore,
-    Evaluation,
-    MeanWithInterval,
-    Progress,
-    Refusal,
-    RetrievalExample,
-    Scores,
-)
+from imgsim.results import Progress, Refusal
+from imgsim.scores import ClassScore, Evaluation, MeanWithInterval, RetrievalExample, Scores
 
 NEAREST = 10
 RECALLED = 1, 5, 10

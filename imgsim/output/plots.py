@@ -17,7 +17,8 @@ from imgsim.files import replacing, writing
 from imgsim.images.decode import thumbnail
 from imgsim.output.selection import select
 from imgsim.output.target import FIGURES, check_target
-from imgsim.results import EpochRecord, Progress, QueryResult, RetrievalExample
+from imgsim.results import EpochRecord, Progress, QueryResult
+from imgsim.scores import RetrievalExample
 from imgsim.text import printable, short_name
 
 _THUMBNAIL = 224

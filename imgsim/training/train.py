@@ -62,13 +62,7 @@ def train(
     validation images. A training with settings begins, and removes the checkpoints of another; one
     with a state goes on from there. ``publish`` gets the name.
     """
-    settings = begin if isinstance(begin, TrainingSettings) else begin.settings
-    split = images.split(settings)
-    images.refuse_if_none(split[0])
-    if isinstance(begin, TrainingState):
-        state = _resumed(images, begin)
-    else:
-        state = _begun(images, split[0], settings, job)
+    split, state = _prepared(images, begin, job)
     settings = state.settings
     set_seed(settings.seed)
     with mixed_precision(enabled=settings.contrast > 0 and has_bfloat16()):
@@ -78,8 +72,7 @@ def train(
     stages.enter("head")
     autoencoder = create(settings)  # in float32
     autoencoder.set_weights(model.get_weights())
-    fitted_to = images.first(split[0], _SAMPLED)
-    encoder = with_head(encoder_of(autoencoder), fitted_to, settings)
+    encoder = with_head(encoder_of(autoencoder), images.first(split[0], _SAMPLED), settings)
     stages.enter("export")
     sample = images.first(split[1], _COMPARED)
     difference = _saved(job.directory, encoder, autoencoder, fitted.history, sample)
@@ -102,6 +95,18 @@ def train(
         colours=settings.colours,
         recognition=recognised,
     )
+
+
+def _prepared(
+    images: TrainingImages, begin: TrainingSettings | TrainingState, job: TrainingJob
+) -> tuple[tuple[list[int], list[int]], TrainingState]:
+    """Return the numbers of the images to train and to validate on, and where the training is."""
+    settings = begin if isinstance(begin, TrainingSettings) else begin.settings
+    split = images.split(settings)
+    images.refuse_if_none(split[0])
+    if isinstance(begin, TrainingState):
+        return split, _resumed(images, begin)
+    return split, _begun(images, split[0], settings, job)
 
 
 class _Stages:

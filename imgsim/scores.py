@@ -1,0 +1,64 @@
+"""What an evaluation gives back: how well embeddings retrieve."""
+
+from dataclasses import dataclass
+
+from imgsim.results import Refusal
+
+
+@dataclass(frozen=True)
+class MeanWithInterval:
+    """A mean over queries, and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well some embeddings retrieve; ``imgsim.evaluation.evaluate`` defines the measures.
+
+    ``recall`` has recall@k by k.
+    """
+
+    recall: dict[int, MeanWithInterval]
+    p10: MeanWithInterval
+    map: MeanWithInterval
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """What the 10 nearest of a label's queries are: shares by label, the greatest first."""
+
+    label: str
+    images: int
+    queries: int
+    retrieved: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RetrievalExample:
+    """A query image and its label, its nearest images and theirs."""
+
+    query: str
+    label: str
+    nearest: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well embeddings retrieve labelled images, and 32x32 pixels and a histogram beside them.
+
+    ``unlabelled`` images have no label and were left out; ``refused`` ones cannot be decoded.
+    """
+
+    images: int
+    queries: int
+    embeddings: Scores
+    pixels: Scores
+    histogram: Scores
+    classes: tuple[ClassScore, ...]
+    retrieved: tuple[RetrievalExample, ...]
+    unlabelled: int = 0
+    refused: tuple[Refusal, ...] = ()
