@@ -7,7 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.encoder.onnx_model import Model
-from imgsim.encoder.preprocessing import PREPROCESSING_NAME, read_preprocessing
+from imgsim.encoder.preprocessing import (
+    PREPROCESSING_NAME,
+    Preprocessing,
+    inscribed,
+    read_preprocessing,
+    write_preprocessing,
+)
 from imgsim.errors import EncoderError
 from imgsim.results import Damage
 
@@ -19,7 +25,6 @@ class Encoder:
     """The encoder whose files are in ``directory``; safe to use from several threads."""
 
     def __init__(self, directory: Path) -> None:
-        self.preprocessing = read_preprocessing(directory)
         path = directory / MODEL_NAME
         try:
             if path.stat().st_size > _LARGEST:
@@ -28,6 +33,7 @@ class Encoder:
         except OSError as error:
             raise EncoderError(f"{path}: cannot be read: {error.strerror}") from error
         self._model = Model(content, str(path))
+        self.preprocessing = self._fed(directory)
         self.fingerprint = hashlib.sha256(content).hexdigest()
         told = zip(self._model.shape[1:], self.preprocessing.shape(1)[1:], strict=True)
         fits = all(size == asked for size, asked in told if isinstance(size, int))
@@ -37,6 +43,14 @@ class Encoder:
             not in self._model.outputs
         ):
             raise EncoderError(f"{directory}: {PREPROCESSING_NAME} does not describe {MODEL_NAME}")
+
+    def _fed(self, directory: Path) -> Preprocessing:
+        """Return how the model is fed: as it says itself, or else as the file beside it says."""
+        try:
+            said = inscribed(self._model.properties)
+        except (ValueError, TypeError) as error:
+            raise EncoderError(f"{self._model.name}: says not how it is fed: {error}") from error
+        return read_preprocessing(directory) if said is None else said
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the embeddings (n, dim) float32 of ``pixels`` (n, height, width, 3) uint8.
@@ -70,4 +84,25 @@ def encoder_damages(directory: Path, fingerprint: str, dim: int) -> list[Damage]
         found = f"sha256 {encoder.fingerprint}, {encoder.preprocessing.dim} values"
     except EncoderError as error:
         found = str(error)
-    return [] if found == expected else [Damage(str(path), expected, found)]
+    if found != expected:
+        return [Damage(str(path), expected, found)]
+    return [] if _is_told(directory, encoder) else [_other(directory / PREPROCESSING_NAME)]
+
+
+def renew_preprocessing(directory: Path) -> None:
+    """Write ``encoder.json`` anew where it is not what the model says."""
+    encoder = Encoder(directory)
+    if not _is_told(directory, encoder):
+        write_preprocessing(directory, encoder.preprocessing)
+
+
+def _is_told(directory: Path, encoder: Encoder) -> bool:
+    """Say whether ``encoder.json`` says how the model is fed."""
+    try:
+        return read_preprocessing(directory) == encoder.preprocessing
+    except EncoderError:
+        return False
+
+
+def _other(path: Path) -> Damage:
+    return Damage(str(path), "how the model says it is fed", "something else")

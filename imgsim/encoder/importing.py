@@ -1,8 +1,7 @@
 """Encoders made elsewhere: find out what an ONNX model takes, and whether it is one."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from imgsim.encoder.onnx_model import Model, first_line
 from imgsim.encoder.preprocessing import (
     PREPROCESSING_NAME,
     Preprocessing,
+    inscribe,
     read_preprocessing,
     write_preprocessing,
 )
@@ -63,7 +63,7 @@ def adopt(source: EncoderSource, directory: Path) -> list[str]:
         raise EncoderError(f"{source.file}: gives different embeddings for the same image")
     preprocessing = replace(preprocessing, dim=len(rows[0]))
     if not ours:
-        _inscribe(target, preprocessing)
+        inscribe(target, preprocessing)
     write_preprocessing(directory, preprocessing)
     return list(_warnings(preprocessing, np.stack(rows)))
 
@@ -73,14 +73,6 @@ def _is_ours(source: EncoderSource) -> bool:
     file = Path(source.file)
     undecided = source == EncoderSource(source.file, source.name)
     return undecided and file.name == MODEL_NAME and file.with_name(PREPROCESSING_NAME).is_file()
-
-
-def _inscribe(target: Path, preprocessing: Preprocessing) -> None:
-    """Note in the model how it is fed, so that its checksum is another if it is fed otherwise."""
-    model = onnx.load(target)
-    properties = {each.key: each.value for each in model.metadata_props}
-    onnx.helper.set_model_props(model, properties | {"imgsim": json.dumps(asdict(preprocessing))})
-    onnx.save(model, target)
 
 
 def _copy(file: Path, target: Path) -> None:

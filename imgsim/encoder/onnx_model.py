@@ -58,6 +58,7 @@ class Model:
             names = ", ".join(each.name for each in inputs)
             raise EncoderError(f"{name}: must have one input, the image; it has {names or 'none'}")
         self._input = inputs[0].name
+        self.properties: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.shape: list[Any] = inputs[0].shape
         if inputs[0].type not in _TYPES or len(self.shape) != 4:
             raise EncoderError(

@@ -1,9 +1,10 @@
 """How an image becomes the input of an encoder's model, and the file that says so."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ PREPROCESSING_NAME = "encoder.json"
 
 
 _FORMAT = 1
-
+_PROPERTY = "imgsim"
 
 _SCALES: dict[Scale, float] = {"0..255": 1.0, "0..1": 1 / 255}
 
@@ -69,6 +70,24 @@ class Preprocessing:
         return values.transpose(2, 0, 1) if self.layout == "nchw" else values
 
 
+def inscribe(model: Path, preprocessing: Preprocessing) -> None:
+    """Note in an ONNX file how it is fed, which its checksum covers then."""
+    import onnx  # noqa: PLC0415 - only who makes an encoder needs it
+
+    content = onnx.load(model)
+    properties = {each.key: each.value for each in content.metadata_props}
+    noted = {_PROPERTY: json.dumps(asdict(preprocessing))}
+    onnx.helper.set_model_props(content, properties | noted)
+    onnx.save(content, model)
+
+
+def inscribed(properties: Mapping[str, str]) -> Preprocessing | None:
+    """Return how a model is fed by its properties, None if they do not say."""
+    if _PROPERTY not in properties:
+        return None
+    return _preprocessing(json.loads(properties[_PROPERTY]))
+
+
 def write_preprocessing(directory: Path, preprocessing: Preprocessing) -> None:
     """Write ``encoder.json`` into ``directory``."""
     text = json.dumps({"format": _FORMAT, **asdict(preprocessing)}, indent=2)
@@ -82,7 +101,13 @@ def read_preprocessing(directory: Path) -> Preprocessing:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if fields.pop("format") != _FORMAT:
             raise EncoderError(f"{path}: written by a newer imgsim; upgrade imgsim")
-        triples = {name: tuple(fields[name]) for name in ("mean", "std") if name in fields}
-        return Preprocessing(**fields | triples)
+        return _preprocessing(fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EncoderError(f"{path}: cannot be read: {error}") from error
+
+
+def _preprocessing(fields: dict[str, Any]) -> Preprocessing:
+    triples: dict[str, Any] = {
+        name: tuple(fields[name]) for name in ("mean", "std") if name in fields
+    }
+    return Preprocessing(**fields | triples)

@@ -1,6 +1,7 @@
 """Find and mend what checksums say is damaged."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 
 import numpy as np
@@ -8,8 +9,8 @@ import numpy as np
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import CATALOG, Directory
 from imgsim.encoder.embed import EmbeddedImage, embed_again, stamp
-from imgsim.encoder.encoder import Encoder, encoder_damages
-from imgsim.errors import ImageError, ImageUnavailable
+from imgsim.encoder.encoder import Encoder, encoder_damages, renew_preprocessing
+from imgsim.errors import EncoderError, ImageError, ImageUnavailable
 from imgsim.images.roots import Roots, is_gone
 from imgsim.parallel import in_threads
 from imgsim.records import EncoderRecord, Segment
@@ -62,6 +63,10 @@ def repair(directory: Directory) -> RepairReport:
         store.renew_ids(segments, snapshot.segment_ids)
     catalog.forget(list(dangling), (), ())
     catalog.renew_removed()
+    with catalog.snapshot() as snapshot:
+        for record in snapshot.encoders():
+            with suppress(EncoderError):  # `check` names it
+                renew_preprocessing(directory.encoder_path(record.fingerprint))
     bounds = store.remove_damaged_bounds(segments)
     dropped = drop_damaged(directory)
     count, forgotten, kept = 0, list(dangling.values()), list[str]()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
-from imgsim.encoder.preprocessing import Preprocessing, write_preprocessing
+from imgsim.encoder.preprocessing import Preprocessing, inscribe, write_preprocessing
 from imgsim.errors import EncoderError, TrainingDiverged
 from imgsim.options import TrainingSettings
 from imgsim.output import plots
@@ -166,7 +166,9 @@ def _saved(
     autoencoder.save(directory / "model.keras")
     export_onnx(encoder, directory / MODEL_NAME)
     _, height, width, _ = sample.shape
-    write_preprocessing(directory, Preprocessing(height, width, encoder.output.shape[1]))
+    preprocessing = Preprocessing(height, width, encoder.output.shape[1])
+    inscribe(directory / MODEL_NAME, preprocessing)
+    write_preprocessing(directory, preprocessing)
     _write_history(directory / "history.csv", history)
     plots.draw_history(directory / "history.png", history)
     outputs = autoencoder.predict_on_batch(sample.astype(np.float32))[RECONSTRUCTION]

@@ -122,6 +122,22 @@ class TestFeeding:
             [each.name for each in collection.encoders.list()] == [again.encoder.name] == ["ours"]
         )
 
+    @pytest.mark.parametrize("change", [('"mean": [\n    0.5', '"mean": [\n    0.4'), ("{", "")])
+    def test_how_it_is_fed_is_covered_by_its_checksum(self, collection, tmp_path, image, change):
+        path = write_model(tmp_path / "m.onnx")
+        report = collection.encoders.add(EncoderSource(path, "mine", mean=(0.5, 0.5, 0.5)))
+        folder = Path(report.encoder.directory)
+        before = Encoder(folder).encode(image[np.newaxis])
+        told = (folder / "encoder.json").read_text()
+        assert change[0] in told
+        (folder / "encoder.json").write_text(told.replace(*change, 1))
+        assert np.array_equal(Encoder(folder).encode(image[np.newaxis]), before)
+        (damage,) = collection.check()
+        assert damage.path == str(folder / "encoder.json")
+        collection.repair()
+        assert (folder / "encoder.json").read_text() == told
+        assert collection.check() == []
+
     def test_weights_beside_the_model(self, collection, tmp_path, image):
         path = write_projection(tmp_path / "m.onnx", side=8, dim=64)
         model = onnx.load(path)
