@@ -1,5 +1,6 @@
 """What commands share: options, what they say, and the paths that files and stdin list."""
 
+import codecs
 import math
 import os
 import shlex
@@ -137,7 +138,10 @@ def listed(source: str, *, null: bool) -> list[str]:
             raise typer.BadParameter("-: stdin is closed")
         else:
             content = sys.stdin.buffer.read()
+        content = content.removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise typer.BadParameter(f"{source}: {error.strerror}") from error
-    parts = content.split(b"\0" if null else b"\n")
+    parts = [part for part in content.split(b"\0" if null else b"\n") if part]
+    if not null and all(part.endswith(b"\r") for part in parts):  # the list was made on Windows
+        parts = [part[:-1] for part in parts]
     return [os.fsdecode(part) for part in parts if part]

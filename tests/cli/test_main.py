@@ -91,6 +91,11 @@ class TestIngest:
         done = imgsim("-c", empty, "ingest", "--from-file", tmp_path / "list", *null, crops[4])
         assert "1 added, 0 changed, 0 moved, 4 unchanged" in done.stderr.decode()
 
+    def test_a_list_made_on_windows(self, empty, crops, imgsim):
+        listed = b"\xef\xbb\xbf" + b"".join(os.fsencode(path) + b"\r\n" for path in crops[:3])
+        done = imgsim("-c", empty, "ingest", "--from-file", "-", input=listed)
+        assert "3 files: 3 added" in done.stderr.decode()
+
     def test_nothing_named(self, empty, imgsim, tmp_path):
         assert imgsim("-c", empty, "ingest").returncode == 2
         assert imgsim("-c", empty, "ingest", "").returncode == 2
