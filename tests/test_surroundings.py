@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from imgsim import Collection
+from imgsim import Collection, StoreError
 from tests.conftest import make_collection
 from tests.jobs.test_ingest import facts
 
@@ -80,6 +82,44 @@ def test_a_full_disk(disk, half, pictures, imgsim, left):
     (disk / "filler").unlink()
     assert is_as_before(path, before)
     assert imgsim("-c", path, "ingest", pictures).returncode == 0
+
+
+@pytest.mark.parametrize("left", [0, 4_096, 12_288])
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        *(("neighbours", f"n.{suffix}") for suffix in ("csv", "jsonl", "parquet", "npz")),
+        *(("embeddings", f"e.{suffix}") for suffix in ("npz", "parquet", "pkl")),
+        ("index", "i.faiss"),
+    ],
+)
+def test_a_disk_that_fills_while_something_is_exported(disk, many, what, name, left):
+    """No signal, no traceback, nothing left."""
+    target = disk / name
+    target.write_bytes(b"before")
+    with open(disk / "filler", "wb", buffering=0) as filler:
+        room = os.statvfs(disk)
+        filler.write(bytes(max(0, room.f_bavail * room.f_frsize - left)))
+    export = {
+        "neighbours": many.export_neighbours,
+        "embeddings": many.export_embeddings,
+        "index": many.export_index,
+    }[what]
+    with pytest.raises(StoreError, match="No space left on device"):
+        export(target)
+    assert sorted(os.listdir(disk)) == sorted(["filler", name])
+    assert target.read_bytes() == b"before"
+
+
+@pytest.fixture
+def many(collection, tmp_path):
+    """A collection of three hundred different images."""
+    random = np.random.default_rng(0)
+    for number in range(300):
+        pixels = random.integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    collection.ingest(tmp_path.glob("*.png"))
+    return collection
 
 
 def test_a_file_system_that_is_read_only(disk, half, pictures, imgsim):

@@ -4,8 +4,8 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.lib.format import open_memmap, write_array_header_1_0
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from imgsim.files import replacing, writing
@@ -118,38 +118,48 @@ def _parquet(path: Path, rows: _Rows) -> None:
 
 def _npz(path: Path, rows: _Rows) -> None:
     text = f"S{max(1, rows.path_bytes)}"
-    kinds = [np.dtype(kind) for kind in ("i8", text, "i4", "i8", text, "f8")]
+    kinds = dict(zip(NEIGHBOUR_COLUMNS, ("i8", text, "i4", "i8", text, "f8"), strict=True))
     plain = ((a, os.fsencode(b), c, d, os.fsencode(e), f) for a, b, c, d, e, f in rows)
-    with (
-        TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch,
-        ExitStack() as open_,
-    ):
-        files = [
-            open_.enter_context((Path(scratch) / name).open("w+b")) for name in NEIGHBOUR_COLUMNS
-        ]
+
+    def chunks() -> Iterator[Sequence[Any]]:
         while chunk := list(islice(plain, ROWS_AT_ONCE)):
-            for file, kind, column in zip(files, kinds, zip(*chunk, strict=True), strict=True):
-                file.write(np.array(column, kind).tobytes())
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for name, kind, file in zip(NEIGHBOUR_COLUMNS, kinds, files, strict=True):
-                file.seek(0)
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    header = {"descr": kind.str, "fortran_order": False, "shape": (rows.count,)}
-                    write_array_header_1_0(member, header)
-                    shutil.copyfileobj(file, member, 1 << 20)
+            yield list(zip(*chunk, strict=True))
+
+    _write_npz(path, kinds, chunks())
 
 
 def _embeddings_npz(path: Path, data: Embeddings) -> None:
-    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
-        "image_id": ("i8", (data.rows,)),
-        "path": (f"S{max(1, data.path_bytes)}", (data.rows,)),
-        "embedding": ("f4", (data.rows, data.dim)),
+    kinds = {
+        "image_id": "i8",
+        "path": f"S{max(1, data.path_bytes)}",
+        "embedding": f"({data.dim},)f4",
     }
-    with _npz_arrays(path, shapes) as arrays:
-        for part, (ids, paths, embeddings) in data.parts():
-            arrays["image_id"][part] = ids
-            arrays["path"][part] = [os.fsencode(name) for name in paths]
-            arrays["embedding"][part] = embeddings
+    blocks = ((ids, [*map(os.fsencode, paths)], rows) for ids, paths, rows in data.blocks)
+    _write_npz(path, kinds, blocks)
+
+
+def _write_npz(path: Path, kinds: Mapping[str, str], chunks: Iterable[Sequence[Any]]) -> None:
+    """Write columns of these types, which come in chunks, by way of a file for each.
+
+    Nothing is mapped for writing: where the disk is full, that would end the process.
+    """
+    types, count = {name: np.dtype(kind) for name, kind in kinds.items()}, 0
+    with ExitStack() as opened:
+        beside = TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
+        scratch = opened.enter_context(beside)
+        files = {name: opened.enter_context((Path(scratch) / name).open("w+b")) for name in kinds}
+        for chunk in chunks:
+            count += len(chunk[0])
+            for (name, file), column in zip(files.items(), chunk, strict=True):
+                file.write(np.asarray(column, types[name].base).tobytes())
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for name, file in files.items():
+                file.seek(0)
+                shape = count, *types[name].shape
+                header = {"descr": types[name].base.str, "fortran_order": False, "shape": shape}
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    write_array_header_1_0(member, header)
+                    shutil.copyfileobj(file, member, 1 << 20)
 
 
 def _embeddings_parquet(path: Path, data: Embeddings) -> None:
@@ -178,11 +188,15 @@ def _embeddings_parquet(path: Path, data: Embeddings) -> None:
 
 def _embeddings_pickle(path: Path, data: Embeddings) -> None:
     indices = np.empty(data.rows, np.int64)
+    embeddings: NDArray[np.float32] = np.empty((0, data.dim), np.float32)
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        shape = data.rows, data.dim
-        embeddings = open_memmap(Path(scratch) / "embeddings.npy", "w+", "f4", shape)
-        for part, (ids, _, block) in data.parts():
-            indices[part], embeddings[part] = ids, block
+        raw = Path(scratch) / "embeddings"
+        with raw.open("wb") as file:
+            for part, (ids, _, block) in data.parts():
+                indices[part] = ids
+                file.write(block.tobytes())
+        if data.rows:  # an empty file cannot be mapped
+            embeddings = np.memmap(raw, np.float32, "r", shape=(data.rows, data.dim))
         with path.open("wb") as file:
             pickle.dump({"indices": indices, "features": np.asarray(embeddings)}, file, protocol=5)
 
@@ -206,25 +220,6 @@ def _index(path: Path, data: Embeddings) -> None:
         faiss.copy_array_to_vector(ids, index.id_map)
         index.ntotal = mapped.ntotal
         faiss.write_index(index, str(path))
-
-
-@contextmanager
-def _npz_arrays(
-    path: Path, shapes: Mapping[str, tuple[str, tuple[int, ...]]]
-) -> Iterator[dict[str, np.memmap[Any, Any]]]:
-    """Yield arrays on disk that become the members of the .npz when the block succeeds."""
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        parts = {name: Path(scratch) / f"{name}.npy" for name in shapes}
-        arrays: dict[str, np.memmap[Any, Any]] = {
-            name: open_memmap(parts[name], "w+", np.dtype(kind), shape)
-            for name, (kind, shape) in shapes.items()
-        }
-        yield arrays
-        for array in arrays.values():
-            array.flush()
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for part in parts.values():
-                archive.write(part, part.name)
 
 
 _NEIGHBOUR_WRITERS = dict(zip(NEIGHBOURS, (_csv, _jsonl, _parquet, _npz), strict=True))
