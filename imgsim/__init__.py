@@ -173,6 +173,7 @@ __all__ = [
 
 _HOMES = (
     "imgsim.results",
+    "imgsim.scores",
     "imgsim.options",
     "imgsim.errors",
     "imgsim.output.listing",

@@ -10,6 +10,7 @@ SIDEWAYS = frozenset({5, 6, 7, 8})
 _WHITE, _BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
 _DARKNESS = 16  # of 255, on average, that is seen on white
 _JUDGED = 32  # pixels in a row and in a column from which that is judged
+_ANIMATED = {"GIF", "PNG", "WEBP", "AVIF"}
 _FADING = 64  # frames of an animation that may be of one colour before something is seen
 
 _TRANSPOSE = {
@@ -59,7 +60,7 @@ def _plain(image: Image.Image) -> Image.Image:
     It is the first one, or of an animation that fades in the first in which there is something.
     """
     image.load()
-    if getattr(image, "is_animated", False) and _is_blank(image):
+    if image.format in _ANIMATED and getattr(image, "is_animated", False) and _is_blank(image):
         _seek_something(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -89,8 +90,8 @@ def _seek_something(image: Image.Image) -> None:
         try:
             image.seek(number)
             image.load()
-        except EOFError:
-            break
+        except (EOFError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            break  # the end, or damage after the first
         if not _is_blank(image):
             return
     image.seek(0)

@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice, tee
 from typing import TypeVar
 
@@ -47,8 +46,7 @@ def ingest(
         total = sum(1 for _ in find()) if on_progress and settings.count_first else 0
         directory.sweep()
         catalog.commit_roots([path for path in roots if os.path.isdir(path)])
-        tell = None if on_progress is None else partial(on_progress, total=total)
-        run = _Ingest(directory, settings, drives, tell)
+        run = _Ingest(directory, settings, drives, lambda n: on_progress and on_progress(n, total))
         report = run.run(find())
         with catalog.snapshot() as snapshot:
             not_found = snapshot.count_under(roots) - report.stored
@@ -83,7 +81,7 @@ class _Ingest:
         directory: Directory,
         settings: IngestSettings,
         drives: set[str],
-        on_progress: Callable[[int], object] | None = None,
+        on_progress: Callable[[int], object] = lambda _: None,
     ) -> None:
         """Prepare a run; ``on_progress`` is told how many files are done."""
         self._catalog = directory.catalog
@@ -138,8 +136,7 @@ class _Ingest:
                         told = True
                 if self._batch.is_due(self._batch.counts.total()):
                     self._commit()
-                if self._on_progress is not None:
-                    self._on_progress(self._done())
+                self._on_progress(self._done())
             self._commit()
         except KeyboardInterrupt:
             self._commit()
