@@ -47,6 +47,7 @@ from imgsim.output.listing import (
     image_rows,
     neighbour_rows,
 )
+from imgsim.output.target import EMBEDDINGS, INDEXES, NEIGHBOURS, check_target
 from imgsim.records import EncoderRecord, ImageFile
 from imgsim.results import (
     CollectionInfo,
@@ -149,7 +150,7 @@ class Collection:
         settings = settings or IngestSettings()
         if dry_run:
             return preview(self._directory, files(), settings)
-        return ingest(self._directory, (roots, drives), files, settings, on_progress)
+        return ingest(self._directory, roots, drives, files, settings, on_progress)
 
     def compact(self, *, dry_run: bool = False) -> CompactReport:
         """Merge small segments; drop embeddings of removed images, and by previous encoders.
@@ -264,6 +265,7 @@ class Collection:
 
         Raises :class:`OutputError` if a file of this name cannot be written.
         """
+        check_target(Path(path), NEIGHBOURS)
         lists = NeighbourLists(self._directory, checked_k(k), within or SearchFilter())
         with self._directory.catalog.snapshot() as snapshot:
             longest = snapshot.longest_path()
@@ -271,10 +273,12 @@ class Collection:
 
     def export_embeddings(self, path: PathLike) -> int:
         """Write ids, paths and embeddings as .npz, .parquet or .pkl; return the row count."""
+        check_target(Path(path), EMBEDDINGS)
         return self._export(export.write_embeddings, path)
 
     def export_index(self, path: PathLike) -> int:
         """Write a FAISS ``IndexIDMap2`` to a .faiss file; return the row count."""
+        check_target(Path(path), INDEXES)
         return self._export(export.write_index, path)
 
     def evaluate(

@@ -167,6 +167,23 @@ class Directory:
             self.store.build_ids(segments, snapshot.segment_ids)
 
 
+def discard(path: Path) -> None:
+    """Remove a new collection that nothing has come into; any other stays."""
+    held = path / SEGMENTS, path / ENCODERS
+    if (
+        (path / CHECKPOINTS).exists()
+        or not all(map(os.path.isdir, held))
+        or any(map(os.listdir, held))
+    ):
+        return
+    for folder in held:
+        folder.rmdir()
+    for name in _OWN_NAMES:
+        (path / name).unlink(missing_ok=True)
+    with suppress(OSError):  # there may be something else in it
+        path.rmdir()
+
+
 def _refuse_links(path: Path) -> None:
     """Raise :class:`CollectionError` if something in a collection is a link, to other files.
 

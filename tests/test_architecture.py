@@ -134,6 +134,7 @@ def test_a_mistake_is_told_before_tensorflow_is_imported(tmp_path, mistake):
     assert done.returncode == 30, done.stderr
     assert done.stdout == b"False\n"
     assert len(done.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path) == ["empty"]
 
 
 def test_help_imports_almost_nothing():

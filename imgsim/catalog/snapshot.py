@@ -249,7 +249,7 @@ class Snapshot:
     def contents(self, ids: Sequence[int]) -> dict[int, bytes]:
         """Return the hash of the content of each of the images with these ids."""
         rows = self._select_in(IMAGES.c.id, ids, IMAGES.c.sha256)
-        return {number: sha256 for number, sha256 in rows}  # noqa: C416 - rows are no tuples
+        return dict(map(tuple, rows))
 
     def id_at(self, path: str) -> int | None:
         """Return the id of the image that is stored under a path, None if there is none."""

@@ -57,6 +57,7 @@ def import_encoder(
     rename: Annotated[
         bool, typer.Option("--rename", help="Call the same encoder by --name from now on.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Add an encoder made elsewhere: an ONNX model, or a layer of a Keras model.
 
@@ -80,8 +81,10 @@ def import_encoder(
         output=output,
         normalize=normalize,
     )
-    with options.open(create=True) as collection:
+    with options.making() as collection:
         report = collection.encoders.add(source, rename=rename)
+    if as_json:
+        print_json(asdict(report))
     for warning in report.warnings:
         say(f"imgsim: warning: {printable(warning)}")
     encoder = report.encoder

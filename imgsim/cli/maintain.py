@@ -10,7 +10,7 @@ from imgsim.cli.answers import print_json
 from imgsim.cli.console import agreed, say
 from imgsim.cli.options import DryRun, Json, Options
 from imgsim.errors import CollectionDamaged, ImageUnavailable
-from imgsim.results import Damage, UpkeepReport
+from imgsim.results import Damage, RepairReport, UpkeepReport
 from imgsim.text import printable
 
 _MANY = 1_000
@@ -115,6 +115,7 @@ def check(
     repair: Annotated[
         bool, typer.Option("--repair", help="Encode again what is damaged, or forget it.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Verify every file of the collection.
 
@@ -123,33 +124,40 @@ def check(
     --rehash`.
     """
     options: Options = ctx.obj
+    report = None
     with options.open() as collection:
         damages = collection.check(deep=deep)
-        _print_damages(damages)
+        if not as_json:
+            _print_damages(damages)
         if repair:
             report = collection.repair()
-            for path in report.forgotten:
-                say(f"forgotten: {printable(path)}")
-            if report.kept:
-                say(
-                    f"files that cannot be reached: {len(report.kept):,}, first "
-                    f"{printable(report.kept[0])}; repair again when they can"
-                )
-            options.note(
-                f"encoded again: {report.encoded:,} images; forgotten: {len(report.forgotten):,}; "
-                f"kept damaged: {len(report.kept):,}; bounds made anew: {report.bounds:,}"
-            )
-            if report.dropped:
-                options.note(
-                    f"dropped: {report.dropped:,} embeddings by encoders that are not in use"
-                )
+            _say_repair(report, options)
             damages = collection.check(deep=deep)
-            if damages:
+            if damages and not as_json:
                 say("what is still damaged:")
                 _print_damages(damages)
+    if as_json:
+        found = [asdict(damage) for damage in damages]
+        print_json({"damages": found, "repair": asdict(report) if report else None})
     if damages:
         raise typer.Exit(CollectionDamaged.exit_code)
     options.note("every file is as the catalog says")
+
+
+def _say_repair(report: RepairReport, options: Options) -> None:
+    for path in report.forgotten:
+        say(f"forgotten: {printable(path)}")
+    if report.kept:
+        say(
+            f"files that cannot be reached: {len(report.kept):,}, first "
+            f"{printable(report.kept[0])}; repair again when they can"
+        )
+    options.note(
+        f"encoded again: {report.encoded:,} images; forgotten: {len(report.forgotten):,}; "
+        f"kept damaged: {len(report.kept):,}; bounds made anew: {report.bounds:,}"
+    )
+    if report.dropped:
+        options.note(f"dropped: {report.dropped:,} embeddings by encoders that are not in use")
 
 
 def _print_damages(damages: Sequence[Damage]) -> None:

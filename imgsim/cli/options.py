@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgsim.cli.console import say, show_log, unmute_libraries
-from imgsim.errors import ImageError
+from imgsim.errors import EncoderError, ImageError
 from imgsim.options import SearchFilter
 from imgsim.results import EncoderInfo
 
@@ -76,6 +77,20 @@ class Options:
         from imgsim.collection import Collection  # noqa: PLC0415 - `--help` does not pay for it
 
         return Collection.open(self.collection, create=create)
+
+    @contextmanager
+    def making(self) -> "Iterator[Collection]":
+        """Open the collection, made if missing; a mistake leaves none behind."""
+        from imgsim.directory import CATALOG, discard  # noqa: PLC0415 - as above
+
+        is_new = not (self.collection / CATALOG).exists()
+        try:
+            with self.open(create=True) as collection:
+                yield collection
+        except EncoderError:
+            if is_new:
+                discard(self.collection)
+            raise
 
     def note(self, message: str) -> None:
         """Tell a person something that a script does not need."""

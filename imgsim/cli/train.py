@@ -96,6 +96,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted training, as it was begun.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train an encoder on images, without labels.
 
@@ -121,8 +122,15 @@ def train(
         settings = replace(RECIPES[recipe], seed=seed, **changes)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    with options.open(create=True) as collection, training_display(quiet=options.quiet) as show:
+    with options.making() as collection, training_display(quiet=options.quiet) as show:
         report = collection.train(images, settings, show, name=name, resume=resume)
+    if as_json:
+        print_json(asdict(report))
+    _say_trained(report, options)
+    offer_reencode(report.encoder, options)
+
+
+def _say_trained(report: TrainingReport, options: Options) -> None:
     for refusal in report.refused:
         say(f"left out: {printable(refusal.path)}: {printable(refusal.reason)}")
     best, encoder = report.history[report.best_epoch - 1], report.encoder
@@ -140,18 +148,12 @@ def train(
         f"encoder, history and reconstructions: {encoder.directory}",
     ):
         options.note(line)
-    _warn(report)
-    offer_reencode(encoder, options)
-
-
-def _warn(report: TrainingReport) -> None:
-    """Say what is wrong with an encoder that was trained too little."""
     if report.unseen:
         say(
             f"imgsim: warning: {report.unseen:,} of {report.images:,} images were not trained on "
             "before the end; give it longer with --time-budget"
         )
-    if report.recognition.is_poor:
+    if recognition.is_poor:
         say(
             "imgsim: warning: it recognises its own images hardly better than raw pixels do; train "
             "for longer, on more images, or see `imgsim encoder import`"

@@ -32,16 +32,17 @@ _Result = TypeVar("_Result")
 
 def ingest(
     directory: Directory,
-    places: tuple[Sequence[str], set[str]],
+    roots: Sequence[str],
+    drives: set[str],
     find: Callable[[], _Files],
     settings: IngestSettings,
     on_progress: Progress | None,
 ) -> IngestReport:
-    """Store what is new or changed of the files at and under some roots, which ``find`` finds.
+    """Store what is new or changed of the files at and under ``roots``, which ``find`` finds.
 
-    ``places`` are the roots, and the drives below them, which ``find`` gathers on its way.
+    It gathers the ``drives`` below them on its way.
     """
-    catalog, (roots, drives) = directory.catalog, places
+    catalog = directory.catalog
     with directory.writing():
         total = sum(1 for _ in find()) if on_progress and settings.count_first else 0
         directory.sweep()
@@ -219,18 +220,15 @@ class _Ingest:
             return
         stored = found.stored if isinstance(found, KnownContent) else ()
         kind, image_id = self._place(file, stored, known=known)
-        if kind == "linked":
-            pass
-        elif image_id is not None:
+        if image_id is not None:
             self._batch.stamps.append((image_id, found.record))
-        elif isinstance(found, EmbeddedImage):
-            self._batch.images.append(found)
-        else:
+        elif kind != "linked":
             try:
-                self._batch.images.append(self._contents.copied(found))
+                new = found if isinstance(found, EmbeddedImage) else self._contents.copied(found)
             except ImageError as error:
                 self._refuse(file, error, known=known)
                 return
+            self._batch.images.append(new)
         self._batch.counts[kind] += 1
 
     def _refuse(self, file: ImageFile, error: ImageError, *, known: bool) -> None:

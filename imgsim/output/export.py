@@ -30,7 +30,7 @@ from imgsim.output.listing import (
     write_csv,
     write_jsonl,
 )
-from imgsim.output.target import EMBEDDINGS, INDEXES, NEIGHBOURS, check_target
+from imgsim.output.target import EMBEDDINGS, INDEXES, NEIGHBOURS
 from imgsim.results import ImageNeighbours
 
 EmbeddingBlock = tuple[NDArray[np.int64], list[str], NDArray[np.float32]]
@@ -93,7 +93,6 @@ def write_index(path: Path, data: Embeddings) -> None:
 
 
 def _write(path: Path, writers: Mapping[str, Callable[[Path, _T], None]], data: _T) -> None:
-    check_target(path, writers)
     with writing(path), replacing(path.resolve()) as temporary:
         writers[path.suffix.lower()](temporary, data)
 

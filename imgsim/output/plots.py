@@ -65,7 +65,6 @@ def draw_matches(
 
     At most 240 pictures are drawn; see :func:`select`. Returns how many are left out.
     """
-    check_target(path, FIGURES)
     selection = select(results, _MOST)
     longest = max((len(result.matches) for result in selection.results), default=0)
     grid = _Grid(1 + min(longest, _IN_A_ROW), selection.pictures, on_progress)
@@ -85,7 +84,6 @@ def draw_retrieved(
 
     Wrong ones are dashed as well, for those who cannot tell the colours.
     """
-    check_target(path, FIGURES)
     columns = 1 + max(len(query.nearest) for query in retrieved)
     grid = _Grid(columns, sum(1 + len(query.nearest) for query in retrieved), on_progress)
     for query in retrieved:

@@ -568,6 +568,17 @@ class TestExport:
         counts = Counter(os.path.basename(row["path"]) for row in rows)
         assert {counts.pop("astronaut-0.jpg"), counts.pop("copy.jpg"), *counts.values()} == {35}
 
+    def test_a_wrong_name_is_told_first(self, tmp_path):
+        """There is not even an encoder."""
+        with Collection.open(tmp_path / "new", create=True) as collection:
+            for export in (
+                collection.export_neighbours,
+                collection.export_embeddings,
+                collection.export_index,
+            ):
+                with pytest.raises(errors.OutputError):
+                    export(tmp_path / "n.txt")
+
     def test_a_wrong_name(self, stored, imgsim, tmp_path):
         done = imgsim("-c", stored, "export", "neighbours", "-o", tmp_path / "n.txt")
         assert done.returncode == 2
@@ -595,6 +606,12 @@ class TestInfoAndCheck:
         done = imgsim("-c", stored, "check")
         assert done.returncode == 14
         assert str(segment) in done.stdout.decode()
+        (damage,) = json.loads(imgsim("-c", stored, "check", "--json").stdout)["damages"]
+        assert damage["path"] == str(segment)
+        done = imgsim("-c", stored, "check", "--json", "--repair")
+        assert done.returncode == 0
+        told = json.loads(done.stdout)
+        assert (told["schema"], told["damages"], told["repair"]["encoded"]) == (1, [], 36)
 
 
 class TestOptionsAfterTheCommand:
@@ -688,9 +705,11 @@ class TestErrors:
         assert b"CollectionNotFound" in done.stderr
 
     def test_train_on_a_collection_with_vectors(self, stored, pictures, imgsim):
-        options = ("--image-size", "32", "--epochs", "1", "--name", "my new")
+        options = ("--image-size", "32", "--epochs", "1", "--name", "my new", "--json")
         done = imgsim("-c", stored, "train", pictures, *options)
         assert done.returncode == 0
+        told = json.loads(done.stdout)
+        assert (told["images"], told["encoder"]["name"]) == (36, "my new")
         told = "`imgsim reencode --encoder 'my new'` gives its 36 images new ones"
         assert told in lines(done.stderr)[-1]
 

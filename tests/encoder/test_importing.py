@@ -347,8 +347,10 @@ class TestKeras:
 class TestCommand:
     def test_import_list_show_and_ingest(self, imgsim, tmp_path, pictures):
         path = write_projection(tmp_path / "m.onnx")
-        done = imgsim("encoder", "import", path, "--name", "mine", "--mean", "0.4,0.456,0.485")
+        ask = ("encoder", "import", path, "--name", "mine", "--mean", "0.4,0.456,0.485")
+        done = imgsim(*ask, "--json")
         assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["encoder"]["name"] == "mine"
         assert b"warning: the mean is ImageNet's in the other order" in done.stderr
         assert imgsim("ingest", pictures).returncode == 0
         listed = imgsim("encoder", "list").stdout.decode().splitlines()
