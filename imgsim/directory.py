@@ -170,11 +170,8 @@ class Directory:
 def discard(path: Path) -> None:
     """Remove a new collection that nothing has come into; any other stays."""
     held = path / SEGMENTS, path / ENCODERS
-    if (
-        (path / CHECKPOINTS).exists()
-        or not all(map(os.path.isdir, held))
-        or any(map(os.listdir, held))
-    ):
+    is_empty = all(folder.is_dir() and not os.listdir(folder) for folder in held)
+    if not is_empty or (path / CHECKPOINTS).exists():
         return
     for folder in held:
         folder.rmdir()
