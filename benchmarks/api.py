@@ -77,7 +77,7 @@ def fill(collection: Path, source: Path, count: int) -> None:
             segment = store.add(numbers + 1, noisy(embeddings[numbers % len(embeddings)], random))
             insert(connection, segment, start)
     with catalog.snapshot() as snapshot:
-        store.build_bounds(snapshot.segments())
+        store.build_bounds(snapshot.segments(), snapshot.segment_ids)
     catalog.close()
     scratch.rename(collection)
 

@@ -162,7 +162,7 @@ def fill(path: Path, count: int) -> None:
         }
         catalog.commit_batch(store.add(numbers + 1, embeddings * shape), images)
     with catalog.snapshot() as snapshot:
-        store.build_bounds(snapshot.segments())
+        store.build_bounds(snapshot.segments(), snapshot.segment_ids)
     catalog.close()
 
 

@@ -26,8 +26,9 @@ from usearch.index import search as usearch_exact
 from imgsim.index import scan_numba
 from imgsim.index.bounds import TILE, Bounds, write_bounds
 from imgsim.index.distance import distances
+from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
 from imgsim.index.projection import fit_projection, sample_size
-from imgsim.index.searcher import IdsInMemory, SegmentSearcher, Source
+from imgsim.index.searcher import SegmentSearcher, Source
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
 from imgsim.results import SearchStats
 
@@ -150,19 +151,19 @@ def build(embeddings: Vectors, scratch: Path) -> tuple[SegmentSearcher, dict[str
     for start in range(0, n, SEGMENT):
         part = embeddings[start : start + SEGMENT]
         path = scratch / f"{start}.faiss"
-        write_segment(path, part)
-        mapped = MappedEmbeddings(path, len(part), dim)
+        digest = write_segment(path, part)
+        table = TableInMemory(table_of(np.arange(start, start + len(part)), part))
+        mapped = MappedSegment(MappedEmbeddings(path, len(part), dim), table, digest)
         bounds = None
         if projection.near:
             began = time.perf_counter()
             target = path.with_suffix(".bounds")
-            blocks = (mapped.span(at, at + TILE) for at in range(0, len(part), TILE))
+            blocks = (mapped.span(at, at + TILE)[1] for at in range(0, len(part), TILE))
             write_bounds(target, len(part), projection, blocks)
             projecting += time.perf_counter() - began
             size += target.stat().st_size
             bounds = Bounds(target, len(part), projection)
-        ids = IdsInMemory(np.arange(start, start + len(part)))
-        sources.append(Source(ids, np.empty(0, np.uint8), mapped, bounds))
+        sources.append(Source(mapped, np.empty(0, np.uint8), bounds))
     built = {
         "near": projection.near,
         "far": projection.directions.shape[1],

@@ -342,7 +342,7 @@ class Collection:
         with self._directory.writing():
             report = repair(self._directory)
             if report.kept:  # their segments can be neither merged nor bounded
-                self._directory.build_ids()
+                self._directory.build_tables()
             else:
                 tidy(self._directory, what_pays)
         return report

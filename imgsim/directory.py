@@ -84,7 +84,7 @@ class Directory:
         directory = cls(path, Catalog(path / CATALOG), VectorStore(path / SEGMENTS))
         if directory.catalog.was_upgraded:
             with suppress(CollectionLocked, StoreError), directory.writing():
-                directory.build_ids()  # or the next writer does
+                directory.build_tables()  # or the next writer does
         return directory
 
     def close(self) -> None:
@@ -99,9 +99,15 @@ class Directory:
             yield
 
     @contextmanager
-    def reading(self) -> Iterator[Snapshot]:
-        """Read one instant, whose files stay meanwhile."""
+    def reading(self, *, verified: bool = True) -> Iterator[Snapshot]:
+        """Read one instant, whose files stay meanwhile.
+
+        If ``verified``, raises :class:`CollectionDamaged` for other encoders or segments than were
+        stored.
+        """
         with reading(self.path), self.catalog.snapshot() as snapshot:
+            if verified:
+                snapshot.verify()
             yield snapshot
 
     @contextmanager
@@ -155,16 +161,16 @@ class Directory:
                 shutil.rmtree(directory, ignore_errors=True)  # it follows no link
 
     def build_derived(self) -> None:
-        """Write the ids and bounds of segments that are missing."""
-        self.build_ids()
+        """Write the tables of rows and the bounds that are missing."""
+        self.build_tables()
         with self.catalog.snapshot() as snapshot:
-            self.store.build_bounds(snapshot.segments())
+            self.store.build_bounds(snapshot.segments(), snapshot.segment_ids)
 
-    def build_ids(self) -> None:
-        """Write the ids of segments that are missing."""
+    def build_tables(self) -> None:
+        """Write the tables of rows that are missing."""
         with self.catalog.snapshot() as snapshot:
             segments = snapshot.segments() + snapshot.spare_segments()
-            self.store.build_ids(segments, snapshot.segment_ids)
+            self.store.build_tables(segments, snapshot.segment_ids)
 
 
 def discard(path: Path) -> None:

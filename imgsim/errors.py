@@ -82,7 +82,9 @@ class CollectionDamaged(CollectionError):
     exit_code = 14
 
     def __init__(self, path: Path, expected: str, found: str) -> None:
-        super().__init__(path, f"damaged: expected {expected}, found {found}")
+        super().__init__(
+            path, f"damaged: expected {expected}, found {found}; run `imgsim check --repair`"
+        )
         self.expected = expected
         self.found = found
 

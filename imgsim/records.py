@@ -41,7 +41,10 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What the catalog keeps of one image; ``width`` and ``height`` are the upright pixels."""
+    """What the catalog keeps of one image; ``width`` and ``height`` are the upright pixels.
+
+    ``damaged`` says that some of the pixels could not be decoded, and that this was accepted.
+    """
 
     path: str
     size: int
@@ -49,6 +52,7 @@ class ImageRecord:
     sha256: bytes
     width: int
     height: int
+    damaged: bool = False
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,10 @@ class Searcher:
         unknown = [number for number in numbers.tolist() if number not in places]
         if unknown:
             raise ValueError(f"no stored image has the id {unknown[0]}")
-        rows = self._directory.store.embeddings([places[number] for number in numbers.tolist()])
+        with self._lock:
+            rows = self._directory.store.embeddings(
+                [places[number] for number in numbers.tolist()], self._snapshot.segment_ids
+            )
         contents = self._contents if self._within.distinct else None
         return _as_arrays(nearest_others(self._gallery, numbers, rows, k, contents), k)
 

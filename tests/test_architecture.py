@@ -174,9 +174,9 @@ def test_functions_are_short(limit):
     assert {name: n for name, n in lengths.items() if n > limit} == {}
 
 
-def test_the_index_imports_numpy_and_numba_only():
+def test_the_index_imports_numpy_numba_and_xxhash_only():
     """The contract names what it may not import; this, what it may."""
-    allowed = {"numpy", "numba", "imgsim"} | sys.stdlib_module_names
+    allowed = {"numpy", "numba", "xxhash", "imgsim"} | sys.stdlib_module_names
     found = set()
     for path in (ROOT / "imgsim" / "index").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -209,7 +209,7 @@ def lint_imports(folder) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("module", "imports", "contract"),
     [
-        ("index/planted", "sqlalchemy", "The index needs NumPy, numba and nothing else"),
+        ("index/planted", "sqlalchemy", "The index needs NumPy, numba, xxhash and nothing else"),
         ("index/planted", "imgsim.catalog.snapshot", "Rooms import downwards"),
         ("jobs/planted", "keras", "Only training imports TensorFlow and Keras"),
         ("output/planted", "rich", "Only the command line imports typer and rich"),

@@ -89,7 +89,7 @@ def test_links_among_its_files(filled, empty, pictures, victim, tmp_path):
     with open_small(empty) as small:
         small.compact()
     (segment,) = (empty / "segments").glob("*.faiss")
-    for path in (empty / "segments" / "basis.npz", segment.with_suffix(".ids.npy")):
+    for path in (empty / "segments" / "basis.npz", segment.with_suffix(".rows.npy")):
         path.unlink(missing_ok=True)
         path.symlink_to(victim / "letter.txt")
     (empty / "segments" / f"{'0' * 16}.faiss").symlink_to(victim / "letter.txt")

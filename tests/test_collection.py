@@ -355,7 +355,7 @@ def test_a_typo_makes_no_collection(tmp_path):
 def test_an_old_collection_gets_files_of_ids_when_it_is_opened(tmp_path):
     path = shutil.copytree(GOLDEN / "0001.imgsim", tmp_path / "old")
     with Collection.open(path) as collection:
-        assert len(list((path / "segments").glob("*.ids.npy"))) == collection.info().segments == 2
+        assert len(list((path / "segments").glob("*.rows.npy"))) == collection.info().segments == 2
         assert collection.check() == []
 
 

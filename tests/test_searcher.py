@@ -314,8 +314,10 @@ def test_searchers_of_two_encoders(filled, pictures, tmp_path, crops):
 
 
 def test_altered_ids_are_told_from_those_of_images(filled, empty, crops, tmp_path):
-    (path,) = (empty / "segments").glob("*.ids.npy")
-    np.save(path, np.load(path) + 1_000)
+    (path,) = (empty / "segments").glob("*.rows.npy")
+    table = np.load(path)
+    table["id"] += 1_000
+    np.save(path, table)
     with pytest.raises(CollectionDamaged, match="check --repair"):
         filled.query(crops[:1])
     with pytest.raises(CollectionDamaged, match="check --repair"):

@@ -1,6 +1,5 @@
 """The catalog: what exists, and every query on its tables."""
 
-import os
 import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,20 +7,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
-from sqlalchemy.exc import DatabaseError, OperationalError
 
 from imgsim.catalog import changes
+from imgsim.catalog.damage import wrong_removed
 from imgsim.catalog.paths import encoded
 from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
-from imgsim.catalog.sqlite import engine_of, upgrade
-from imgsim.errors import (
-    CollectionDamaged,
-    CollectionError,
-    CollectionForbidden,
-    EncoderError,
-    EncoderMismatch,
-)
+from imgsim.catalog.sqlite import engine_of, translated, upgrade
+from imgsim.errors import EncoderError, EncoderMismatch
 from imgsim.records import EncoderRecord, ImageFile, ImageRecord, Segment
 from imgsim.results import Refusal
 
@@ -39,14 +32,7 @@ class Catalog:
         self._path = path
         self._is_closed = False
         self._engine = engine_of(path)
-        try:
-            self.was_upgraded = upgrade(self._engine, path)
-        except OperationalError as error:
-            unreadable = path.exists() and not os.access(path, os.R_OK)
-            kind = CollectionForbidden if unreadable else CollectionError
-            raise kind(path, f"cannot be opened: {_reason(error)}") from error
-        except DatabaseError as error:
-            raise CollectionDamaged(path, "an SQLite database", str(error.orig)) from error
+        self.was_upgraded = upgrade(self._engine, path)
 
     def close(self) -> None:
         """Close the database; whatever is asked of it raises ValueError from then on."""
@@ -67,7 +53,7 @@ class Catalog:
                 cursor.execute("SELECT 1 FROM images WHERE sha256 = ? LIMIT 1", (sha256,))
                 return cursor.fetchone() is not None
         except sqlite3.Error as error:
-            raise CollectionError(self._path, f"SQLite says: {error}") from error
+            raise translated(self._path, error) from error
 
     def add_encoder(
         self, fingerprint: str, dim: int, name: str | None = None, *, instead: bool = False
@@ -78,7 +64,7 @@ class Catalog:
         gets the new one. Raises :class:`EncoderError` if another encoder has the name; with
         ``instead``, that loses it.
         """
-        with self._transaction() as connection:
+        with self._writing() as connection:
             snapshot = Snapshot(connection)
             if instead and name is not None:
                 theirs = ENCODERS.c.name == name, ENCODERS.c.fingerprint != fingerprint
@@ -103,7 +89,7 @@ class Catalog:
         The present ones stay as those of the previous encoder. Raises :class:`EncoderMismatch` if
         not every image has an embedding by it.
         """
-        with self._transaction() as connection:
+        with self._writing() as connection:
             missing = Snapshot(connection).count_unstaged(encoder)
             if missing:
                 raise EncoderMismatch(
@@ -119,11 +105,11 @@ class Catalog:
 
         With a segment that is committed already, nothing.
         """
-        with self._transaction() as connection:
+        with self._writing() as connection:
             if segment.name in Snapshot(connection).segment_names():
                 return
             segment_id = changes.insert_segment(connection, segment, encoder.id)
-            present = Snapshot(connection).paths(ids)
+            present = Snapshot(connection).records(ids)
             rows = [
                 {"image_id": number, "segment_id": segment_id, "row": row}
                 for row, number in enumerate(ids)
@@ -136,26 +122,26 @@ class Catalog:
 
     def keep_encoder(self, encoder: EncoderRecord) -> None:
         """Commit that the embeddings by an encoder, if there are any, are wanted again."""
-        with self._transaction() as connection:
+        with self._writing() as connection:
             ours = ENCODERS.c.id == encoder.id
             connection.execute(update(ENCODERS).where(ours).values(previous=False))
 
     def forget_previous(self) -> None:
         """Commit that the embeddings by previous encoders are no more."""
-        with self._transaction() as connection:
+        with self._writing() as connection:
             previous = select(ENCODERS.c.id).where(ENCODERS.c.previous)
             changes.delete_segments(connection, SEGMENTS.c.encoder_id.in_(previous))
 
     def forget_spare(self, segments: Sequence[Segment]) -> None:
         """Commit that segments of encoders that are not active are no more."""
-        with self._transaction() as connection:
+        with self._writing() as connection:
             changes.delete_segments(
                 connection, SEGMENTS.c.name.in_([each.name for each in segments])
             )
 
     def forget_encoder(self, encoder: EncoderRecord) -> None:
         """Commit that an encoder that is not active is no more, nor its embeddings."""
-        with self._transaction() as connection:
+        with self._writing() as connection:
             changes.delete_segments(connection, SEGMENTS.c.encoder_id == encoder.id)
             connection.execute(delete(ENCODERS).where(ENCODERS.c.id == encoder.id))
 
@@ -163,11 +149,16 @@ class Catalog:
     def _transaction(self) -> Iterator[Connection]:
         if self._is_closed:
             raise ValueError("the collection is closed")
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except DatabaseError as error:
-            raise CollectionError(self._path, f"SQLite says: {_reason(error)}") from error
+        with self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """Begin a transaction in which encoders and segments may change, if they are sound."""
+        with self._transaction() as connection:
+            Snapshot(connection).verify()
+            yield connection
+            changes.seal(connection)
 
     def commit_batch(
         self,
@@ -183,7 +174,7 @@ class Catalog:
         the path, size and time that each has now; an image that is stored under the path, and
         another, gives way. ``refused`` files are no images, whatever was stored under their paths.
         """
-        with self._transaction() as connection:
+        with self._writing() as connection:
             if segment is not None and segment.name in Snapshot(connection).segment_names():
                 return
             changes.update_stamps(connection, stamps)
@@ -197,7 +188,7 @@ class Catalog:
         Its rows are the images ``ids``, which are all of theirs; without ``old`` ones, wherever
         these were.
         """
-        with self._transaction() as connection:
+        with self._writing() as connection:
             if not old:
                 changes.leave_rows(connection, ids)
             if new is not None:
@@ -218,17 +209,18 @@ class Catalog:
 
     def forget(self, images: Sequence[int], refused: Sequence[str], roots: Sequence[str]) -> None:
         """Commit that images (by id), refusals and roots (by path) are no more."""
-        with self._transaction() as connection:
+        with self._writing() as connection:
             changes.forget_images(connection, images)
             changes.delete_in(connection, REFUSED.c.path, refused)
             changes.delete_in(connection, ROOTS.c.path, roots)
 
-    def renew_removed(self) -> None:
-        """Commit anew which rows no image uses, as the images say."""
+    def renew_notes(self) -> None:
+        """Commit anew which rows no image uses, as the images say, and the seal of it all."""
         with self._transaction() as connection:
-            for segment, removed in Snapshot(connection).wrong_removed():
+            for segment, removed in wrong_removed(Snapshot(connection)):
                 ours = SEGMENTS.c.name == segment.name
                 connection.execute(update(SEGMENTS).where(ours).values(removed=removed))
+            changes.seal(connection)
 
     def relocate(self, old: str, new: str) -> None:
         """Commit that everything at and below the path ``old``, and only that, is at ``new``."""
@@ -240,8 +232,3 @@ def refuse_taken(encoders: Iterable[EncoderRecord], name: str, fingerprint: str 
     """Raise :class:`EncoderError` if another encoder than that of a fingerprint has the name."""
     if any(each.name == name and each.fingerprint != fingerprint for each in encoders):
         raise EncoderError(f"another encoder has the name {name}; choose one with --name")
-
-
-def _reason(error: DatabaseError) -> str:
-    name = getattr(error.orig, "sqlite_errorname", "")
-    return f"{error.orig}{'; is the disk full?' * name.startswith('SQLITE_IOERR')}"

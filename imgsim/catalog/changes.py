@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     LargeBinary,
     and_,
+    bindparam,
     cast,
     delete,
     func,
@@ -23,8 +24,9 @@ from sqlalchemy import (
     update,
 )
 
+from imgsim.catalog.checksums import IMAGE_FACTS, image_sum
 from imgsim.catalog.paths import encoded, is_under
-from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
+from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEALS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import IN_LIMIT, Snapshot
 from imgsim.records import ImageFile, ImageRecord, Segment, packed, unpacked
 from imgsim.results import Refusal
@@ -41,11 +43,14 @@ def _joined(prefix: bytes, tail: ColumnElement[bytes]) -> ColumnElement[bytes]:
 
 def update_stamps(connection: Connection, stamps: Sequence[tuple[int, ImageRecord]]) -> None:
     """Note where images are now, by id; another image at the path gives way."""
+    stored = Snapshot(connection).records([number for number, _ in stamps])
     for number, image in stamps:
         path = os.fsencode(image.path)
         delete_images(connection, and_(IMAGES.c.path == path, IMAGES.c.id != number))
         connection.execute(delete(REFUSED).where(REFUSED.c.path == path))
-        fields = {"path": path, "size": image.size, "mtime_ns": image.mtime_ns}
+        now = replace(stored[number], path=image.path, size=image.size, mtime_ns=image.mtime_ns)
+        fields = {"path": path, "size": now.size, "mtime_ns": now.mtime_ns}
+        fields["checksum"] = image_sum(number, now)
         connection.execute(update(IMAGES).where(IMAGES.c.id == number).values(**fields))
 
 
@@ -57,6 +62,7 @@ def insert_images(
     rows = [
         vars(image)
         | {"id": number, "path": os.fsencode(image.path), "segment_id": segment_id, "row": row}
+        | {"checksum": image_sum(number, image)}
         for row, (number, image) in enumerate(images.items())
     ]
     forget_paths(connection, [image.path for image in images.values()])
@@ -180,6 +186,7 @@ def note_removed(connection: Connection, places: Sequence[Place]) -> None:
 
 def move_paths(connection: Connection, old: str, new: str) -> None:
     """Put everything at and below the path ``old``, and only that, at ``new``."""
+    ids = [number for _, number in Snapshot(connection).images_under(old)]
     for table in (IMAGES, REFUSED, ROOTS):
         path = table.c.path
         inside = is_under(path, old)
@@ -193,6 +200,27 @@ def move_paths(connection: Connection, old: str, new: str) -> None:
             both = path.in_(select(target).where(moved))
             connection.execute(delete(table).where(both))
         connection.execute(update(table).where(moved).values(path=target))
+    _renew_checksums(connection, ids)
+
+
+def _renew_checksums(connection: Connection, ids: Sequence[int]) -> None:
+    """Note the checksums of images whose facts have changed."""
+    changed = update(IMAGES).where(IMAGES.c.id == bindparam("image_id"))
+    for some in _some(ids):
+        rows = [
+            {"image_id": number, "new": image_sum(number, ImageRecord(os.fsdecode(path), *facts))}
+            for number, path, *facts, _ in connection.execute(
+                IMAGE_FACTS.where(IMAGES.c.id.in_(some))
+            )
+        ]
+        connection.execute(changed.values(checksum=bindparam("new")), rows)
+
+
+def seal(connection: Connection) -> None:
+    """Note the checksum of all encoders and segments."""
+    checksum = Snapshot(connection).seal()
+    connection.execute(delete(SEALS))
+    connection.execute(insert(SEALS).values(id=1, checksum=checksum))
 
 
 def _some(values: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -49,12 +49,19 @@ class _ImageColumns(TypedColumns):
     height: Named[int]
     segment_id: Named[int] = Column(ForeignKey("segments.id"))
     row: Named[int]
+    damaged: Named[bool] = Column(server_default=text("0"))
+    checksum: Named[int] = Column(BigInteger, server_default=text("0"))
 
 
 class _StagedColumns(TypedColumns):
     image_id: Named[int] = Column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
     segment_id: Named[int] = Column(ForeignKey("segments.id"), primary_key=True)
     row: Named[int]
+
+
+class _SealColumns(TypedColumns):
+    id = Column(Integer, primary_key=True)
+    checksum: Named[int] = Column(BigInteger)
 
 
 class _RootColumns(TypedColumns):
@@ -92,10 +99,16 @@ IMAGES = Table(
     UniqueConstraint("segment_id", "row"),
     sqlite_autoincrement=True,
 )
-"""Stored images; the embedding of each is row ``row`` of its segment. Ids are never reused."""
+"""Stored images; the embedding of each is row ``row`` of its segment. Ids are never reused.
+
+``checksum`` is of all columns but ``segment_id`` and ``row``; ``damaged`` ones lack some pixels.
+"""
 
 STAGED = Table("staged", METADATA, _StagedColumns, UniqueConstraint("segment_id", "row"))
 """Embeddings of stored images by encoders that are not active."""
+
+SEALS = Table("seals", METADATA, _SealColumns)
+"""One row: the checksum of all encoders and segments."""
 
 ROOTS = Table("roots", METADATA, _RootColumns)
 """Folders that were ingested; where one is missing or empty, its images are not taken for gone."""

@@ -13,6 +13,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     LargeBinary,
+    Select,
     cast,
     false,
     func,
@@ -23,9 +24,10 @@ from sqlalchemy import (
     text,
 )
 
+from imgsim.catalog.checksums import IMAGE_FACTS, record_of, seal_of
 from imgsim.catalog.paths import apart, encoded, is_under
-from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
-from imgsim.errors import EncoderMissing
+from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEALS, SEGMENTS, STAGED
+from imgsim.errors import CollectionDamaged, EncoderMissing
 from imgsim.options import SearchFilter, listed
 from imgsim.records import (
     EncoderRecord,
@@ -36,12 +38,12 @@ from imgsim.records import (
     packed,
     unpacked,
 )
-from imgsim.results import Damage, ImageInfo
+from imgsim.results import ImageInfo
 
 IN_LIMIT = 10_000
 """How many values a statement names; SQLite takes at most 32,766 parameters."""
 
-_SEGMENT = SEGMENTS.c.name, SEGMENTS.c.rows, SEGMENTS.c.dim, SEGMENTS.c.sha256
+SEGMENT_FACTS = SEGMENTS.c.name, SEGMENTS.c.rows, SEGMENTS.c.dim, SEGMENTS.c.sha256
 _OR_LIMIT = 200  # SQLite takes expressions of a depth of 1,000
 
 
@@ -49,7 +51,27 @@ class Snapshot:
     """One instant of the catalog, whatever a writer commits meanwhile."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
+
+    def verify(self) -> None:
+        """Raise :class:`CollectionDamaged` if encoders or segments are not what was stored."""
+        noted = self.connection.execute(select(SEALS.c.checksum)).scalars().all()
+        if noted != [self.seal()]:
+            raise CollectionDamaged(self.path, "encoders and segments as stored", "others")
+
+    def seal(self) -> int:
+        """Return the checksum of all encoders and segments."""
+        encoder, segment = ENCODERS.c, SEGMENTS.c
+        made = encoder.id, encoder.fingerprint, encoder.dim, encoder.active, encoder.name
+        encoders = select(*made).add_columns(encoder.previous).order_by(encoder.id)
+        facts = segment.id, segment.name, segment.encoder_id, segment.rows, segment.dim
+        segments = select(*facts).add_columns(segment.sha256, segment.removed).order_by(segment.id)
+        return seal_of(self.connection.execute(encoders), self.connection.execute(segments))
+
+    @property
+    def path(self) -> Path:
+        """Return where the catalog is."""
+        return Path(self.connection.engine.url.database or "")
 
     def encoder(self) -> EncoderRecord:
         """Return the active encoder, or raise :class:`EncoderMissing`."""
@@ -71,18 +93,18 @@ class Snapshot:
         """Return all encoders, the oldest first."""
         encoder = ENCODERS.c
         columns = encoder.id, encoder.fingerprint, encoder.dim, encoder.name, encoder.active
-        rows = self._connection.execute(select(*columns).order_by(encoder.id))
+        rows = self.connection.execute(select(*columns).order_by(encoder.id))
         return [EncoderRecord(*row) for row in rows]
 
     def count_unstaged(self, encoder: EncoderRecord) -> int:
         """Return how many images have no embedding by an encoder."""
-        return self._connection.execute(
+        return self.connection.execute(
             select(func.count(IMAGES.c.id)).where(*_unstaged(encoder))
         ).scalar_one()
 
     def unstaged(self, encoder: EncoderRecord, after: int, most: int) -> dict[int, ImageRecord]:
         """Return up to ``most`` images without an embedding by an encoder, ids from ``after``."""
-        ids = self._connection.execute(
+        ids = self.connection.execute(
             select(IMAGES.c.id)
             .where(IMAGES.c.id > after, *_unstaged(encoder))
             .order_by(IMAGES.c.id)
@@ -94,7 +116,7 @@ class Snapshot:
         """Return the number of embeddings by previous encoders."""
         rows = select(func.coalesce(func.sum(SEGMENTS.c.rows), 0))
         previous = rows.join(ENCODERS, SEGMENTS.c.encoder_id == ENCODERS.c.id)
-        return self._connection.execute(previous.where(ENCODERS.c.previous)).scalar_one()
+        return self.connection.execute(previous.where(ENCODERS.c.previous)).scalar_one()
 
     def segments(self) -> list[Segment]:
         """Return the segments of the active encoder in the order of their images' ids."""
@@ -114,9 +136,9 @@ class Snapshot:
             .limit(1)
             .scalar_subquery()
         )
-        rows = self._connection.execute(
+        rows = self.connection.execute(
             select(segment.id, segment.removed)
-            .add_columns(*_SEGMENT)
+            .add_columns(*SEGMENT_FACTS)
             .join(ENCODERS, segment.encoder_id == ENCODERS.c.id)
             .where(ENCODERS.c.active)
             .order_by(first, segment.id)
@@ -146,7 +168,7 @@ class Snapshot:
                 *(is_under(IMAGES.c.path, place) for place in places[start : start + _OR_LIMIT])
             )
             pairs = select(IMAGES.c.segment_id, IMAGES.c.row).where(inside)
-            for part in self._connection.execute(pairs).partitions(IN_LIMIT):
+            for part in self.connection.execute(pairs).partitions(IN_LIMIT):
                 for segment, row in part:
                     found.setdefault(segment, []).append(row)
         return found
@@ -154,13 +176,13 @@ class Snapshot:
     def next_id(self) -> int:
         """Return the id that the next image gets; ids are never used again."""
         last = text("SELECT seq FROM sqlite_sequence WHERE name = 'images'")
-        return (self._connection.execute(last).scalar_one_or_none() or 0) + 1
+        return (self.connection.execute(last).scalar_one_or_none() or 0) + 1
 
     def spare_segments(self, encoder: EncoderRecord | None = None) -> list[Segment]:
         """Return the segments of encoders that are not active, or of one of these."""
         chosen = () if encoder is None else (ENCODERS.c.id == encoder.id,)
-        rows = self._connection.execute(
-            select(*_SEGMENT)
+        rows = self.connection.execute(
+            select(*SEGMENT_FACTS)
             .join(ENCODERS, SEGMENTS.c.encoder_id == ENCODERS.c.id)
             .where(not_(ENCODERS.c.active), *chosen)
             .order_by(SEGMENTS.c.id)
@@ -169,7 +191,7 @@ class Snapshot:
 
     def segment_names(self) -> list[str]:
         """Return the names of all segments, whichever encoder made them."""
-        return list(self._connection.execute(select(SEGMENTS.c.name)).scalars())
+        return list(self.connection.execute(select(SEGMENTS.c.name)).scalars())
 
     def segment_ids(self, segment: Segment) -> NDArray[np.int64]:
         """Return the image id of each row of a segment, -1 for a row that no image uses.
@@ -184,40 +206,21 @@ class Snapshot:
             (staged.segment_id, staged.image_id, staged.row),
         ):
             rows = select(row, number).where(key == ours, row < segment.rows)
-            for part in self._connection.execute(rows).partitions(IN_LIMIT):
+            for part in self.connection.execute(rows).partitions(IN_LIMIT):
                 pairs = np.array([tuple(pair) for pair in part], np.int64)
                 ids[pairs[:, 0]] = pairs[:, 1]
         return ids
-
-    def wrong_removed(self) -> Iterator[tuple[Segment, bytes | None]]:
-        """Yield segments of which a wrong note says which rows no image uses, and the right one."""
-        chosen = select(SEGMENTS.c.removed).add_columns(*_SEGMENT)
-        for noted, *facts in self._connection.execute(chosen).all():
-            found = Segment(*facts)
-            right = packed(self.segment_ids(found) < 0).tobytes() or None
-            if (noted or bytes(-(-found.rows // 8))) != (right or bytes(-(-found.rows // 8))):
-                yield found, right
 
     def places(self, ids: Sequence[int]) -> dict[int, tuple[Segment, int]]:
         """Return the segment and the row of each of some images."""
         found = {}
         for start in range(0, len(ids), IN_LIMIT):
             chosen = IMAGES.c.id.in_(ids[start : start + IN_LIMIT])
-            rows = select(IMAGES.c.id, IMAGES.c.row).add_columns(*_SEGMENT)
+            rows = select(IMAGES.c.id, IMAGES.c.row).add_columns(*SEGMENT_FACTS)
             rows = rows.join(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id)
-            for number, row, *facts in self._connection.execute(rows.where(chosen)):
+            for number, row, *facts in self.connection.execute(rows.where(chosen)):
                 found[number] = Segment(*facts), row
         return found
-
-    def dangling(self) -> dict[int, str]:
-        """Return id and path of the images whose row is in no segment."""
-        nowhere = or_(SEGMENTS.c.id.is_(None), IMAGES.c.row >= SEGMENTS.c.rows)
-        rows = self._connection.execute(
-            select(IMAGES.c.id, IMAGES.c.path)
-            .outerjoin(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id)
-            .where(nowhere)
-        )
-        return {number: os.fsdecode(path) for number, path in rows}
 
     def stamps(self, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Return (size, mtime_ns) of those of ``paths`` that are stored images."""
@@ -233,62 +236,74 @@ class Snapshot:
     def with_content(self, sha256: bytes) -> tuple[StoredImage, ...]:
         """Return the images of the active encoder with this content, in the order of ids."""
         image, segment = IMAGES.c, SEGMENTS.c
-        rows = self._connection.execute(
-            select(image.id, image.path, image.width, image.height, image.row)
-            .add_columns(*_SEGMENT)
+        with_content = image.sha256 == sha256, ENCODERS.c.active
+        rows = self.connection.execute(
+            select(image.id, image.row)
+            .add_columns(*SEGMENT_FACTS)
             .join(SEGMENTS, image.segment_id == segment.id)
             .join(ENCODERS, segment.encoder_id == ENCODERS.c.id)
-            .where(image.sha256 == sha256, ENCODERS.c.active)
+            .where(*with_content)
             .order_by(image.id)
-        )
+        ).all()
+        found = self.records([number for number, *_ in rows])
         return tuple(
-            StoredImage(number, os.fsdecode(path), width, height, Segment(*facts), row)
-            for number, path, width, height, row, *facts in rows
+            StoredImage(
+                number, found[number].path, found[number].width, found[number].height, *place
+            )
+            for number, row, *facts in rows
+            for place in ((Segment(*facts), row),)
         )
-
-    def contents(self, ids: Sequence[int]) -> dict[int, bytes]:
-        """Return the hash of the content of each of the images with these ids."""
-        rows = self._select_in(IMAGES.c.id, ids, IMAGES.c.sha256)
-        return dict(map(tuple, rows))
 
     def id_at(self, path: str) -> int | None:
         """Return the id of the image that is stored under a path, None if there is none."""
-        rows = self._connection.execute(
-            select(IMAGES.c.id).where(IMAGES.c.path == os.fsencode(path))
-        )
-        return rows.scalar_one_or_none()
+        chosen = IMAGE_FACTS.where(IMAGES.c.path == os.fsencode(path))
+        return next((number for number, _ in self._images(chosen)), None)
 
     def paths(self, ids: Iterable[int]) -> dict[int, str]:
         """Return the paths of the images with these ids."""
-        rows = self._select_in(IMAGES.c.id, list(ids), IMAGES.c.path)
-        return {image_id: os.fsdecode(path) for image_id, path in rows}
+        return {number: image.path for number, image in self.records(list(ids)).items()}
+
+    def contents(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """Return the hash of the content of each of the images with these ids."""
+        return {number: image.sha256 for number, image in self.records(ids).items()}
 
     def records(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
         """Return the facts of the images with these ids."""
-        image = IMAGES.c
-        columns = image.path, image.size, image.mtime_ns, image.sha256, image.width, image.height
-        return {
-            number: ImageRecord(os.fsdecode(path), *facts)
-            for number, path, *facts in self._select_in(image.id, ids, *columns)
-        }
+        return dict(
+            found
+            for start in range(0, len(ids), IN_LIMIT)
+            for found in self._images(
+                IMAGE_FACTS.where(IMAGES.c.id.in_(ids[start : start + IN_LIMIT]))
+            )
+        )
 
     def images_under(self, place: str) -> Iterator[tuple[str, int]]:
         """Yield path and id of the images at and below the path ``place``, by path."""
-        columns = select(IMAGES.c.path, IMAGES.c.id).where(is_under(IMAGES.c.path, place))
-        for path, number in self._connection.execute(columns.order_by(IMAGES.c.path)):
-            yield os.fsdecode(path), number
+        chosen = IMAGE_FACTS.where(is_under(IMAGES.c.path, place)).order_by(IMAGES.c.path)
+        for number, image in self._images(chosen):
+            yield image.path, number
 
     def listed(self, places: Iterable[str]) -> Iterator[ImageInfo]:
         """Yield the images at and below at least one of some paths (none: all), by id."""
         image, folders = IMAGES.c, apart(places)
-        columns = select(image.id, image.path, image.width, image.height, image.size)
         chosen = [
-            columns.where(or_(*(is_under(image.path, p) for p in folders[at : at + _OR_LIMIT])))
+            IMAGE_FACTS.where(or_(*(is_under(image.path, p) for p in folders[at : at + _OR_LIMIT])))
             for at in range(0, len(folders), _OR_LIMIT)
         ]
-        rows = [self._connection.execute(c.order_by(image.id)) for c in chosen or [columns]]
-        for number, path, *facts in merge(*rows):
-            yield ImageInfo(number, os.fsdecode(path), *facts)
+        found = (self._images(each.order_by(image.id)) for each in chosen or [IMAGE_FACTS])
+        for number, each in merge(*found, key=lambda pair: pair[0]):
+            yield ImageInfo(number, each.path, each.width, each.height, each.size)
+
+    def _images(self, chosen: Select[Any]) -> Iterator[tuple[int, ImageRecord]]:
+        """Yield id and facts of the images that a statement chooses.
+
+        Raises :class:`CollectionDamaged` for facts that are not those that were stored.
+        """
+        for number, path, *facts, checksum in self.connection.execute(chosen):
+            image = record_of(number, path, facts, checksum)
+            if image is None:
+                raise CollectionDamaged(self.path, f"image {number} as it was stored", "others")
+            yield number, image
 
     def count_under(self, places: Iterable[str]) -> int:
         """Return the number of images at and below at least one of some paths."""
@@ -298,7 +313,7 @@ class Snapshot:
                 is_under(IMAGES.c.path, place) for place in folders[start : start + _OR_LIMIT]
             )
             count = select(func.count(IMAGES.c.id)).where(or_(*inside))
-            total += self._connection.execute(count).scalar_one()
+            total += self.connection.execute(count).scalar_one()
         return total
 
     def conflicts(self, old: str, new: str) -> list[str]:
@@ -307,52 +322,39 @@ class Snapshot:
         tail = func.substr(path, len(os.fsencode(old)) + 1)
         target = cast(literal(os.fsencode(new)).concat(tail), LargeBinary)
         both = select(other).join(IMAGES, other == target).where(is_under(path, old))
-        rows = self._connection.execute(both.where(not_(is_under(other, old))).order_by(other))
+        rows = self.connection.execute(both.where(not_(is_under(other, old))).order_by(other))
         return [os.fsdecode(found) for found in rows.scalars()]
 
     def refused_under(self, place: str) -> dict[str, str]:
         """Return path and reason of the refused files at and below the path ``place``."""
         columns = select(REFUSED.c.path, REFUSED.c.reason).where(is_under(REFUSED.c.path, place))
-        rows = self._connection.execute(columns.order_by(REFUSED.c.path))
+        rows = self.connection.execute(columns.order_by(REFUSED.c.path))
         return {os.fsdecode(path): reason for path, reason in rows}
 
     def roots(self) -> list[str]:
         """Return the folders that were ingested."""
-        paths = self._connection.execute(select(ROOTS.c.path).order_by(ROOTS.c.path)).scalars()
+        paths = self.connection.execute(select(ROOTS.c.path).order_by(ROOTS.c.path)).scalars()
         return [os.fsdecode(path) for path in paths]
 
     def count_images(self) -> int:
         """Return the number of stored images."""
-        return self._connection.execute(select(func.count(IMAGES.c.id))).scalar_one()
+        return self.connection.execute(select(func.count(IMAGES.c.id))).scalar_one()
 
     def count_refused(self) -> int:
         """Return the number of refused files."""
-        return self._connection.execute(select(func.count(REFUSED.c.path))).scalar_one()
+        return self.connection.execute(select(func.count(REFUSED.c.path))).scalar_one()
 
     def longest_path(self) -> int:
         """Return the length in bytes of the longest path of an image, 0 if there is none."""
         longest = select(func.max(func.length(IMAGES.c.path)))
-        return self._connection.execute(longest).scalar_one() or 0
-
-    def damages(self, path: Path) -> list[Damage]:
-        """Return what is wrong with the catalog at ``path``."""
-        verdicts = self._connection.execute(text("PRAGMA integrity_check")).scalars()
-        damages = [Damage(str(path), "a sound database", v) for v in verdicts if v != "ok"]
-        dangling = len(self.dangling())
-        if dangling:
-            found = f"{dangling:,} images that are not"
-            damages.append(Damage(str(path), "every image in a row of a segment", found))
-        for segment, _ in self.wrong_removed():
-            found = f"another note in segment {segment.name}"
-            damages.append(Damage(str(path), "a note of which rows no image uses", found))
-        return damages
+        return self.connection.execute(longest).scalar_one() or 0
 
     def _select_in(
         self, key: Column[Any], values: Sequence[object], *columns: Column[Any]
     ) -> Iterator[Sequence[Any]]:
         for start in range(0, len(values), IN_LIMIT):
             chosen = key.in_(values[start : start + IN_LIMIT])
-            yield from self._connection.execute(select(key, *columns).where(chosen))
+            yield from self.connection.execute(select(key, *columns).where(chosen))
 
 
 def _unstaged(encoder: EncoderRecord) -> Iterator[ColumnElement[bool]]:

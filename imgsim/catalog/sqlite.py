@@ -8,21 +8,38 @@ import tempfile
 import time
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    create_engine,
+    event,
+    inspect,
+    text,
+)
 from sqlalchemy.pool import QueuePool
 
-from imgsim.errors import CollectionForbidden, CollectionNewer
+from imgsim.errors import (
+    CollectionDamaged,
+    CollectionError,
+    CollectionForbidden,
+    CollectionNewer,
+)
+
+_DAMAGE = "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH"
+"""What SQLite says where the statements are right, and the tables are not."""
 
 _LOG = logging.getLogger(__name__)
 
-SCHEMA = "0004"
+SCHEMA = "0005"
 """The revision that this code reads and writes: the newest in migrations/versions."""
 
 
 def engine_of(path: Path) -> Engine:
     """Return an engine for the SQLite file at ``path``, created if missing and allowed."""
     engine = create_engine(
-        "sqlite://",
+        URL.create("sqlite", database=os.fspath(path)),
         creator=lambda: _connect(path),
         poolclass=QueuePool,
         max_overflow=-1,  # each open searcher has a connection, and nobody waits for another
@@ -32,7 +49,27 @@ def engine_of(path: Path) -> Engine:
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
+    @event.listens_for(engine, "handle_error")
+    def translate(context: ExceptionContext) -> None:
+        if isinstance(context.original_exception, sqlite3.Error):
+            raise translated(path, context.original_exception) from context.original_exception
+
     return engine
+
+
+def translated(path: Path, error: sqlite3.Error) -> CollectionError:
+    """Return what to raise for what SQLite says of the catalog at ``path``."""
+    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
+    if name.startswith(_DAMAGE):
+        return CollectionDamaged(path, "a sound SQLite database of imgsim", str(error))
+    if name.startswith("SQLITE_CANTOPEN"):
+        unreadable = path.exists() and not os.access(path, os.R_OK)
+        kind = CollectionForbidden if unreadable else CollectionError
+        return kind(path, f"cannot be opened: {error}")
+    return CollectionError(
+        path,
+        f"SQLite says: {error}{'; is the disk full?' * name.startswith('SQLITE_IOERR')}",
+    )
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from imgsim.index.bounds import LANES, TILE
+from imgsim.index.checksum import weights
 from imgsim.index.projection import Projection
 from imgsim.index.scan_numpy import (
     RAISED,
@@ -20,9 +21,12 @@ from imgsim.index.scan_numpy import (
     Doubles,
     Group,
     Integers,
+    LookInput,
     RowsInput,
     ScanState,
     Singles,
+    Sums,
+    Words,
 )
 
 if (TILE, LANES, RAISED, UNIT) != (1_024, 128, 1 + 1e-10, 2.0**-24):
@@ -129,29 +133,43 @@ def scan_rows(inputs: RowsInput, group: Group, state: ScanState, start: int, sto
     return stop
 
 
-def look(
-    rows: Singles, numbers: Integers, embeddings: Singles, owners: Integers
-) -> tuple[Doubles, Doubles]:
+def look(inputs: LookInput, embeddings: Singles) -> tuple[Doubles, Doubles, int]:
     """Return bounds of the distances of some rows to embeddings, in pairs, as in scan_rows."""
-    lows, highs = np.empty(len(numbers)), np.empty(len(numbers))
-    _look(rows, numbers, embeddings, owners, lows, highs)
-    return lows, highs
+    bounds = np.empty(len(inputs.rows)), np.empty(len(inputs.rows))
+    words = inputs.embeddings.view("<u4"), weights(embeddings.shape[1] + 2)
+    return *bounds, _look(inputs, embeddings, words, *bounds)
 
 
 @_compiled
 def _look(
-    rows: Singles,
-    numbers: Integers,
+    inputs: LookInput,
     embeddings: Singles,
-    owners: Integers,
+    words: tuple[Words, Sums],
     lows: Doubles,
     highs: Doubles,
-) -> None:
+) -> int:
     dim = embeddings.shape[1]
     rho, lost = (dim + 8) * UNIT, dim * 2.0**-120
-    for i in range(len(numbers)):
-        square = np.float64(_square(rows[numbers[i]], embeddings[owners[i]]))
+    for i in range(len(inputs.rows)):
+        row = inputs.rows[i]
+        square = np.float64(_square(inputs.embeddings[row], embeddings[inputs.owners[i]]))
         lows[i], highs[i] = _around(square, rho, lost)
+        if i == 0 or row != inputs.rows[i - 1]:
+            stored = inputs.table[row]
+            if _row_sum(words[0][row], stored["id"], words[1]) != stored["sum"]:
+                return i
+    return -1
+
+
+@_inlined
+def _row_sum(words: Words, number: int, weights: Sums) -> np.uint64:
+    """Return the checksum of a row, as checksum.py explains it."""
+    dim, bits = len(words), np.uint64(number)
+    total: np.uint64 = (bits & np.uint64(0xFFFFFFFF)) * weights[dim]
+    total += (bits >> np.uint64(32)) * weights[dim + 1]
+    for j in range(dim):
+        total += np.uint64(words[j]) * weights[j]
+    return total
 
 
 @_inlined

@@ -34,12 +34,8 @@ class Backend(Protocol):
         """See below."""
 
     def look(
-        self,
-        rows: NDArray[np.float32],
-        numbers: NDArray[np.int64],
-        embeddings: NDArray[np.float32],
-        owners: NDArray[np.int64],
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        self, inputs: "LookInput", embeddings: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
         """See below."""
 
 
@@ -54,6 +50,8 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Codes = NDArray[np.int8]
 Bits = NDArray[np.uint8]
+Words = NDArray[np.uint32]
+Sums = NDArray[np.uint64]
 
 
 class BoundsInput(NamedTuple):
@@ -76,6 +74,19 @@ class RowsInput(NamedTuple):
     embeddings: Singles
     excluded: Bits
     first: int
+
+
+class LookInput(NamedTuple):
+    """Some rows of a segment, to be looked at for one query each.
+
+    ``embeddings`` (n, d) float32 and ``table`` (n,) of ROW are those of all rows; ``rows`` (m,) are
+    the numbers of some, in order, and ``owners`` (m,) those of the queries.
+    """
+
+    embeddings: Singles
+    table: NDArray[np.void]
+    rows: Integers
+    owners: Integers
 
 
 class Group(NamedTuple):
@@ -159,14 +170,13 @@ def scan_rows(inputs: RowsInput, group: Group, state: ScanState, start: int, sto
     return stop
 
 
-def look(
-    rows: Singles, numbers: Integers, embeddings: Singles, owners: Integers
-) -> tuple[Doubles, Doubles]:
-    """Return lower and upper bounds of the distances of some rows to embeddings, in pairs.
+def look(inputs: LookInput, embeddings: Singles) -> tuple[Doubles, Doubles, int]:
+    """Return lower and upper bounds of the distances of some rows to embeddings (q, d), in pairs.
 
-    They are as good as can be had for less than the distances cost: here, none.
+    They are as good as can be had for less than the distances cost: here, none. Returns as well
+    which of ``inputs.rows`` has another checksum than the table says, -1 for none that was read.
     """
-    return np.zeros(len(numbers)), np.full(len(numbers), np.inf)
+    return np.zeros(len(inputs.rows)), np.full(len(inputs.rows), np.inf), -1
 
 
 def _count(excluded: Bits, rows: Integers) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,17 @@ from numpy.typing import NDArray
 from imgsim.index import scan_numpy
 from imgsim.index.bounds import LARGEST, TILE, Bounds
 from imgsim.index.distance import Block, Nearest, distances
+from imgsim.index.mapped_segment import MappedSegment
 from imgsim.index.projection import Projection
-from imgsim.index.scan_numpy import RAISED, Backend, BoundsInput, Group, RowsInput, ScanState
-from imgsim.index.segment_file import MappedEmbeddings
+from imgsim.index.scan_numpy import (
+    RAISED,
+    Backend,
+    BoundsInput,
+    Group,
+    LookInput,
+    RowsInput,
+    ScanState,
+)
 from imgsim.index.topk import NONE, Candidates, TopKRequest
 from imgsim.records import unpacked
 from imgsim.results import SearchStats
@@ -35,52 +43,26 @@ _MANY = 256  # candidates of a segment whose embeddings are worth mapping for a 
 _PAIR_BYTES = 1 << 19  # of differences that are computed at once; much more is slow to allocate
 
 
-class Ids(Protocol):
-    """The image ids of a segment's rows."""
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the ids (n, 1) of some rows."""
-
-    def span(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the ids (n, 1) of the rows from ``start`` to ``stop``, or to the last."""
-
-
-class IdsInMemory:
-    """Ids in memory, in place of a file that is missing."""
-
-    def __init__(self, ids: NDArray[np.int64]) -> None:
-        self._ids = ids[:, np.newaxis]
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the ids (n, 1) of some rows."""
-        return self._ids[rows]
-
-    def span(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the ids (n, 1) of the rows from ``start`` to ``stop``, or to the last."""
-        return self._ids[start:stop]
-
-
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One segment: the ids of its rows, which do not count, its embeddings, bounds if it has any.
+    """One segment: its rows, which of them do not count, and its bounds if it has any.
 
     ``excluded`` has a bit for each row that does not count, the least first, or is empty.
     """
 
-    ids: Ids
+    segment: MappedSegment
     excluded: NDArray[np.uint8]
-    embeddings: MappedEmbeddings
     bounds: Bounds | None
 
     def __len__(self) -> int:
-        return len(self.embeddings)
+        return len(self.segment)
 
     def blocks(self) -> Iterator[Block]:
         """Yield ids and embeddings of the rows that count, a few megabytes at a time."""
-        left = ~unpacked(self.excluded, len(self))
-        for start, rows in self.embeddings.blocks():
-            ids = self.ids.span(start, start + len(rows))[:, 0]
+        left, start = ~unpacked(self.excluded, len(self)), 0
+        for ids, rows in self.segment.blocks():
             here = left[start : start + len(rows)]
+            start += len(rows)
             yield (ids, rows) if here.all() else (ids[here], rows[here])
 
 
@@ -254,7 +236,7 @@ class _Search:
             bounds = BoundsInput(source.bounds.levels, source.excluded, first, margins, errors)
             scan = self._backend.scan_bounds
             return "bounded", lambda start, stop: scan(bounds, group, state, start, stop)
-        rows = RowsInput(source.embeddings.mapped(), source.excluded, first)
+        rows = RowsInput(source.segment.verified(), source.excluded, first)
         scan_rows = self._backend.scan_rows
         return "scanned", lambda start, stop: scan_rows(rows, group, state, start, stop)
 
@@ -307,12 +289,11 @@ class _Search:
         lows, highs = np.zeros(len(numbers)), np.full(len(numbers), np.inf)
         for number in np.flatnonzero(np.diff(cuts) >= _MANY).tolist():
             part = slice(cuts[number], cuts[number + 1])
-            rows, embeddings = (
-                numbers[part] - self._firsts[number],
-                self._sources[number].embeddings,
-            )
-            mine = self._request.queries, owners[part]
-            lows[part], highs[part] = self._backend.look(embeddings.mapped(), rows, *mine)
+            segment, rows = self._sources[number].segment, numbers[part] - self._firsts[number]
+            found = LookInput(*segment.unverified(), rows, owners[part])
+            lows[part], highs[part], wrong = self._backend.look(found, self._request.queries)
+            if wrong >= 0:
+                raise segment.damage(int(rows[wrong]))
         self._request.tighten(limits, self._request.best(Candidates(owners, numbers, highs)))
         near = lows <= limits[owners] * RAISED
         return owners[near], numbers[near]
@@ -325,11 +306,13 @@ class _Search:
         for start in range(0, len(numbers), step):
             mine, some = owners[start : start + step], numbers[start : start + step]
             cuts = np.searchsorted(some, self._firsts)
-            ids, embeddings = [], []
-            for number in np.flatnonzero(np.diff(cuts)).tolist():
-                rows = some[cuts[number] : cuts[number + 1]] - self._firsts[number]
-                ids.append(self._sources[number].ids.take(rows)[:, 0])
-                embeddings.append(self._sources[number].embeddings.take(rows))
-            found = distances(self._request.wide[mine], np.concatenate(embeddings))
+            parts = [
+                self._sources[number].segment.take(
+                    some[cuts[number] : cuts[number + 1]] - self._firsts[number]
+                )
+                for number in np.flatnonzero(np.diff(cuts)).tolist()
+            ]
+            ids, embeddings = map(np.concatenate, zip(*parts, strict=True))
+            found = distances(self._request.wide[mine], embeddings)
             near = found <= self._request.radius
-            yield Candidates(mine[near], np.concatenate(ids)[near], found[near])
+            yield Candidates(mine[near], ids[near], found[near])

@@ -1,4 +1,4 @@
-"""Immutable segment files: embeddings as an ``IndexFlatL2`` of FAISS, image ids as ``.npy``.
+"""Immutable segment files: embeddings as an ``IndexFlatL2`` of FAISS, a table of rows as ``.npy``.
 
 docs/format.md describes the bytes. Neither is modified after it was written.
 """
@@ -20,6 +20,11 @@ from imgsim.files import replacing, sha256_file, writing
 
 # Magic, dimension, rows, two unused counts, trained flag, metric (1 = L2), number of values.
 _HEADER = struct.Struct("<4siqqqBiQ")
+ROW = np.dtype([("id", "<i8"), ("sum", "<u8")])
+"""A row of the table: the id of its image, and a checksum of the id and the embedding."""
+
+TABLE_END = ".rows.npy"
+
 _BLOCK_BYTES = 4 << 20
 _MANY = 64  # rows from which on it is quicker to map the file than to read each
 
@@ -52,17 +57,17 @@ def write_blocks(path: Path, rows: int, dim: int, blocks: Iterable[NDArray[np.fl
         return sha256_file(temporary)
 
 
-def write_ids(path: Path, ids: NDArray[np.int64]) -> None:
-    """Durably write the image ids (n,) int64 of a segment's rows as a .npy file."""
+def write_table(path: Path, table: NDArray[np.void]) -> None:
+    """Durably write the table (n,) of ROW of a segment's rows as a .npy file."""
     with writing(path), replacing(path) as temporary:
-        temporary.write_bytes(_ids_header(len(ids)) + ids.astype("<i8", copy=False).tobytes())
+        temporary.write_bytes(_table_header(len(table)) + table.astype(ROW, copy=False).tobytes())
 
 
 class _MappedRows(Generic[_Scalar]):
     """Rows of one file, (rows, *shape) after a header, read from the disk when asked for."""
 
     def __init__(self, path: Path, offset: int, kind: np.dtype[Any], rows: int, dim: int) -> None:
-        self._path, self._offset, self._kind = path, offset, kind
+        self.path, self._offset, self._kind = path, offset, kind
         self._rows, self.dim = rows, dim
 
     def __len__(self) -> int:
@@ -74,11 +79,11 @@ class _MappedRows(Generic[_Scalar]):
             return self._native(self.mapped()[rows])
         taken = np.empty((len(rows), self.dim), self._kind)
         size = self.dim * self._kind.itemsize
-        with self._path.open("rb", buffering=0) as file:
+        with self.path.open("rb", buffering=0) as file:
             descriptor = file.fileno()
             for row, place in zip(taken, (self._offset + size * rows).tolist(), strict=True):
                 if os.preadv(descriptor, [row.data], place) != size:
-                    raise CollectionDamaged(self._path, f"{self._rows} rows", "the end of the file")
+                    raise CollectionDamaged(self.path, f"{self._rows} rows", "the end of the file")
         return self._native(taken)
 
     def span(self, start: int, stop: int) -> NDArray[_Scalar]:
@@ -90,10 +95,10 @@ class _MappedRows(Generic[_Scalar]):
 
         It is mapped anew, so that no descriptor stays open however many segments there are.
         """
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if len(mapped) != self._offset + self._kind.itemsize * self._rows * self.dim:
-            raise CollectionDamaged(self._path, f"{self._rows} rows", f"{len(mapped)} bytes")
+            raise CollectionDamaged(self.path, f"{self._rows} rows", f"{len(mapped)} bytes")
         values = np.frombuffer(mapped, self._kind, offset=self._offset)
         return values.reshape(self._rows, self.dim)
 
@@ -127,24 +132,24 @@ class MappedEmbeddings(_MappedRows[np.float32]):
             yield start, self.span(start, start + step)
 
 
-class MappedIds(_MappedRows[np.int64]):
-    """The image ids of the rows of one segment: (rows, 1) int64."""
+class MappedTable(_MappedRows[np.void]):
+    """The table of the rows of one segment: (rows, 1) of ROW."""
 
     def __init__(self, path: Path, rows: int) -> None:
-        """Open the file, or raise ValueError or OSError if it is not one of so many ids."""
-        header = _ids_header(rows)
+        """Open the file, or raise ValueError or OSError if it is not one of so many rows."""
+        header = _table_header(rows)
         with path.open("rb") as file:
             same = file.read(len(header)) == header
             size = os.fstat(file.fileno()).st_size
-        if not same or size != len(header) + 8 * rows:
-            raise ValueError(f"{path}: not a .npy file of {rows} ids")
-        super().__init__(path, len(header), np.dtype("<i8"), rows, 1)
+        if not same or size != len(header) + ROW.itemsize * rows:
+            raise ValueError(f"{path}: not a .npy file of {rows} rows")
+        super().__init__(path, len(header), ROW, rows, 1)
 
 
-def _ids_header(rows: int) -> bytes:
-    """Return what a .npy file of so many int64 begins with."""
+def _table_header(rows: int) -> bytes:
+    """Return what a .npy file of so many of ROW begins with."""
     file = io.BytesIO()
-    write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (rows,)})
+    write_array_header_1_0(file, {"descr": ROW.descr, "fortran_order": False, "shape": (rows,)})
     return file.getvalue()
 
 

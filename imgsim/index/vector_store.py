@@ -4,6 +4,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from imgsim.errors import CollectionDamaged
 from imgsim.files import sha256_file, writing
-from imgsim.index.bounds import TILE, Bounds, altered_bounds, are_of_another, write_bounds
+from imgsim.index.bounds import TILE, Bounds, are_of_another, write_bounds
 from imgsim.index.gallery import Gallery
+from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
 from imgsim.index.projection import (
     Projection,
     fit_projection,
@@ -20,13 +22,14 @@ from imgsim.index.projection import (
     sample_size,
     write_projection_file,
 )
-from imgsim.index.searcher import BackendChoice, Ids, IdsInMemory, Source
+from imgsim.index.searcher import BackendChoice, Source
 from imgsim.index.segment_file import (
+    TABLE_END,
     MappedEmbeddings,
-    MappedIds,
+    MappedTable,
     write_blocks,
-    write_ids,
     write_segment,
+    write_table,
 )
 from imgsim.records import Segment, SegmentRows
 from imgsim.results import Damage
@@ -34,7 +37,7 @@ from imgsim.results import Damage
 _LOG = logging.getLogger(__name__)
 
 _PROJECTION = "basis.npz"
-_ENDS = ".faiss", ".ids.npy", ".bounds"
+_ENDS = ".faiss", TABLE_END, ".bounds"
 _NAME = re.compile(r"[0-9a-f]{16}")
 _OWN = re.compile(rf"{_NAME.pattern}({'|'.join(map(re.escape, _ENDS))})|\..*\.[0-9a-f]{{8}}\.tmp")
 _GROWTH = 8  # how many times as many embeddings deserve a new projection
@@ -65,7 +68,7 @@ class VectorStore:
         """
         name = secrets.token_hex(8)
         digest = write_segment(self._path(name), embeddings)
-        write_ids(self._ids_path(name), ids)
+        write_table(self._table_path(name), table_of(ids, embeddings))
         return Segment(name, len(embeddings), embeddings.shape[1], digest)
 
     def merge(self, parts: Sequence[tuple[Segment, NDArray[np.int64]]]) -> Segment | None:
@@ -78,26 +81,39 @@ class VectorStore:
         if not len(ids):
             return None
         for segment, _ in parts:
-            if (damage := self.segment_damage(segment)) is not None:
-                raise CollectionDamaged(Path(damage.path), damage.expected, damage.found)
+            self._refuse_damage(segment)
         name, dim = secrets.token_hex(8), parts[0][0].dim
-        blocks = (
-            rows[part[start : start + len(rows)] >= 0]
-            for segment, part in parts
-            for start, rows in self._mapped(segment).blocks()
-        )
-        digest = write_blocks(self._path(name), len(ids), dim, blocks)
-        write_ids(self._ids_path(name), ids)
+        tables: list[NDArray[np.void]] = []
+        digest = write_blocks(self._path(name), len(ids), dim, self._merged(parts, tables))
+        write_table(self._table_path(name), np.concatenate(tables))
         return Segment(name, len(ids), dim, digest)
 
-    def embeddings(self, places: Sequence[tuple[Segment, int]]) -> NDArray[np.float32]:
-        """Return the embeddings (n, dim) of some rows of segments, in the order given."""
+    def _merged(
+        self,
+        parts: Sequence[tuple[Segment, NDArray[np.int64]]],
+        tables: list[NDArray[np.void]],
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the embeddings of the rows that are images, and add their ids to ``tables``."""
+        for segment, ids in parts:
+            for start, rows in self._mapped(segment).blocks():
+                here = np.flatnonzero(ids[start : start + len(rows)] >= 0)
+                tables.append(table_of(ids[start + here], rows[here]))
+                yield rows[here]
+
+    def embeddings(
+        self, places: Sequence[tuple[Segment, int]], ids_of: IdsOf
+    ) -> NDArray[np.float32]:
+        """Return the embeddings (n, dim) of some rows of segments, in the order given.
+
+        Raises :class:`CollectionDamaged` if they are not those that were stored.
+        """
         numbers: dict[Segment, list[int]] = {}
         for number, (segment, _) in enumerate(places):
             numbers.setdefault(segment, []).append(number)
         found = np.empty((len(places), places[0][0].dim), np.float32)
         for segment, some in numbers.items():
-            found[some] = self._mapped(segment).take(np.array([places[n][1] for n in some]))
+            rows = np.array([places[number][1] for number in some])
+            found[some] = self._segment(segment, ids_of).take(rows)[1]
         return found
 
     def gallery(
@@ -108,45 +124,69 @@ class VectorStore:
         ``ids_of`` is asked for the ids of a segment whose own file of them cannot be used.
         """
         projection = self._projection(dim)
-        sources = [
-            Source(
-                self._ids(each.segment, ids_of),
-                each.excluded,
-                self._mapped(each.segment),
-                self._bounds(each.segment, projection),
-            )
-            for each in rows
-            if each.count
+        counted = [each for each in rows if each.count]
+        with ThreadPoolExecutor() as pool:  # the bounds are read to compare their checksums
+            bounds = pool.map(lambda each: self._bounds(each.segment, projection), counted)
+            sources = [
+                Source(self._segment(each.segment, ids_of), each.excluded, found)
+                for each, found in zip(counted, bounds, strict=True)
+            ]
+        without = [
+            each.segment
+            for each, source in zip(counted, sources, strict=True)
+            if source.bounds is None
         ]
-        without = sum(source.bounds is None for source in sources)
         if without:
-            why = "theirs are missing or stale, or they are small"
-            if projection is None or not projection.near:
-                why = "there is no projection that pays"
-            _LOG.debug("%d of %d segments are scanned whole: %s", without, len(sources), why)
+            self._note_without_bounds(without, len(sources), projection)
         return Gallery(sources, projection, dim, radius, self._choose_backend)
 
-    def build_ids(self, segments: Iterable[Segment], ids_of: IdsOf) -> None:
-        """Write the files of ids that are missing or cut short."""
+    def _note_without_bounds(
+        self, segments: Sequence[Segment], total: int, projection: Projection | None
+    ) -> None:
+        """Say why some of the segments are scanned whole; damage is worth a warning."""
+        why = "theirs are missing or stale, or they are small"
+        if projection is None or not projection.near:
+            why = "there is no projection that pays"
+        else:
+            paths = [self._bounds_path(segment.name) for segment in segments]
+            for path in paths:
+                if path.exists() and not are_of_another(path, projection):
+                    _LOG.warning("%s: damaged; queries take longer until it is repaired", path)
+        _LOG.debug("%d of %d segments are scanned whole: %s", len(segments), total, why)
+
+    def build_tables(self, segments: Iterable[Segment], ids_of: IdsOf) -> None:
+        """Write the tables of rows that are missing or cut short, unless embeddings are damaged."""
         for segment in segments:
-            if self._mapped_ids(segment) is None:
-                write_ids(self._ids_path(segment.name), ids_of(segment))
+            if self._table(segment) is None and self.segment_damage(segment) is None:
+                self._write_table(segment, ids_of(segment))
 
-    def _ids(self, segment: Segment, ids_of: IdsOf) -> Ids:
-        mapped = self._mapped_ids(segment)
-        if mapped is None:
-            _LOG.debug("%s: no file of ids; asking the catalog", segment.name)
-            return IdsInMemory(ids_of(segment))
-        return mapped
+    def _write_table(self, segment: Segment, ids: NDArray[np.int64]) -> None:
+        write_table(self._table_path(segment.name), self._right_table(segment, ids))
 
-    def _mapped_ids(self, segment: Segment) -> MappedIds | None:
-        """Return the ids of a segment; None where the file is missing or cut short."""
+    def _right_table(self, segment: Segment, ids: NDArray[np.int64]) -> NDArray[np.void]:
+        """Return the table of a segment's rows, whose file of embeddings is sound."""
+        blocks = self._mapped(segment).blocks()
+        parts = [table_of(ids[start : start + len(rows)], rows) for start, rows in blocks]
+        return np.concatenate(parts)
+
+    def _segment(self, segment: Segment, ids_of: IdsOf) -> MappedSegment:
+        """Map the rows of a segment; without a table of them, all are read to make one."""
+        mapped, table = self._mapped(segment), self._table(segment)
+        if table is not None:
+            return MappedSegment(mapped, table, segment.sha256)
+        _LOG.debug("%s: no table of its rows; asking the catalog", segment.name)
+        self._refuse_damage(segment)
+        ours = TableInMemory(self._right_table(segment, ids_of(segment)))
+        return MappedSegment(mapped, ours, segment.sha256)
+
+    def _table(self, segment: Segment) -> MappedTable | None:
+        """Return the table of a segment's rows; None where the file is missing or cut short."""
         try:
-            return MappedIds(self._ids_path(segment.name), segment.rows)
+            return MappedTable(self._table_path(segment.name), segment.rows)
         except (OSError, ValueError):
             return None
 
-    def build_bounds(self, segments: Sequence[Segment]) -> None:
+    def build_bounds(self, segments: Sequence[Segment], ids_of: IdsOf) -> None:
         """Write the bounds that are missing; fit a projection first, once that is worth it.
 
         A collection that has grown many times gets another projection, and all its bounds anew.
@@ -156,30 +196,30 @@ class VectorStore:
         segments = [segment for segment in segments if segment.rows >= self._fewest_bounded]
         if not segments:
             return
-        mapped = [self._mapped(segment) for segment in segments]
+        mapped = [self._segment(segment, ids_of) for segment in segments]
         with writing(self._directory, "; all images are stored, but queries take longer"):
             projection = self._projection(segments[0].dim)
             if projection is None or sum(map(len, mapped)) >= _GROWTH * projection.rows:
-                projection = self._new_projection(mapped)
+                projection = self._new_projection(mapped, segments[0].dim)
             if projection is None or not projection.near:
                 return
-            for segment, embeddings in zip(segments, mapped, strict=True):
+            for segment, rows in zip(segments, mapped, strict=True):
                 if self._bounds(segment, projection) is None:
                     starts = range(0, segment.rows, TILE)
-                    blocks = (embeddings.span(start, start + TILE) for start in starts)
+                    blocks = (rows.span(start, start + TILE)[1] for start in starts)
                     write_bounds(self._bounds_path(segment.name), segment.rows, projection, blocks)
 
     def forget_projection(self) -> None:
         """Remove the projection, so that the next bounds are for one that is fitted anew."""
         (self._directory / _PROJECTION).unlink(missing_ok=True)
 
-    def _new_projection(self, mapped: Sequence[MappedEmbeddings]) -> Projection | None:
+    def _new_projection(self, mapped: Sequence[MappedSegment], dim: int) -> Projection | None:
         """Fit and write a projection; None if there are too few embeddings yet."""
         rows = sum(map(len, mapped))
         if rows < self._fewest_fitted:
             return None
         _LOG.debug("fitting a projection to a sample of %d embeddings", rows)
-        projection = fit_projection(_sample(mapped, sample_size(mapped[0].dim)), rows)
+        projection = fit_projection(_sample(mapped, sample_size(dim)), rows)
         write_projection_file(self._directory / _PROJECTION, projection)
         return projection
 
@@ -218,28 +258,30 @@ class VectorStore:
         """
         for segment in (*segments, *spare):
             if (damage := self.segment_damage(segment)) is not None:
-                yield damage
-            if not self._has_right_ids(segment, ids_of(segment)):
-                path = self._ids_path(segment.name)
-                yield Damage(str(path), "the ids of the segment's images", "something else")
+                yield damage  # it does not say whether the table is right
+            elif not self._has_right_table(segment, ids_of(segment)):
+                path = self._table_path(segment.name)
+                yield Damage(str(path), "the ids and checksums of the rows", "something else")
         yield from self._bounds_damages(segments)
 
-    def renew_ids(self, segments: Iterable[Segment], ids_of: IdsOf) -> None:
-        """Write anew the files of other ids than ``ids_of`` gives."""
+    def renew_tables(self, segments: Iterable[Segment], ids_of: IdsOf) -> None:
+        """Write anew the tables that say something else than ``ids_of`` and sound embeddings."""
         for segment in segments:
             ids = ids_of(segment)
-            if not self._has_right_ids(segment, ids):
-                write_ids(self._ids_path(segment.name), ids)
+            if self.segment_damage(segment) is None and not self._has_right_table(segment, ids):
+                self._write_table(segment, ids)
 
-    def _has_right_ids(self, segment: Segment, ids: NDArray[np.int64]) -> bool:
-        """Say whether the file of ids, if there is one, has those of all rows that are images."""
-        path = self._ids_path(segment.name)
-        if not path.exists():
+    def _has_right_table(self, segment: Segment, ids: NDArray[np.int64]) -> bool:
+        """Say whether the table, if there is one, is that of all rows that are images."""
+        if not self._table_path(segment.name).exists():
             return True
-        mapped = self._mapped_ids(segment)
-        if mapped is None:
+        table = self._table(segment)
+        if table is None:
             return False
-        return np.array_equal(mapped.span(0, segment.rows)[ids >= 0, 0], ids[ids >= 0])
+        noted = table.span(0, segment.rows)[:, 0]
+        right = self._right_table(segment, noted["id"])
+        images = ids >= 0
+        return np.array_equal(noted["id"][images], ids[images]) and np.array_equal(right, noted)
 
     def segment_damage(self, segment: Segment) -> Damage | None:
         """Return what is wrong with a file of embeddings: missing, wrong shape, altered bytes."""
@@ -253,6 +295,11 @@ class VectorStore:
             found = str(error.strerror)
         expected = f"sha256 {segment.sha256}"
         return None if found == expected else Damage(str(path), expected, found)
+
+    def _refuse_damage(self, segment: Segment) -> None:
+        """Raise :class:`CollectionDamaged` if a file of embeddings is not what was stored."""
+        if (damage := self.segment_damage(segment)) is not None:
+            raise CollectionDamaged(Path(damage.path), damage.expected, damage.found)
 
     def remove_damaged_bounds(self, segments: Sequence[Segment]) -> int:
         """Remove damaged bounds, which :meth:`build_bounds` makes anew; return how many."""
@@ -279,14 +326,12 @@ class VectorStore:
             if self._bounds(segment, projection) is None:
                 expected = f"the bounds of {segment.rows} rows under the projection"
                 yield Damage(str(path), expected, "something else")
-            elif (altered := altered_bounds(path)) is not None:
-                yield Damage(str(path), f"sha256 {altered[0]}", f"sha256 {altered[1]}")
 
     def _mapped(self, segment: Segment) -> MappedEmbeddings:
         return MappedEmbeddings(self._path(segment.name), segment.rows, segment.dim)
 
-    def _ids_path(self, name: str) -> Path:
-        return self._file(name, ".ids.npy")
+    def _table_path(self, name: str) -> Path:
+        return self._file(name, TABLE_END)
 
     def _bounds_path(self, name: str) -> Path:
         return self._file(name, ".bounds")
@@ -301,7 +346,7 @@ class VectorStore:
         return self._directory / f"{name}{end}"
 
 
-def _sample(mapped: Sequence[MappedEmbeddings], most: int) -> NDArray[np.float32]:
+def _sample(mapped: Sequence[MappedSegment], most: int) -> NDArray[np.float32]:
     """Return up to ``most`` rows, evenly from all segments."""
     step = max(1, -(-sum(map(len, mapped)) // most))
-    return np.concatenate([v.take(np.arange(0, len(v), step)) for v in mapped])
+    return np.concatenate([v.take(np.arange(0, len(v), step))[1] for v in mapped])

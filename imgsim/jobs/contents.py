@@ -3,7 +3,6 @@
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from threading import Lock
 
 from imgsim.directory import Directory
@@ -35,7 +34,6 @@ class Contents:
         self._store = directory.store
         self._new: dict[bytes, Future[EmbeddedImage | KnownContent | None]] = {}
         self._lock = Lock()
-        self._is_sound = cache(lambda segment: self._store.segment_damage(segment) is None)
 
     def of(self, path: str) -> EmbeddedImage | KnownContent:
         """Encode the image at ``path`` unless its content is known.
@@ -52,12 +50,10 @@ class Contents:
 
     def copied(self, known: KnownContent) -> EmbeddedImage:
         """Return the embedding that is stored for a content, or anew if its file is damaged."""
-        first = known.stored[0]
-        if self._is_sound(first.segment):
-            with suppress(CollectionDamaged):
-                return EmbeddedImage(
-                    known.record, self._store.embeddings([(first.segment, first.row)])[0]
-                )
+        place = known.stored[0].segment, known.stored[0].row
+        with suppress(CollectionDamaged), self._catalog.snapshot() as snapshot:
+            rows = self._store.embeddings([place], snapshot.segment_ids)
+            return EmbeddedImage(known.record, rows[0])
         return embed_file(known.record.path, self._encoder)
 
     def forget(self) -> None:

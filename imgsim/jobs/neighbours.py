@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,11 +102,7 @@ def paths_of(snapshot: Snapshot, ids: Iterable[int]) -> dict[int, str]:
     paths = snapshot.paths(wanted)
     for number in wanted:
         if number not in paths:
-            raise CollectionDamaged(
-                Path("segments"),
-                "ids of stored images",
-                f"{number}, which none has; run `imgsim check --repair`",
-            )
+            raise CollectionDamaged(snapshot.path, f"an image of the id {number}", "none")
     return paths
 
 

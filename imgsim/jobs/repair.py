@@ -6,8 +6,9 @@ from functools import cache
 
 import numpy as np
 
+from imgsim.catalog import damage
 from imgsim.catalog.snapshot import Snapshot
-from imgsim.directory import CATALOG, Directory
+from imgsim.directory import Directory
 from imgsim.encoder.embed import EmbeddedImage, embed_again, stamp
 from imgsim.encoder.encoder import Encoder, encoder_damages, renew_preprocessing
 from imgsim.errors import EncoderError, ImageError, ImageUnavailable
@@ -21,8 +22,8 @@ _AT_ONCE = 4_096  # images
 
 def damages(directory: Directory, *, deep: bool) -> list[Damage]:
     """Return what is damaged of the collection's files, and with ``deep`` of the image files."""
-    with directory.reading() as snapshot:
-        found = snapshot.damages(directory.path / CATALOG)
+    with directory.reading(verified=False) as snapshot:
+        found = list(damage.damages(snapshot))
         for record in snapshot.encoders():
             path = directory.encoder_path(record.fingerprint)
             found += encoder_damages(path, record.fingerprint, record.dim)
@@ -50,26 +51,26 @@ def _altered_images(snapshot: Snapshot) -> Iterator[Damage]:
 
 
 def repair(directory: Directory) -> RepairReport:
-    """Remove damaged ids and bounds, and encode the images of damaged segments again.
+    """Make tables of rows and bounds anew, and encode the images of damaged segments again.
 
-    Damaged embeddings by encoders that are not active are forgotten. An image that is in no segment
-    is forgotten, and one whose file is gone for good or has other content by now. Where a file
-    cannot be reached, everything stays as it is.
+    Damaged embeddings by encoders that are not active are forgotten. So is an image that is in no
+    segment, or of which the catalog has altered facts, and one whose file is gone for good or has
+    other content by now. Where a file cannot be reached, everything stays as it is.
     """
     catalog, store = directory.catalog, directory.store
     with catalog.snapshot() as snapshot:
-        segments, dangling = snapshot.segments(), snapshot.dangling()
-        roots = Roots(snapshot.roots())
-        store.renew_ids(segments, snapshot.segment_ids)
-    catalog.forget(list(dangling), (), ())
-    catalog.renew_removed()
+        lost = damage.dangling(snapshot) | damage.altered(snapshot)
+        segments, roots = snapshot.segments(), Roots(snapshot.roots())
+        store.renew_tables(segments, snapshot.segment_ids)
+    catalog.renew_notes()
+    catalog.forget(list(lost), (), ())
     with catalog.snapshot() as snapshot:
         for record in snapshot.encoders():
             with suppress(EncoderError):  # `check` names it
                 renew_preprocessing(directory.encoder_path(record.fingerprint))
     bounds = store.remove_damaged_bounds(segments)
     dropped = drop_damaged(directory)
-    count, forgotten, kept = 0, list(dangling.values()), list[str]()
+    count, forgotten, kept = 0, list(lost.values()), list[str]()
     encoder = cache(directory.load_encoder)
     for segment in segments:
         if store.segment_damage(segment) is not None:
@@ -88,7 +89,7 @@ def drop_damaged(directory: Directory, encoder: EncoderRecord | None = None) -> 
     store = directory.store
     with directory.catalog.snapshot() as snapshot:
         spare = snapshot.spare_segments(encoder)
-        store.renew_ids(spare, snapshot.segment_ids)
+        store.renew_tables(spare, snapshot.segment_ids)
     damaged = [segment for segment in spare if store.segment_damage(segment) is not None]
     directory.catalog.forget_spare(damaged)
     return sum(segment.rows for segment in damaged)

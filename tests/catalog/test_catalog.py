@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, inspect
 
 from imgsim.catalog.catalog import Catalog
+from imgsim.catalog.damage import altered, damages, wrong_removed
 from imgsim.catalog.schema import METADATA
 from imgsim.catalog.sqlite import SCHEMA, engine_of, migrate
 from imgsim.errors import (
@@ -103,8 +104,8 @@ class TestSchema:
                 INSERT INTO encoders VALUES (1, 'first', 4, 1, 0, 'first', 0);
                 INSERT INTO encoders VALUES (2, 'second', 4, 0, 0, 'second', 1);
                 INSERT INTO segments VALUES (1, 'a', 1, 11, 4, '0', 0), (2, 'b', 2, 3, 4, '0', 0);
-                INSERT INTO images VALUES (5, 'a', 1, 2, x'00', 3, 4, 1, 0);
-                INSERT INTO images VALUES (7, 'b', 1, 2, x'00', 3, 4, 1, 10);
+                INSERT INTO images VALUES (5, x'61', 1, 2, x'00', 3, 4, 1, 0);
+                INSERT INTO images VALUES (7, x'62', 1, 2, x'00', 3, 4, 1, 10);
                 INSERT INTO placements VALUES (7, 2, 1);
             """)
         connection.close()
@@ -114,9 +115,9 @@ class TestSchema:
             assert excluded(rows) == [*range(1, 10)]
             (spare,) = snapshot.spare_segments()
             assert snapshot.segment_ids(spare).tolist() == [-1, 7, -1]
-            assert list(snapshot.wrong_removed()) == []
+            assert list(wrong_removed(snapshot)) == []
             assert (snapshot.next_id(), snapshot.count_previous()) == (8, 3)
-            assert snapshot.damages(path) == []
+            assert list(damages(snapshot)) == []
         catalog.close()
 
     @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ class TestEncoders:
         with catalog.snapshot() as snapshot:
             assert snapshot.segment_ids(segment("b", 2)).tolist() == [-1, 2]
             assert [excluded(rows) for rows in snapshot.segment_rows()] == [[0], [0]]
-            assert list(snapshot.wrong_removed()) == []
+            assert list(wrong_removed(snapshot)) == []
 
     def test_former_vectors_are_forgotten_and_unfinished_ones_are_not(self, catalog):
         commit(catalog, segment("a", 2), [record(f"/{n}") for n in range(2)])
@@ -291,14 +292,14 @@ class TestDamages:
     def test_none(self, catalog):
         commit(catalog, segment("a", 1), [record("/1")])
         with catalog.snapshot() as snapshot:
-            assert snapshot.damages(Path("catalog.db")) == []
+            assert list(damages(snapshot)) == []
 
     def test_an_image_beyond_its_segment(self, tmp_path, catalog):
         commit(catalog, segment("a", 1), [record("/1")])
         with sqlite3.connect(tmp_path / "catalog.db") as connection:
             connection.execute('UPDATE images SET "row" = 7')
         with catalog.snapshot() as snapshot:
-            damage, _ = snapshot.damages(Path("catalog.db"))
+            damage, _ = damages(snapshot)
         assert damage.found == "1 images that are not"
 
     def test_a_wrong_note_of_removed_rows(self, tmp_path, catalog):
@@ -307,9 +308,82 @@ class TestDamages:
         with sqlite3.connect(tmp_path / "catalog.db") as connection:
             connection.execute("UPDATE segments SET removed = x'0800'")
         with catalog.snapshot() as snapshot:
-            (damage,) = snapshot.damages(Path("catalog.db"))
+            seal, damage = damages(snapshot)
         assert "segment a" in damage.found
-        catalog.renew_removed()
+        assert seal.expected == "encoders and segments as stored"
+        catalog.renew_notes()
         with catalog.snapshot() as snapshot:
-            assert snapshot.damages(Path("catalog.db")) == []
+            assert list(damages(snapshot)) == []
             assert [excluded(rows) for rows in snapshot.segment_rows()] == [[2]]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "path = CAST('/2' AS BLOB)",
+            "path = '/1'",  # text, no bytes
+            "sha256 = zeroblob(32) || x'00'",
+            "sha256 = 'a'",
+            "size = size + 1",
+            "size = 1.5",
+            "width = 31",
+            "height = x'00'",
+            "damaged = 1",
+            "checksum = 0",
+            "id = 2",
+        ],
+    )
+    def test_altered_facts_of_an_image(self, tmp_path, catalog, change):
+        commit(catalog, segment("a", 1), [record("/1")])
+        alter(tmp_path / "catalog.db", f"UPDATE images SET {change}")
+        with catalog.snapshot() as snapshot:
+            number = int(change == "id = 2") + 1
+            with pytest.raises(CollectionDamaged, match=f"image {number} as it was stored"):
+                snapshot.paths([number])
+            with pytest.raises(CollectionDamaged, match=f"image {number} as it was stored"):
+                list(snapshot.listed([]))
+            (damage,) = damages(snapshot)
+            assert list(altered(snapshot)) == [number]
+        assert damage.expected == f"image {number} as it was stored"
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE segments SET rows = 2",
+            "UPDATE segments SET name = 'b'",
+            "UPDATE segments SET dim = 5",
+            "UPDATE segments SET sha256 = '1'",
+            "UPDATE segments SET removed = x'01'",
+            "UPDATE encoders SET active = 0",
+            "UPDATE encoders SET dim = 5",
+            "UPDATE encoders SET name = 'other'",
+            "UPDATE seals SET checksum = checksum + 1",
+            "DELETE FROM seals",
+            "DELETE FROM segments",
+        ],
+    )
+    def test_altered_segments_and_encoders(self, tmp_path, catalog, change):
+        """Nothing is read by them, nor written over them."""
+        commit(catalog, segment("a", 1), [record("/1")])
+        alter(tmp_path / "catalog.db", change)
+        with catalog.snapshot() as snapshot:
+            with pytest.raises(CollectionDamaged, match="encoders and segments as stored"):
+                snapshot.verify()
+            assert any(found.expected.startswith("encoders and") for found in damages(snapshot))
+        with pytest.raises(CollectionDamaged, match="encoders and segments as stored"):
+            catalog.forget([1], (), ())
+
+    def test_checksums_follow_every_change(self, catalog):
+        commit(catalog, segment("a", 3), [record(f"/a/{n}") for n in range(3)])
+        catalog.commit_batch(None, {}, [(1, record("/a/moved", 9, 9)), (2, record("/a/1", 5, 7))])
+        catalog.relocate("/a", "/b")
+        catalog.forget([3], (), ())
+        catalog.commit_merge(["a"], segment("b", 2), [1, 2])
+        with catalog.snapshot() as snapshot:
+            assert list(damages(snapshot)) == []
+            assert snapshot.paths([1, 2]) == {1: "/b/moved", 2: "/b/1"}
+
+
+def alter(path, statement):
+    with sqlite3.connect(path) as connection:
+        connection.execute(statement)
+    connection.close()

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from imgsim.index import scan_numba, scan_numpy
 from imgsim.index.bounds import TILE, Bounds, write_bounds
 from imgsim.index.distance import distances
+from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
 from imgsim.index.projection import Projection, fit_projection
-from imgsim.index.searcher import IdsInMemory, SegmentSearcher, Source
+from imgsim.index.searcher import SegmentSearcher, Source
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
 from imgsim.records import packed
 
@@ -26,19 +27,20 @@ BOTH = pytest.mark.parametrize("backend", [scan_numpy, scan_numba], ids=["numpy"
 def source(folder, name, ids, rows, projection):
     """Write a segment with its bounds and map both."""
     path = folder / f"{name}.faiss"
-    write_segment(path, rows)
-    embeddings = MappedEmbeddings(path, *rows.shape)
     blocks = (rows[start : start + TILE] for start in range(0, len(rows), TILE))
     found = None
     if projection.near:
         write_bounds(path.with_suffix(".bounds"), len(rows), projection, blocks)
         if path.with_suffix(".bounds").exists():
             found = Bounds(path.with_suffix(".bounds"), len(rows), projection)
-    return source_of(ids, embeddings, found)
+    return source_of(path, ids, rows, found)
 
 
-def source_of(ids, embeddings, bounds):
-    return Source(IdsInMemory(ids), packed(ids < 0), embeddings, bounds)
+def source_of(path, ids, rows, bounds):
+    digest = write_segment(path, rows)
+    table = TableInMemory(table_of(ids, rows))
+    segment = MappedSegment(MappedEmbeddings(path, *rows.shape), table, digest)
+    return Source(segment, packed(ids < 0), bounds)
 
 
 def searcher_of(sources, projection, dim, backend, **options):
@@ -193,13 +195,15 @@ def test_the_compiled_scans_are_loaded_when_that_pays(tmp_path):
 import sys
 from pathlib import Path
 import numpy as np
-from imgsim.index.searcher import BackendChoice, IdsInMemory, SegmentSearcher, Source
+from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
+from imgsim.index.searcher import BackendChoice, SegmentSearcher, Source
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
 rows = np.random.default_rng(0).normal(size=(4_000, 1024)).astype(np.float32)
 path, none = Path(sys.argv[1]), np.empty(0, np.uint8)
-write_segment(path, rows)
-mapped = MappedEmbeddings(path, 4_000, 1024)
-sources = [Source(IdsInMemory(np.arange(4_000)), none, mapped, None)]
+digest = write_segment(path, rows)
+table = TableInMemory(table_of(np.arange(4_000), rows))
+mapped = MappedSegment(MappedEmbeddings(path, 4_000, 1024), table, digest)
+sources = [Source(mapped, none, None)]
 searcher = SegmentSearcher(sources, None, 1024, BackendChoice())
 for count in (1, 60):
     found = searcher.search(rows[:count], 1).nearest

@@ -42,7 +42,7 @@ def stored(tmp_path, embeddings):
 
 def build_bounds(catalog, store):
     with catalog.snapshot() as snapshot:
-        store.build_bounds(snapshot.segments())
+        store.build_bounds(snapshot.segments(), snapshot.segment_ids)
 
 
 def damages(snapshot, store):
@@ -168,7 +168,7 @@ def test_altered_bounds_are_damage(tmp_path, stored, name, what):
         path.write_bytes({"flip": content, "cut": content[:-100], "text": b"text"}[what])
         assert str(path) in {damage.path for damage in damages(snapshot, store)}
         assert store.remove_damaged_bounds(snapshot.segments()) >= 1
-        store.build_bounds(snapshot.segments())
+        store.build_bounds(snapshot.segments(), snapshot.segment_ids)
         assert path.exists()
         assert damages(snapshot, store) == []
 
@@ -184,7 +184,7 @@ def test_bounds_under_a_lost_or_another_basis_are_no_damage(tmp_path, stored, em
         write_projection_file(projection, fit_projection(embeddings[:2_100], 2_100))
         assert projection.read_bytes() != old
         assert damages(snapshot, store) == []
-        store.build_bounds(snapshot.segments())
+        store.build_bounds(snapshot.segments(), snapshot.segment_ids)
         assert damages(snapshot, store) == []
     assert answers(catalog, store, embeddings[:2])[1] > 0
 
@@ -224,13 +224,13 @@ def test_a_collection_that_has_grown_gets_another_basis(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut", "text", "of another length"])
-def test_ids_are_derived_and_made_anew(tmp_path, stored, embeddings, damage):
+def test_the_table_of_rows_is_derived_and_made_anew(tmp_path, stored, embeddings, damage):
     """Without their file the catalog is asked, and the answers are the same."""
     catalog, store = stored
     catalog.forget([5, 4_001], (), ())
     queries = embeddings[[3, 2_600, 4_050]]
     before = answers(catalog, store, queries)
-    path = max((tmp_path / "segments").glob("*.ids.npy"), key=os.path.getsize)
+    path = max((tmp_path / "segments").glob("*.rows.npy"), key=os.path.getsize)
     content = path.read_bytes()
     if damage == "removed":
         path.unlink()
@@ -241,7 +241,7 @@ def test_ids_are_derived_and_made_anew(tmp_path, stored, embeddings, damage):
     assert answers(catalog, store, queries) == before
     with catalog.snapshot() as snapshot:
         assert bool(damages(snapshot, store)) == (damage != "removed")
-        store.build_ids(snapshot.segments(), snapshot.segment_ids)
+        store.build_tables(snapshot.segments(), snapshot.segment_ids)
         assert damages(snapshot, store) == []
     assert np.load(path).shape == (2_500,)
     assert answers(catalog, store, queries) == before
@@ -250,14 +250,14 @@ def test_ids_are_derived_and_made_anew(tmp_path, stored, embeddings, damage):
 def test_altered_ids_are_damage(tmp_path, stored):
     catalog, store = stored
     catalog.forget([5], (), ())
-    path = max((tmp_path / "segments").glob("*.ids.npy"), key=os.path.getsize)
-    ids = np.load(path)
-    for row, is_damage in ((4, False), (7, True)):  # row 4 is no image's any more
-        altered = ids.copy()
-        altered[row] += 1_000
+    path = max((tmp_path / "segments").glob("*.rows.npy"), key=os.path.getsize)
+    table = np.load(path)
+    for row in (4, 7):  # row 4 is no image's any more
+        altered = table.copy()
+        altered["id"][row] += 1_000
         np.save(path, altered)
         with catalog.snapshot() as snapshot:
-            assert [d.path for d in damages(snapshot, store)] == [str(path)] * is_damage
+            assert [d.path for d in damages(snapshot, store)] == [str(path)]
     with catalog.snapshot() as snapshot:
-        store.renew_ids(snapshot.segments(), snapshot.segment_ids)
+        store.renew_tables(snapshot.segments(), snapshot.segment_ids)
         assert damages(snapshot, store) == []

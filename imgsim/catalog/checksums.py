@@ -1,0 +1,55 @@
+"""Checksums of what the catalog says: SQLite has none of its own.
+
+An image's is the CRC-32 of ``id, size, mtime_ns, width, height, damaged`` as int64, little-endian,
+then ``sha256`` and ``path``. The seal is the CRC-32 of a line for each encoder and each segment.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import select
+
+from imgsim.catalog.schema import IMAGES
+from imgsim.records import ImageRecord
+
+IMAGE_FACTS = select(
+    IMAGES.c.id, IMAGES.c.path, IMAGES.c.size, IMAGES.c.mtime_ns, IMAGES.c.sha256
+).add_columns(IMAGES.c.width, IMAGES.c.height, IMAGES.c.damaged, IMAGES.c.checksum)
+"""Selects what :func:`record_of` takes."""
+
+_IMAGE = struct.Struct("<6q")
+
+
+def image_sum(number: int, image: ImageRecord) -> int:
+    """Return the checksum of an image with the id ``number``."""
+    facts = number, image.size, image.mtime_ns, image.width, image.height, image.damaged
+    return zlib.crc32(_IMAGE.pack(*facts) + image.sha256 + os.fsencode(image.path))
+
+
+def record_of(number: int, path: bytes, facts: Sequence[Any], checksum: int) -> ImageRecord | None:
+    """Return an image from its row; None if the checksum is not that of the row."""
+    with suppress(TypeError, struct.error):  # a damaged table may have values of any type
+        image = ImageRecord(os.fsdecode(path), *facts)
+        if isinstance(path, bytes) and image_sum(number, image) == checksum:
+            return image
+    return None
+
+
+def seal_of(encoders: Iterable[Sequence[Any]], segments: Iterable[Sequence[Any]]) -> int:
+    """Return the checksum of all encoders and segments, in the order of ids.
+
+    An encoder is (id, fingerprint, dim, active, name, previous), a segment (id, name, encoder_id,
+    rows, dim, sha256, removed).
+    """
+    found = 0
+    for number, fingerprint, dim, active, name, previous in encoders:
+        line = f"{number} {fingerprint} {dim} {active:d} {name} {previous:d}\n"
+        found = zlib.crc32(line.encode(errors="surrogateescape"), found)
+    for *facts, removed in segments:
+        found = zlib.crc32(" ".join(map(str, facts)).encode(), found)
+        found = zlib.crc32(b" " + (removed or b"") + b"\n", found)
+    return found
