@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from imgsim import __version__
 from imgsim.catalog.sqlite import SCHEMA
-from imgsim.directory import Directory
+from imgsim.directory import Directory, mend
 from imgsim.encoder.embed import embed_images
 from imgsim.encoder.encoder import Encoder
 from imgsim.encoder.preprocessing import read_preprocessing
@@ -89,6 +89,15 @@ class Collection:
         :class:`CollectionError` if the directory is something else, damaged, or of a newer imgsim.
         """
         return cls(Directory.open(Path(absolute(os.fspath(path))), create=create))
+
+    @staticmethod
+    def mend(path: PathLike) -> str:
+        """Mend a damaged catalog, so that the collection can be opened; return what was done.
+
+        Its indexes are made anew, or all of it from what can be read; then the damaged file is kept
+        beside it. :meth:`repair` does the rest. A sound catalog stays as it is.
+        """
+        return mend(Path(absolute(os.fspath(path))))
 
     @property
     def path(self) -> Path:

@@ -4,12 +4,14 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from imgsim.catalog import salvage
 from imgsim.catalog.catalog import Catalog
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
@@ -19,6 +21,7 @@ from imgsim.errors import (
     CollectionForbidden,
     CollectionLocked,
     CollectionNotFound,
+    EncoderError,
     EncoderMismatch,
     StoreError,
 )
@@ -154,6 +157,7 @@ class Directory:
             if not alone:
                 _LOG.debug("somebody reads: what is no longer needed stays for now")
                 return
+            snapshot.verify()  # or what is needed would look as if it were not
             self.store.sweep(snapshot.segment_names())
             named = {encoder.fingerprint for encoder in snapshot.encoders()}
         for directory in (self.path / ENCODERS).iterdir():
@@ -171,6 +175,33 @@ class Directory:
         with self.catalog.snapshot() as snapshot:
             segments = snapshot.segments() + snapshot.spare_segments()
             self.store.build_tables(segments, snapshot.segment_ids)
+
+
+def mend(path: Path) -> str:
+    """Mend the catalog of the collection at ``path``, and return what was done.
+
+    A sound one stays as it is. See :func:`imgsim.catalog.salvage.mend`.
+    """
+    _refuse_links(path)
+    if not (path / CATALOG).is_file():
+        return ""  # opening it says what is wrong
+    with writer_lock(path):
+        done = salvage.mend(path / CATALOG)
+        if done:
+            with closing(Catalog(path / CATALOG)) as catalog:
+                _add_lost_encoders(path / ENCODERS, catalog)
+    return done
+
+
+def _add_lost_encoders(folder: Path, catalog: Catalog) -> None:
+    """Add the encoders that are there to a catalog that has none."""
+    with catalog.snapshot() as snapshot:
+        names = [] if snapshot.encoders() else sorted(os.listdir(folder))
+    for name in filter(_FINGERPRINT.fullmatch, names):
+        with suppress(EncoderError):
+            encoder = Encoder(folder / name)
+            if encoder.fingerprint == name:
+                catalog.add_encoder(name, encoder.preprocessing.dim)
 
 
 def discard(path: Path) -> None:
@@ -193,8 +224,11 @@ def _refuse_links(path: Path) -> None:
     What is written or removed in the collection would be so there.
     """
     for name in sorted(_OWN_NAMES):
-        if (path / name).is_symlink():
-            raise CollectionError(path, f"{name} in it is a link, which imgsim does not follow")
+        with suppress(FileNotFoundError):
+            facts = os.lstat(path / name)
+            shared = facts.st_nlink > 1 and name.startswith(f"{CATALOG}-")  # SQLite overwrites it
+            if stat.S_ISLNK(facts.st_mode) or shared:
+                raise CollectionError(path, f"{name} in it is a link, which imgsim does not follow")
 
 
 def _new_collection(directory: Path) -> None:

@@ -121,7 +121,7 @@ class Files(RuleBasedStateMachine):
         self.folder = self.folder.rename(new)
         self.stored = {path.replace(old, new): c for path, c in self.stored.items()}
         self.refused = {path.replace(old, new) for path in self.refused}
-        report = self.collection.relocate(old, new)
+        report = self.collection.relocate(old, new, force=True)
         assert (report.images, report.refused) == (len(self.stored), len(self.refused))
         assert set(report.paths) == self.stored.keys() - self.files().keys()
 

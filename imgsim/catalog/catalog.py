@@ -215,8 +215,16 @@ class Catalog:
             changes.delete_in(connection, ROOTS.c.path, roots)
 
     def renew_notes(self) -> None:
-        """Commit anew which rows no image uses, as the images say, and the seal of it all."""
+        """Commit anew what follows from the images, and the seal of it all.
+
+        That is which rows no image uses, and which encoder is the active one if none is.
+        """
         with self._transaction() as connection:
+            encoders = Snapshot(connection).encoders()
+            used = select(SEGMENTS.c.encoder_id).join(IMAGES, IMAGES.c.segment_id == SEGMENTS.c.id)
+            owner = connection.execute(used.limit(1)).scalar_one_or_none()
+            if owner is not None and not any(each.active for each in encoders):
+                changes.activate(connection, owner)
             for segment, removed in wrong_removed(Snapshot(connection)):
                 ours = SEGMENTS.c.name == segment.name
                 connection.execute(update(SEGMENTS).where(ours).values(removed=removed))

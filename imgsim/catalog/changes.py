@@ -217,10 +217,11 @@ def _renew_checksums(connection: Connection, ids: Sequence[int]) -> None:
 
 
 def seal(connection: Connection) -> None:
-    """Note the checksum of all encoders and segments."""
+    """Note the checksum of all encoders and segments, if it is another."""
     checksum = Snapshot(connection).seal()
-    connection.execute(delete(SEALS))
-    connection.execute(insert(SEALS).values(id=1, checksum=checksum))
+    if connection.execute(select(SEALS.c.checksum)).scalars().all() != [checksum]:
+        connection.execute(delete(SEALS))
+        connection.execute(insert(SEALS).values(id=1, checksum=checksum))
 
 
 def _some(values: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -36,7 +36,7 @@ def damages(snapshot: Snapshot) -> Iterator[Damage]:
 def altered(snapshot: Snapshot) -> dict[int, str]:
     """Return id and path of the images whose facts are not those that were stored."""
     return {
-        number: os.fsdecode(path)
+        number: os.fsdecode(path or b"")
         for number, path, *facts, checksum in snapshot.connection.execute(IMAGE_FACTS)
         if record_of(number, path, facts, checksum) is None
     }
@@ -50,7 +50,7 @@ def dangling(snapshot: Snapshot) -> dict[int, str]:
         .outerjoin(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id)
         .where(nowhere)
     )
-    return {number: os.fsdecode(path) for number, path in rows}
+    return {number: os.fsdecode(path or b"") for number, path in rows}
 
 
 def wrong_removed(snapshot: Snapshot) -> Iterator[tuple[Segment, bytes | None]]:

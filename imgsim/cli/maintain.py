@@ -124,7 +124,9 @@ def check(
     --rehash`.
     """
     options: Options = ctx.obj
-    report = None
+    report, mended = None, options.mend() if repair else ""
+    if mended:
+        say(mended)
     with options.open() as collection:
         damages = collection.check(deep=deep)
         if not as_json:
@@ -138,7 +140,9 @@ def check(
                 _print_damages(damages)
     if as_json:
         found = [asdict(damage) for damage in damages]
-        print_json({"damages": found, "repair": asdict(report) if report else None})
+        print_json(
+            {"damages": found, "catalog": mended, "repair": asdict(report) if report else None}
+        )
     if damages:
         raise typer.Exit(CollectionDamaged.exit_code)
     options.note("every file is as the catalog says")

@@ -78,6 +78,12 @@ class Options:
 
         return Collection.open(self.collection, create=create)
 
+    def mend(self) -> str:
+        """Mend the catalog of the collection, if it is damaged; return what was done."""
+        from imgsim.collection import Collection  # noqa: PLC0415 - as above
+
+        return Collection.mend(self.collection)
+
     @contextmanager
     def making(self) -> "Iterator[Collection]":
         """Open the collection, made if missing; a mistake leaves none behind."""

@@ -1,0 +1,168 @@
+"""Mend a damaged catalog: make its indexes anew, or all of it from the rows that can be read."""
+
+import os
+import shutil
+import sqlite3
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, select
+
+from imgsim.catalog import changes
+from imgsim.catalog.checksums import record_of
+from imgsim.catalog.schema import ENCODERS, IMAGES, METADATA, SEALS, SEGMENTS, STAGED
+from imgsim.catalog.snapshot import Snapshot
+from imgsim.catalog.sqlite import SCHEMA, engine_of, upgrade
+from imgsim.errors import CollectionDamaged
+from imgsim.files import replacing, writing
+
+_HEADER = struct.Struct(">16xH10xI")  # the size of a page, 1 for 65,536, and how many there are
+_MOST_PAGES = 1 << 24  # what is added is sparse
+_LARGEST_ROWID = 1 << 40
+
+
+def mend(path: Path) -> str:
+    """Mend the catalog at ``path``, and return what was done; nothing to a sound one.
+
+    Only the one writer may. Indexes are made anew. If there is other damage, the catalog is
+    replaced by one of the rows that can be read, and the damaged file stays beside it. Raises
+    :class:`CollectionDamaged` for one of an older schema.
+    """
+    if _is_sound(path):
+        return ""
+    if _reindex(path):
+        return "the indexes of the catalog were damaged, and are made anew"
+    if (schema := _schema(path)) not in {SCHEMA, None}:
+        raise CollectionDamaged(path, f"a catalog of schema {SCHEMA}", f"a damaged {schema}")
+    with writing(path):
+        kept = _copy_beside(path)
+        with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+            read = _rebuild(_copy_padded(path, Path(folder)), temporary)
+            for end in ("-wal", "-shm"):  # of the damaged one; SQLite would add it to the new one
+                path.with_name(path.name + end).unlink(missing_ok=True)
+    return (
+        f"the catalog was damaged: a new one has the {read:,} images that could be read, and "
+        f"`imgsim ingest` brings back any others; the damaged one is {kept.name}"
+    )
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("SELECT version_num FROM alembic_version")  # or it is empty
+            return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    except sqlite3.Error:
+        return False
+
+
+def _reindex(path: Path) -> bool:
+    """Make the indexes anew; say whether the catalog is sound then."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("REINDEX")
+            connection.commit()
+    except sqlite3.Error:
+        return False
+    return _is_sound(path)
+
+
+def _schema(path: Path) -> str | None:
+    """Return the revision of a damaged catalog; None if that cannot be read."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            return None if found is None else str(found[0])
+    except sqlite3.Error:
+        return None
+
+
+def _copy_beside(path: Path) -> Path:
+    """Keep the damaged file, and what SQLite had not yet moved into it, under a new name."""
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
+    kept = next(name for name in names if not os.path.lexists(name))
+    for end in ("", "-wal"):
+        if (part := path.with_name(path.name + end)).exists():
+            with replacing(kept.with_name(kept.name + end)) as temporary:
+                shutil.copyfile(part, temporary)
+    return kept
+
+
+def _copy_padded(path: Path, folder: Path) -> Path:
+    """Copy the damaged file, with the right first bytes, and as long as its header says.
+
+    SQLite reads nothing of any other.
+    """
+    for end in ("", "-wal"):
+        if (part := path.with_name(path.name + end)).exists():
+            shutil.copyfile(part, folder / part.name)
+    copy = folder / path.name
+    with copy.open("rb+") as file:
+        head = file.read(_HEADER.size)
+        if len(head) == _HEADER.size:
+            page, pages = _HEADER.unpack(head)
+            size = (page if page > 1 else 65_536) * min(pages, _MOST_PAGES)
+            file.truncate(max(size, copy.stat().st_size))
+            file.seek(0)
+            file.write(b"SQLite format 3\0")
+    return copy
+
+
+def _rebuild(damaged: Path, path: Path) -> int:
+    """Make a catalog at ``path`` of what can be read of a damaged one; return how many images."""
+    engine = engine_of(path)
+    upgrade(engine, path)
+    with closing(sqlite3.connect(damaged)) as source, engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+        for table in METADATA.sorted_tables:
+            names = ", ".join(f'"{column.name}"' for column in table.columns)
+            marks = ", ".join("?" * len(table.columns))
+            into = f"INSERT OR IGNORE INTO {table.name} ({names}) VALUES ({marks})"
+            for row in () if table is SEALS else _readable(source, table.name, names):
+                if table is not IMAGES or _is_as_stored(row):
+                    connection.exec_driver_sql(into, row)
+        for number in _readable(source, "sqlite_sequence", "seq"):
+            connection.exec_driver_sql("UPDATE sqlite_sequence SET seq = max(seq, ?)", number)
+        _drop_orphans(connection)
+        changes.seal(connection)
+        read = Snapshot(connection).count_images()
+    engine.dispose()
+    return read
+
+
+def _readable(source: sqlite3.Connection, table: str, names: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table that can be read; over damage it goes in ever longer steps."""
+    chosen = f"SELECT rowid, {names} FROM {table} NOT INDEXED WHERE rowid > ? ORDER BY rowid"
+    at, step = -1, 1
+    while at < _LARGEST_ROWID:
+        try:
+            for rowid, *row in source.execute(chosen, (at,)):
+                yield tuple(row)
+                at, step = max(at, rowid), 1
+        except sqlite3.Error:
+            at, step = at + step, 2 * step
+        else:
+            return
+
+
+def _is_as_stored(row: tuple[Any, ...]) -> bool:
+    """Say whether a row of all columns of an image has the right checksum."""
+    number, path, size, mtime_ns, sha256, width, height, _, _, damaged, checksum = row
+    facts = size, mtime_ns, sha256, width, height, damaged
+    return record_of(number, path, facts, checksum) is not None
+
+
+def _drop_orphans(connection: Connection) -> None:
+    """Delete rows that refer to rows that are lost."""
+    encoders, segments, images = (select(table.c.id) for table in (ENCODERS, SEGMENTS, IMAGES))
+    for lost in (
+        delete(SEGMENTS).where(SEGMENTS.c.encoder_id.not_in(encoders)),
+        delete(IMAGES).where(IMAGES.c.segment_id.not_in(segments)),
+        delete(STAGED).where(STAGED.c.segment_id.not_in(segments)),
+        delete(STAGED).where(STAGED.c.image_id.not_in(images)),
+    ):
+        connection.execute(lost)
