@@ -83,7 +83,7 @@ class Directory:
         _refuse_links(path)
         directory = cls(path, Catalog(path / CATALOG), VectorStore(path / SEGMENTS))
         if directory.catalog.was_upgraded:
-            with suppress(CollectionLocked, StoreError), directory.writing():
+            with suppress(CollectionError, StoreError), directory.writing():
                 directory.build_ids()  # or the next writer does
         return directory
 
@@ -93,7 +93,7 @@ class Directory:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the one writer, or raise :class:`CollectionLocked`."""
+        """Be the one writer, or raise :class:`CollectionLocked` or :class:`CollectionError`."""
         with writer_lock(self.path):
             _refuse_links(self.path)
             yield
@@ -187,7 +187,11 @@ def _refuse_links(path: Path) -> None:
     What is written or removed in the collection would be so there.
     """
     for name in sorted(_OWN_NAMES):
-        if (path / name).is_symlink():
+        try:
+            is_link = (path / name).is_symlink()
+        except OSError as error:
+            raise CollectionError(path, f"cannot be opened: {error.strerror}") from error
+        if is_link:
             raise CollectionError(path, f"{name} in it is a link, which imgsim does not follow")
 
 
@@ -206,5 +210,12 @@ def _new_collection(directory: Path) -> None:
         raise CollectionForbidden(directory, f"cannot be created: {error.strerror}") from error
     except OSError as error:
         raise CollectionError(directory, f"cannot be created: {error.strerror}") from error
-    with writer_lock(directory):
-        Catalog(directory / CATALOG).close()
+    try:
+        with writer_lock(directory):
+            Catalog(directory / CATALOG).close()
+    except CollectionLocked:  # somebody else makes it
+        raise
+    except CollectionError:
+        with suppress(OSError):
+            discard(directory)
+        raise

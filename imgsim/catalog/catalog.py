@@ -14,7 +14,7 @@ from imgsim.catalog import changes
 from imgsim.catalog.paths import encoded
 from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
-from imgsim.catalog.sqlite import engine_of, upgrade
+from imgsim.catalog.sqlite import engine_of, reason_of, upgrade
 from imgsim.errors import (
     CollectionDamaged,
     CollectionError,
@@ -44,7 +44,7 @@ class Catalog:
         except OperationalError as error:
             unreadable = path.exists() and not os.access(path, os.R_OK)
             kind = CollectionForbidden if unreadable else CollectionError
-            raise kind(path, f"cannot be opened: {_reason(error)}") from error
+            raise kind(path, f"cannot be opened: {reason_of(error.orig)}") from error
         except DatabaseError as error:
             raise CollectionDamaged(path, "an SQLite database", str(error.orig)) from error
 
@@ -67,7 +67,7 @@ class Catalog:
                 cursor.execute("SELECT 1 FROM images WHERE sha256 = ? LIMIT 1", (sha256,))
                 return cursor.fetchone() is not None
         except sqlite3.Error as error:
-            raise CollectionError(self._path, f"SQLite says: {error}") from error
+            raise CollectionError(self._path, f"SQLite says: {reason_of(error)}") from error
 
     def add_encoder(
         self, fingerprint: str, dim: int, name: str | None = None, *, instead: bool = False
@@ -167,7 +167,7 @@ class Catalog:
             with self._engine.begin() as connection:
                 yield connection
         except DatabaseError as error:
-            raise CollectionError(self._path, f"SQLite says: {_reason(error)}") from error
+            raise CollectionError(self._path, f"SQLite says: {reason_of(error.orig)}") from error
 
     def commit_batch(
         self,
@@ -240,8 +240,3 @@ def refuse_taken(encoders: Iterable[EncoderRecord], name: str, fingerprint: str 
     """Raise :class:`EncoderError` if another encoder than that of a fingerprint has the name."""
     if any(each.name == name and each.fingerprint != fingerprint for each in encoders):
         raise EncoderError(f"another encoder has the name {name}; choose one with --name")
-
-
-def _reason(error: DatabaseError) -> str:
-    name = getattr(error.orig, "sqlite_errorname", "")
-    return f"{error.orig}{'; is the disk full?' * name.startswith('SQLITE_IOERR')}"

@@ -60,7 +60,8 @@ class _Boundary(TyperGroup):
         except OSError as error:
             if ctx.obj.debug or error.errno == errno.EPIPE:
                 raise
-            say(f"imgsim: error: {error.strerror or error}")
+            where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+            say(f"imgsim: error: {where}{error.strerror or error}")
             raise typer.Exit(ImgsimError.exit_code) from error
 
 
