@@ -86,7 +86,7 @@ class Directory:
         _refuse_links(path)
         directory = cls(path, Catalog(path / CATALOG), VectorStore(path / SEGMENTS))
         if directory.catalog.was_upgraded:
-            with suppress(CollectionLocked, StoreError), directory.writing():
+            with suppress(CollectionError, StoreError), directory.writing():
                 directory.build_tables()  # or the next writer does
         return directory
 
@@ -96,7 +96,7 @@ class Directory:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the one writer, or raise :class:`CollectionLocked`."""
+        """Be the one writer, or raise :class:`CollectionLocked` or :class:`CollectionError`."""
         with writer_lock(self.path):
             _refuse_links(self.path)
             yield
@@ -224,11 +224,15 @@ def _refuse_links(path: Path) -> None:
     What is written or removed in the collection would be so there.
     """
     for name in sorted(_OWN_NAMES):
-        with suppress(FileNotFoundError):
+        try:
             facts = os.lstat(path / name)
-            shared = facts.st_nlink > 1 and name.startswith(f"{CATALOG}-")  # SQLite overwrites it
-            if stat.S_ISLNK(facts.st_mode) or shared:
-                raise CollectionError(path, f"{name} in it is a link, which imgsim does not follow")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise CollectionError(path, f"cannot be opened: {error.strerror}") from error
+        shared = facts.st_nlink > 1 and name.startswith(f"{CATALOG}-")  # SQLite overwrites it
+        if stat.S_ISLNK(facts.st_mode) or shared:
+            raise CollectionError(path, f"{name} in it is a link, which imgsim does not follow")
 
 
 def _new_collection(directory: Path) -> None:
@@ -246,5 +250,12 @@ def _new_collection(directory: Path) -> None:
         raise CollectionForbidden(directory, f"cannot be created: {error.strerror}") from error
     except OSError as error:
         raise CollectionError(directory, f"cannot be created: {error.strerror}") from error
-    with writer_lock(directory):
-        Catalog(directory / CATALOG).close()
+    try:
+        with writer_lock(directory):
+            Catalog(directory / CATALOG).close()
+    except CollectionLocked:  # somebody else makes it
+        raise
+    except CollectionError:
+        with suppress(OSError):
+            discard(directory)
+        raise

@@ -1,5 +1,6 @@
 """Files: atomic and durable writes, checksums, and absolute paths."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -12,12 +13,20 @@ from pathlib import Path
 
 from imgsim.errors import StoreError
 
+_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+
 
 def sync_directory(directory: Path) -> None:
-    """Make renames and new names in ``directory`` survive a power loss."""
+    """Make renames and new names in ``directory`` survive a power loss.
+
+    Some network file systems write no directory on demand; there it is up to them.
+    """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _sync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
     finally:
         os.close(descriptor)
 

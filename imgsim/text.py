@@ -1,5 +1,8 @@
 """Names and messages that are safe to show."""
 
+import unicodedata
+from bisect import bisect_right
+from itertools import accumulate
 from pathlib import Path
 
 
@@ -12,6 +15,17 @@ def printable(text: str) -> str:
 
 
 def short_name(path: str) -> str:
-    """Return the name of the file at ``path``, shortened to fit under a thumbnail."""
+    """Return the name of the file at ``path``, shortened to fit under a thumbnail.
+
+    A Chinese, Japanese or Korean character is as wide as two others.
+    """
     name = printable(Path(path).name)
-    return name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}"
+    if _begin(name, 24) == name:
+        return name
+    return f"{_begin(name, 11)}…{_begin(name[::-1], 12)[::-1]}"
+
+
+def _begin(text: str, width: int) -> str:
+    """Return as much of the beginning as is no wider."""
+    widths = (1 + (unicodedata.east_asian_width(each) in {"W", "F"}) for each in text)
+    return text[: bisect_right(list(accumulate(widths)), width)]

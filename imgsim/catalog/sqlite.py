@@ -26,6 +26,7 @@ from imgsim.errors import (
     CollectionForbidden,
     CollectionNewer,
 )
+from imgsim.locks import LOCAL_DISK, require_record_locks
 
 _DAMAGE = "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH"
 """What SQLite says where the statements are right, and the tables are not."""
@@ -34,6 +35,17 @@ _LOG = logging.getLogger(__name__)
 
 SCHEMA = "0005"
 """The revision that this code reads and writes: the newest in migrations/versions."""
+
+_LACKING = {
+    "SQLITE_PROTOCOL",
+    *("SQLITE_IOERR_LOCK", "SQLITE_IOERR_RDLOCK", "SQLITE_IOERR_UNLOCK"),
+    *("SQLITE_IOERR_CHECKRESERVEDLOCK", "SQLITE_IOERR_BLOCKED", "SQLITE_IOERR_SHMLOCK"),
+    *("SQLITE_IOERR_SHMOPEN", "SQLITE_IOERR_SHMMAP"),
+}
+_WRITING = {
+    *("SQLITE_IOERR", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"),
+    *("SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_SHMSIZE"),
+}
 
 
 def engine_of(path: Path) -> Engine:
@@ -65,17 +77,18 @@ def translated(path: Path, error: sqlite3.Error) -> CollectionError:
     if name.startswith("SQLITE_CANTOPEN"):
         unreadable = path.exists() and not os.access(path, os.R_OK)
         kind = CollectionForbidden if unreadable else CollectionError
-        return kind(path, f"cannot be opened: {error}")
-    return CollectionError(
-        path,
-        f"SQLite says: {error}{'; is the disk full?' * name.startswith('SQLITE_IOERR')}",
-    )
+        return kind(path, f"cannot be opened: {_reason(error)}")
+    return CollectionError(path, f"SQLite says: {_reason(error)}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Open the database, whose transactions begin where SQLAlchemy says."""
-    writable = os.access(path.parent, os.W_OK)
-    connection = _opened(path, "rwc") if writable else _reading(path)
+    try:
+        writable = os.access(path.parent, os.W_OK)
+        connection = _opened(path, "rwc") if writable else _reading(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CollectionError(path, f"cannot be opened: {reason}") from error
     for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL", "fullfsync=ON"):
         connection.execute(f"PRAGMA {setting}")
     return connection
@@ -91,21 +104,42 @@ def _reading(path: Path) -> sqlite3.Connection:
     log = path.with_name(f"{path.name}-wal")
     if not log.exists():
         if os.statvfs(path).f_flag & os.ST_RDONLY:
-            return _opened(path, "ro", "&immutable=1")
+            return _unchanging(path)
         with tempfile.TemporaryDirectory() as folder:
             before = path.stat()
             copy = Path(shutil.copyfile(path, Path(folder) / path.name))
             after = path.stat()
             if not log.exists() and before.st_mtime_ns == after.st_mtime_ns:
-                connection = _opened(copy, "ro", "&immutable=1")
+                connection = _unchanging(copy)
                 connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # opens the file
                 return connection
     return _opened(path, "ro")
 
 
-def _opened(path: Path, mode: str, more: str = "") -> sqlite3.Connection:
-    uri = f"{path.as_uri()}?mode={mode}{more}"
+def _unchanging(path: Path) -> sqlite3.Connection:
+    """Open a database that nobody writes to, without locks."""
+    return _connected(path, "mode=ro&immutable=1")
+
+
+def _opened(path: Path, mode: str) -> sqlite3.Connection:
+    require_record_locks(path.parent)
+    return _connected(path, f"mode={mode}")
+
+
+def _connected(path: Path, parameters: str) -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?{parameters}"
     return sqlite3.connect(uri, 30, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return what SQLite says in an error, and what that may come from."""
+    name = getattr(error, "sqlite_errorname", "")
+    lacks = f"this file system lacks the locks or the shared memory that SQLite needs; {LOCAL_DISK}"
+    if name.startswith("SQLITE_BUSY"):
+        return f"{error}; another process holds it, or {lacks}"
+    if name in _LACKING:
+        return f"{error}; {lacks}"
+    return f"{error}{'; is the disk full?' * (name in _WRITING)}"
 
 
 def upgrade(engine: Engine, path: Path) -> bool:

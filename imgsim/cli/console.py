@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from imgsim.results import Progress, SearchStats, TrainingProgress
+from imgsim.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -26,8 +27,8 @@ _STAGES = {
 
 
 def say(message: str) -> None:
-    """Print a line to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a line to stderr; whatever names in it hold, it stays one line."""
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def agreed(question: str) -> bool:
@@ -73,10 +74,18 @@ def unmute_libraries() -> None:
 def show_log() -> None:
     """Write the library's log to stderr, with the milliseconds since the start."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(relativeCreated)7d ms  %(name)s: %(message)s"))
+    handler.setFormatter(_Lines("%(relativeCreated)7d ms  %(name)s: %(message)s"))
     log = logging.getLogger("imgsim")
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
+
+
+class _Lines(logging.Formatter):
+    """Writes records whose names and messages are safe to show."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as one line."""
+        return printable(super().format(record))
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def import_encoder(
     if as_json:
         print_json(asdict(report))
     for warning in report.warnings:
-        say(f"imgsim: warning: {printable(warning)}")
+        say(f"imgsim: warning: {warning}")
     encoder = report.encoder
     options.note(
         f"encoder {encoder.name}: {encoder.dim:,} values an embedding: {encoder.directory}"
@@ -136,7 +136,7 @@ def use_encoder(ctx: typer.Context, name: EncoderName) -> None:
     with options.open() as collection:
         report = collection.encoders.use(name)
     for warning in report.warnings:
-        say(f"imgsim: warning: {printable(warning)}")
+        say(f"imgsim: warning: {warning}")
     options.note(f"the encoder is {name} now")
 
 

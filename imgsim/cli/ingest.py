@@ -12,7 +12,6 @@ from imgsim.cli.options import DryRun, Json, Options, listed
 from imgsim.errors import ImageError
 from imgsim.options import IngestSettings
 from imgsim.results import IngestReport
-from imgsim.text import printable
 
 
 def ingest(
@@ -69,11 +68,11 @@ def _print_ingest(report: IngestReport, options: Options, *, dry_run: bool, as_j
         print_json({"seen": report.seen, **asdict(report), "dry_run": dry_run})
     elif not options.quiet:
         for refusal in report.refused:
-            say(f"refused: {printable(refusal.path)}: {printable(refusal.reason)}")
+            say(f"refused: {refusal.path}: {refusal.reason}")
         for refusal in report.unreachable:
-            say(f"unreachable: {printable(refusal.path)}: {printable(refusal.reason)}")
+            say(f"unreachable: {refusal.path}: {refusal.reason}")
     for warning in report.warnings:
-        say(f"imgsim: warning: all images are stored, but {printable(warning)}")
+        say(f"imgsim: warning: all images are stored, but {warning}")
     verb = "to add" if dry_run else "added"
     options.note(
         f"{report.seen:,} files: {report.added:,} {verb}, {report.changed:,} changed, "

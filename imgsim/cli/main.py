@@ -52,15 +52,16 @@ class _Boundary(TyperGroup):
         except ImgsimError as error:
             if ctx.obj.debug:
                 raise
-            say(f"imgsim: error: {printable(str(error))}")
+            say(f"imgsim: error: {error}")
             raise typer.Exit(error.exit_code) from error
         except typer.BadParameter as error:
-            error.message = _plainly(error.message)
+            error.message = printable(_plainly(error.message))
             raise
         except OSError as error:
             if ctx.obj.debug or error.errno == errno.EPIPE:
                 raise
-            say(f"imgsim: error: {error.strerror or error}")
+            where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+            say(f"imgsim: error: {where}{error.strerror or error}")
             raise typer.Exit(ImgsimError.exit_code) from error
 
 

@@ -30,7 +30,7 @@ def prune(ctx: typer.Context, dry_run: DryRun = False, as_json: Json = False) ->
             print(printable(path))
     _print_report("forgotten", report, options, dry_run=dry_run, as_json=as_json)
     for folder in report.missing:
-        say(f"kept: the images of {printable(folder)}, which is missing or empty")
+        say(f"kept: the images of {folder}, which is missing or empty")
 
 
 def remove(
@@ -55,7 +55,7 @@ def remove(
         report = collection.remove(paths, dry_run=dry_run)
     _print_report("forgotten", report, options, dry_run=dry_run, as_json=as_json)
     for path in report.paths:
-        say(f"imgsim: error: {printable(path)}: nothing is stored at or under it")
+        say(f"imgsim: error: {path}: nothing is stored at or under it")
     if report.paths:
         raise typer.Exit(ImageUnavailable.exit_code)
 
@@ -83,9 +83,9 @@ def relocate(
             raise typer.BadParameter(str(error)) from error
     _print_report("relocated", report, options, dry_run=dry_run, as_json=as_json)
     if report.paths:
-        say(f"{len(report.paths):,} of them are not there, first {printable(report.paths[0])}")
+        say(f"{len(report.paths):,} of them are not there, first {report.paths[0]}")
     if not report.images + report.refused:
-        say(f"imgsim: error: {printable(old)}: nothing is stored at or under it")
+        say(f"imgsim: error: {old}: nothing is stored at or under it")
         raise typer.Exit(ImageUnavailable.exit_code)
 
 
@@ -150,11 +150,11 @@ def check(
 
 def _say_repair(report: RepairReport, options: Options) -> None:
     for path in report.forgotten:
-        say(f"forgotten: {printable(path)}")
+        say(f"forgotten: {path}")
     if report.kept:
         say(
             f"files that cannot be reached: {len(report.kept):,}, first "
-            f"{printable(report.kept[0])}; repair again when they can"
+            f"{report.kept[0]}; repair again when they can"
         )
     options.note(
         f"encoded again: {report.encoded:,} images; forgotten: {len(report.forgotten):,}; "
@@ -166,7 +166,7 @@ def _say_repair(report: RepairReport, options: Options) -> None:
 
 def _print_damages(damages: Sequence[Damage]) -> None:
     for damage in damages:
-        print(f"{printable(damage.path)}: expected {damage.expected}, found {damage.found}")
+        print(printable(f"{damage.path}: expected {damage.expected}, found {damage.found}"))
 
 
 def _print_report(

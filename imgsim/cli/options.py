@@ -20,6 +20,7 @@ from imgsim.results import EncoderInfo
 
 if TYPE_CHECKING:
     from imgsim.collection import Collection
+    from imgsim.output.plots import Drawing
 
 ImagePaths = Annotated[
     list[str], typer.Argument(metavar="IMAGES", help="Image files, and folders of them.")
@@ -45,6 +46,8 @@ Distinct = Annotated[
     bool,
     typer.Option("--distinct", help="Leave out exact copies of the query, and of nearer ones."),
 ]
+_SHOWN = 20  # characters that no font has
+
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Report, and change nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Name = Annotated[
@@ -111,6 +114,23 @@ def offer_reencode(encoder: EncoderInfo, options: Options) -> None:
             f"the collection goes on with the embeddings by another encoder; `imgsim reencode "
             f"--encoder {shlex.quote(encoder.name)}` gives its {encoder.images:,} images new ones"
         )
+
+
+def note_figure(target: Path, drawing: "Drawing", options: Options) -> None:
+    """Say where a figure is, and what it lacks."""
+    options.note(f"figure: {target}{told_left_out(drawing.left_out)}")
+    if drawing.missing:
+        more = len(drawing.missing) - _SHOWN
+        others = f" and {more:,} characters more" if more > 0 else ""
+        options.note(
+            f"no installed font has {drawing.missing[:_SHOWN]}{others}: the figure has boxes for "
+            "them; install a font for them, as there are of the name Noto, and draw it again"
+        )
+
+
+def told_left_out(left_out: int) -> str:
+    """Return what to say of pictures that are not shown."""
+    return f" ({left_out:,} queries and matches more are left out)" if left_out else ""
 
 
 def requested(

@@ -19,14 +19,15 @@ from imgsim.cli.options import (
     Radius,
     Under,
     expanded,
+    note_figure,
     requested,
+    told_left_out,
 )
 from imgsim.errors import ImageError
 from imgsim.options import SearchFilter
 from imgsim.output.listing import neighbour_rows
 from imgsim.output.target import FIGURES, PAGES, check_target
 from imgsim.results import SearchResults
-from imgsim.text import printable
 
 export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -77,7 +78,7 @@ def query(
 
     def fail(error: ImageError) -> None:
         failures.append(error)
-        say(f"imgsim: error: {printable(str(error))}")
+        say(f"imgsim: error: {error}")
 
     with options.open() as collection:
         paths = list(expanded(images, options, fail, null=null))
@@ -99,8 +100,8 @@ def _draw(target: Path, results: SearchResults, options: Options) -> None:
     from imgsim.output.plots import draw_matches  # noqa: PLC0415 - matplotlib takes a second
 
     with progress_bar("figure", quiet=options.quiet) as on_progress:
-        left_out = draw_matches(target, results, on_progress)
-    options.note(f"figure: {target}{_without(left_out)}")
+        drawing = draw_matches(target, results, on_progress)
+    note_figure(target, drawing, options)
 
 
 def _write(target: Path, results: SearchResults, options: Options) -> None:
@@ -108,11 +109,7 @@ def _write(target: Path, results: SearchResults, options: Options) -> None:
 
     with progress_bar("page", quiet=options.quiet) as on_progress:
         left_out = write_page(target, results, on_progress)
-    options.note(f"page: {target}{_without(left_out)}")
-
-
-def _without(left_out: int) -> str:
-    return f" ({left_out:,} queries and matches more are left out)" if left_out else ""
+    options.note(f"page: {target}{told_left_out(left_out)}")
 
 
 def _note_silence(

@@ -8,12 +8,11 @@ import typer
 
 from imgsim.cli.answers import print_evaluation, print_json
 from imgsim.cli.console import interruptible, progress_bar, say, training_display
-from imgsim.cli.options import ImagePaths, Json, Name, Options, offer_reencode
+from imgsim.cli.options import ImagePaths, Json, Name, Options, note_figure, offer_reencode
 from imgsim.errors import ImageError
 from imgsim.options import RECIPES, Colours, EvaluationSettings, Recipe
 from imgsim.output.target import FIGURES, check_target
 from imgsim.results import TrainingReport
-from imgsim.text import printable
 
 _DRAWN = 20  # queries of a sheet
 
@@ -132,7 +131,7 @@ def train(
 
 def _say_trained(report: TrainingReport, options: Options) -> None:
     for refusal in report.refused:
-        say(f"left out: {printable(refusal.path)}: {printable(refusal.reason)}")
+        say(f"left out: {refusal.path}: {refusal.reason}")
     best, encoder = report.history[report.best_epoch - 1], report.encoder
     recognition = report.recognition
     ended = " (interrupted; --resume goes on)" if report.interrupted else ""
@@ -209,7 +208,7 @@ def evaluate(
     with options.open() as collection, progress_bar("evaluate", quiet=options.quiet) as show:
         evaluation = collection.evaluate(labelled, settings, show)
     for refusal in evaluation.refused:
-        say(f"left out: {printable(refusal.path)}: {printable(refusal.reason)}")
+        say(f"left out: {refusal.path}: {refusal.reason}")
     if as_json:
         facts = asdict(evaluation)
         del facts["retrieved"]
@@ -219,8 +218,7 @@ def evaluate(
     if figure is not None:
         from imgsim.output.plots import draw_retrieved  # noqa: PLC0415 - matplotlib takes a second
 
-        draw_retrieved(figure, evaluation.retrieved[:_DRAWN])
-        options.note(f"figure: {figure}")
+        note_figure(figure, draw_retrieved(figure, evaluation.retrieved[:_DRAWN]), options)
 
 
 def reencode(
@@ -248,10 +246,10 @@ def reencode(
     if as_json:
         print_json(asdict(report))
     for refusal in () if as_json else report.refused:
-        say(f"not encoded: {printable(refusal.path)}: {printable(refusal.reason)}")
+        say(f"not encoded: {refusal.path}: {refusal.reason}")
     options.note(f"{report.encoded:,} of {report.images:,} images encoded")
     for warning in report.warnings:
-        say(f"imgsim: warning: {printable(warning)}")
+        say(f"imgsim: warning: {warning}")
     if report.switched:
         options.note(f"the encoder is {encoder} now")
         return

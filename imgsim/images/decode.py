@@ -146,7 +146,7 @@ class OpenImage:
     def decode(self, height: int, width: int) -> Pixels:
         """Return the pixels, once, or raise :class:`ImageError`."""
         pixels = _decode(self.path, self._file, self._image, (width, height))
-        if _stamp(os.fstat(self._descriptor)) != self._stamp:
+        if _stamp(_facts(self.path, self._descriptor)) != self._stamp:
             raise ImageUnavailable(self.path, "was changed while it was read")
         return pixels
 
@@ -155,7 +155,7 @@ class OpenImage:
 def opened(path: str) -> Iterator[OpenImage]:
     """Open and hash the file at ``path``, or raise :class:`ImageError` if it is no image."""
     with _open_file(path) as file, open(os.dup(file.fileno()), "rb") as again:
-        facts = os.fstat(again.fileno())
+        facts = _facts(path, again.fileno())
         image = _identify(path, file)  # some decoders close the file
         _refuse_huge(path, image)
         sha256 = _sha256(path, again.fileno())
@@ -200,10 +200,33 @@ def _open_file(path: str) -> BufferedReader:
         raise unavailable(path, error) from error
     except ValueError as error:  # a NUL character in the path
         raise ImageUnavailable(path, str(error)) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        _require_content(path, descriptor)
+    except ImageUnavailable:
         os.close(descriptor)
-        raise ImageUnavailable(path, "not a regular file")
+        raise
     return open(descriptor, "rb")
+
+
+def _require_content(path: str, descriptor: int) -> None:
+    """Raise :class:`ImageUnavailable` unless the system gives what an open file begins with.
+
+    What a reader makes of such an error may read as if the content were bad.
+    """
+    if not stat.S_ISREG(_facts(path, descriptor).st_mode):
+        raise ImageUnavailable(path, "not a regular file")
+    try:
+        os.pread(descriptor, 1, 0)
+    except OSError as error:
+        raise unavailable(path, error) from error
+
+
+def _facts(path: str, descriptor: int) -> os.stat_result:
+    """Return size, times and kind of an open file, which a server may have forgotten."""
+    try:
+        return os.fstat(descriptor)
+    except OSError as error:
+        raise unavailable(path, error) from error
 
 
 def _identify(path: str, file: BinaryIO) -> Image.Image:
@@ -307,6 +330,8 @@ def _refusal(path: str, error: Exception) -> ImageError:
     An error of the operating system or a lack of memory says nothing about the content. But the
     system calls an argument invalid where a file names a place before its own beginning.
     """
+    if isinstance(error, ImageError):
+        return error
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MemoryError):
         return ImageUnavailable(path, reason)

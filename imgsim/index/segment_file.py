@@ -8,6 +8,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
-from imgsim.errors import CollectionDamaged, StoreError
+from imgsim.errors import CollectionDamaged, CollectionError, StoreError
 from imgsim.files import replacing, sha256_file, writing
 
 # Magic, dimension, rows, two unused counts, trained flag, metric (1 = L2), number of values.
@@ -79,7 +80,7 @@ class _MappedRows(Generic[_Scalar]):
             return self._native(self.mapped()[rows])
         taken = np.empty((len(rows), self.dim), self._kind)
         size = self.dim * self._kind.itemsize
-        with self.path.open("rb", buffering=0) as file:
+        with _read(self.path), self.path.open("rb", buffering=0) as file:
             descriptor = file.fileno()
             for row, place in zip(taken, (self._offset + size * rows).tolist(), strict=True):
                 if os.preadv(descriptor, [row.data], place) != size:
@@ -95,7 +96,7 @@ class _MappedRows(Generic[_Scalar]):
 
         It is mapped anew, so that no descriptor stays open however many segments there are.
         """
-        with self.path.open("rb") as file:
+        with _read(self.path), self.path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if len(mapped) != self._offset + self._kind.itemsize * self._rows * self.dim:
             raise CollectionDamaged(self.path, f"{self._rows} rows", f"{len(mapped)} bytes")
@@ -104,6 +105,15 @@ class _MappedRows(Generic[_Scalar]):
 
     def _native(self, values: NDArray[Any]) -> NDArray[_Scalar]:
         return values.astype(self._kind.newbyteorder("="), copy=False)
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[None]:
+    """Raise :class:`CollectionError` for what the operating system refuses while a file is read."""
+    try:
+        yield
+    except OSError as error:
+        raise CollectionError(path, f"cannot be read: {error.strerror or error}") from error
 
 
 class MappedEmbeddings(_MappedRows[np.float32]):

@@ -75,7 +75,8 @@ class _Gallery:
         name, link = html.escape(printable(path)), html.escape(Path(absolute(path)).as_uri())
         return (
             f'<figure class="{kind}"><a href="{link}" title="{name}">{picture}</a><figcaption>'
-            f"<b>{label}</b><br>{html.escape(short_name(path))}<br>{size}</figcaption></figure>\n"
+            f"<b>{label}</b><br><bdi>{html.escape(short_name(path))}</bdi><br>{size}</figcaption>"
+            "</figure>\n"
         )
 
     def _picture(self, path: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 import textwrap
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from imgsim.errors import ImageError
 from imgsim.files import replacing, writing
 from imgsim.images.decode import thumbnail
+from imgsim.output.fonts import choose_fonts
 from imgsim.output.selection import select
 from imgsim.output.target import FIGURES, check_target
 from imgsim.results import EpochRecord, Progress, QueryResult
@@ -26,6 +28,14 @@ _MOST = 240  # pictures of matches; they take some seconds
 _IN_A_ROW = 10  # matches beside a query
 _PICTURE, _TITLE_HEIGHT, _CELL_HEIGHT = 0.94, 0.22, 1.24  # in units of a cell's width
 _CELL_INCHES = 1.7
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a figure lacks: pictures ``left_out``, and ``missing`` characters, boxes in names."""
+
+    left_out: int
+    missing: str
 
 
 def draw_history(path: Path, history: Sequence[EpochRecord]) -> None:
@@ -60,10 +70,10 @@ def draw_reconstructions(
 
 def draw_matches(
     path: Path, results: Sequence[QueryResult], on_progress: Progress | None = None
-) -> int:
+) -> Drawing:
     """Draw each query with its matches beside it, nearest first, ten in a row.
 
-    At most 240 pictures are drawn; see :func:`select`. Returns how many are left out.
+    At most 240 pictures are drawn; see :func:`select`.
     """
     selection = select(results, _MOST)
     longest = max((len(result.matches) for result in selection.results), default=0)
@@ -73,13 +83,12 @@ def draw_matches(
         grid.draw(result.query, "query")
         for match in result.matches:
             grid.draw(match.path, f"{match.rank}: {match.distance:.4g}")
-    grid.save(path)
-    return selection.left_out
+    return Drawing(selection.left_out, grid.save(path))
 
 
 def draw_retrieved(
     path: Path, retrieved: Sequence[RetrievalExample], on_progress: Progress | None = None
-) -> None:
+) -> Drawing:
     """Draw a row for each query: the image, then its nearest, right ones green and wrong ones red.
 
     Wrong ones are dashed as well, for those who cannot tell the colours.
@@ -91,7 +100,7 @@ def draw_retrieved(
         grid.draw(query.query, query.label)
         for near, label in zip(query.nearest, query.labels, strict=False):
             grid.draw(near, label, right=label == query.label)
-    grid.save(path)
+    return Drawing(0, grid.save(path))
 
 
 class _Grid:
@@ -131,13 +140,15 @@ class _Grid:
         if self._on_progress is not None:
             self._on_progress(self._drawn, self._pictures)
 
-    def save(self, path: Path) -> None:
-        """Write the figure."""
+    def save(self, path: Path) -> str:
+        """Write the figure; return the characters that no installed font has."""
         rows = max(1, self._row + 1) * _CELL_HEIGHT
         self._figure.set_size_inches(_CELL_INCHES * self._columns, _CELL_INCHES * rows)
         self._axes.set(xlim=(0, self._columns), ylim=(rows, 0), aspect="auto")
         self._axes.set_axis_off()
+        missing = choose_fonts(self._axes.texts)
         _save(self._figure, path)
+        return missing
 
 
 def _outline(corner: tuple[float, float], width: float, height: float, right: bool) -> Rectangle:
@@ -153,5 +164,5 @@ def _bare(axes: Axes) -> None:
 def _save(figure: Figure, path: Path) -> None:
     check_target(path, FIGURES)
     with writing(path), replacing(path.resolve()) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks
+        warnings.filterwarnings("ignore", "Glyph")  # a character that no font has
         figure.savefig(temporary, dpi=110, format=path.suffix[1:].lower())

@@ -72,8 +72,8 @@ def test_many_matches_share_a_figure_evenly_and_the_rest_is_counted(results, cro
     many = tuple(Match(i, i, crops[i % 4], float(i)) for i in range(1, 1_001))
     told = []
     query = QueryResult(crops[0], many)
-    left_out = draw_matches(tmp_path / "figure.png", [query, query], lambda *now: told.append(now))
-    assert left_out == 2_002 - 240
+    drawing = draw_matches(tmp_path / "figure.png", [query, query], lambda *now: told.append(now))
+    assert drawing.left_out == 2_002 - 240
     assert told == [(done, 240) for done in range(1, 241)]
     with Image.open(tmp_path / "figure.png") as image:
         width, height = image.size
