@@ -22,7 +22,7 @@ from imgsim.encoders import Encoders
 from imgsim.errors import EncoderError, ImageError
 from imgsim.files import absolute, disk_bytes
 from imgsim.images.formats import formats
-from imgsim.images.scan import find
+from imgsim.images.scan import Notes, find
 from imgsim.images.source import Images
 from imgsim.jobs import forget
 from imgsim.jobs.compact import compact, everything, tidy, what_pays
@@ -48,7 +48,7 @@ from imgsim.output.listing import (
     neighbour_rows,
 )
 from imgsim.output.target import EMBEDDINGS, INDEXES, NEIGHBOURS, check_target
-from imgsim.records import EncoderRecord, ImageFile
+from imgsim.records import EncoderRecord
 from imgsim.results import (
     CollectionInfo,
     CompactReport,
@@ -154,12 +154,11 @@ class Collection:
         is committed stays, also when the run is interrupted or killed. ``dry_run`` only compares.
         """
         roots = [absolute(path) for path in listed(paths) if path]
-        drives: set[str] = set()
-        files = partial(self._find, roots, drives)
         settings = settings or IngestSettings()
+        files = partial(find, roots, settings.exclude, str(self.path))
         if dry_run:
-            return preview(self._directory, files(), settings)
-        return ingest(self._directory, roots, drives, files, settings, on_progress)
+            return preview(self._directory, files, settings)
+        return ingest(self._directory, roots, files, settings, on_progress)
 
     def compact(self, *, dry_run: bool = False) -> CompactReport:
         """Merge small segments; drop embeddings of removed images, and by previous encoders.
@@ -295,18 +294,24 @@ class Collection:
         labelled: PathLike,
         settings: EvaluationSettings | None = None,
         on_progress: Progress | None = None,
+        *,
+        images: Paths | None = None,
     ) -> Evaluation:
         """Say how well the encoder retrieves the labelled images at and under a path.
 
-        They need not be stored; a file gets the embedding that an ingest would store. Raises
-        :class:`LabelError` if the labels match no images, or allow no retrieval.
+        With ``images``, files and folders, only those of them count. They need not be stored; a
+        file gets the embedding that an ingest would store. Raises :class:`LabelError` if the labels
+        match no images, or allow no retrieval.
         """
         from imgsim.evaluation.evaluate import evaluate  # noqa: PLC0415 - scikit-learn takes seconds
 
         root = absolute(os.fspath(labelled))
         settings = settings or EvaluationSettings()
-        encoder = self._directory.load_encoder()
-        return evaluate(encoder, root, self._find([root]), settings, on_progress)
+        encoder, notes = self._directory.load_encoder(), Notes()
+        wanted = [root] if images is None else listed(images)
+        found = find(wanted, settings.exclude, str(self.path), notes)
+        evaluation = evaluate(encoder, root, found, settings, on_progress)
+        return replace(evaluation, excluded=dict(notes.excluded))
 
     def info(self) -> CollectionInfo:
         """Return facts about the collection."""
@@ -355,11 +360,6 @@ class Collection:
             else:
                 tidy(self._directory, what_pays)
         return report
-
-    def _find(
-        self, roots: Paths, drives: set[str] | None = None
-    ) -> Iterator[ImageFile | ImageError]:
-        return find(listed(roots), str(self._directory.path), drives)
 
     @contextmanager
     def _writing(self, *, dry_run: bool) -> Iterator[None]:

@@ -15,7 +15,7 @@ from imgsim.encoder.encoder import MODEL_NAME, Encoder, encoder_damages
 from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.errors import EncoderError, ImgsimError
 from imgsim.files import new_directory, publish_directory
-from imgsim.images.scan import find
+from imgsim.images.scan import Notes, find
 from imgsim.jobs.compact import tidy, what_pays
 from imgsim.jobs.reencode import Reencode, take_over
 from imgsim.jobs.repair import drop_damaged
@@ -72,7 +72,8 @@ class Encoders:
                 return self._published(scratch, chosen, instead=settings is None)
 
             chosen = begin.settings if isinstance(begin, TrainingState) else begin
-            found = find(images, exclude=str(self._directory.path))
+            notes = Notes()
+            found = find(images, chosen.exclude, str(self._directory.path), notes)
             files = TrainingImages(found, chosen.image_size)
             files.split(chosen)  # or it raises, before TensorFlow has taken its seconds
             on_progress(_preparing(chosen))
@@ -80,7 +81,8 @@ class Encoders:
                 from imgsim.training.train import train  # noqa: PLC0415 - as just said
 
             job = TrainingJob(scratch, checkpoints, began, name)
-            return train(files, begin, job, publish, on_progress)
+            report = train(files, begin, job, publish, on_progress)
+        return replace(report, excluded=dict(notes.excluded))
 
     def add(self, source: EncoderSource, *, rename: bool = False) -> EncoderReport:
         """Add an ONNX model, or a layer of a Keras model.

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from imgsim.exclusions import checked_patterns
+
 SHRINK = 16
 """Height and width of a latent are those of the image divided by this."""
 
@@ -99,17 +101,25 @@ class BatchLimits:
 
 @dataclass(frozen=True)
 class IngestSettings:
-    """What an ingest takes for granted of files that it has met before.
+    """What an ingest takes for granted of files that it has met before, and what it leaves out.
 
     ``rehash`` reads every file, whatever its size and time say; ``retry_refused`` tries refused
     files that have not changed. With ``count_first`` progress has a total, and folders are walked
-    through twice; else it is 0.
+    through twice; else it is 0. ``exclude`` is a pattern as in a .gitignore file, or several: what
+    matches one, its path being relative to the folder that is ingested, is left out. They follow
+    ``imgsim.exclusions.DEFAULTS``, and so ``!@eaDir`` takes these folders in. It becomes a tuple;
+    what is no pattern raises ValueError.
     """
 
     rehash: bool = False
     retry_refused: bool = False
     batch: BatchLimits = BatchLimits()
     count_first: bool = True
+    exclude: str | Iterable[str] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is no pattern."""
+        object.__setattr__(self, "exclude", checked_patterns(self.exclude))
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,8 @@ class TrainingSettings:
     ``some`` and ``much``.
 
     A training ends after ``epochs``, after ``time_budget`` seconds, or when ``patience`` epochs, if
-    not 0, have not lowered the validation loss. Settings that make no sense raise ValueError.
+    not 0, have not lowered the validation loss. ``exclude`` is that of :class:`IngestSettings`.
+    Settings that make no sense raise ValueError.
     """
 
     image_size: int = 64
@@ -145,9 +156,11 @@ class TrainingSettings:
     colours: Colours = "auto"
     time_budget: float = 1_200.0
     patience: int = 0
+    exclude: str | Iterable[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense before anything is loaded."""
+        object.__setattr__(self, "exclude", checked_patterns(self.exclude))
         sizes_fit = self.image_size >= SHRINK and self.image_size % SHRINK == 0
         counts_fit = min(self.epochs, self.batch_size) >= 1 and self.latent_channels >= 0
         weights_fit = min(self.reconstruct, self.contrast, self.principal, self.patience) >= 0
@@ -195,15 +208,18 @@ class EvaluationSettings:
     """What to evaluate: labels from the CSV file ``labels``, or else the names of folders.
 
     The labels are in its column ``column``; ``queries`` images at most are drawn with ``seed``.
+    ``exclude`` is that of :class:`IngestSettings`.
     """
 
     labels: str | None = None
     column: str = "label"
     queries: int = 1_000
     seed: int = 0
+    exclude: str | Iterable[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
+        object.__setattr__(self, "exclude", checked_patterns(self.exclude))
         if self.queries < 1 or self.seed < 0:
             raise ValueError("there must be at least 1 query, and the seed must not be negative")
 

@@ -5,7 +5,7 @@ surrogates, and :func:`os.fsencode` gives the exact bytes back.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 if TYPE_CHECKING:
@@ -160,7 +160,9 @@ class IngestReport:
     ``skipped`` is no image and does not claim to be one. ``refused`` files are no readable images,
     which the catalog keeps in mind; ``unreachable`` ones could not be read this time. Besides, of
     the images stored at and under the paths, ``not_found`` ones were not among the files: all the
-    others are those added, changed, moved and unchanged. ``warnings`` say what went wrong after all
+    others are those added, changed, moved and unchanged. So many of the stored files are
+    ``hard_linked``: further names of one of them. ``excluded`` says how many folders and files each
+    pattern has left out, whatever is in these folders. ``warnings`` say what went wrong after all
     images were stored.
     """
 
@@ -173,6 +175,8 @@ class IngestReport:
     unreachable: tuple[Refusal, ...] = ()
     not_found: int = 0
     linked: int = 0
+    hard_linked: int = 0
+    excluded: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -303,10 +307,10 @@ class Recognition:
 class TrainingReport:
     """What a training run made.
 
-    ``unseen`` of the ``images`` were not trained on before the end, besides those held out.
-    ``onnx_difference`` is the greatest absolute difference between the embeddings by the ONNX
-    encoder and by Keras on ``compared`` images; ``colours`` says how much they count: much, some,
-    little or none.
+    ``images`` were trained on or held out; ``unseen`` others were not reached before the end, and
+    may be unreadable. ``onnx_difference`` is the greatest absolute difference between the
+    embeddings by the ONNX encoder and by Keras on ``compared`` images; ``colours`` says how much
+    they count: much, some, little or none. ``excluded`` is that of :class:`IngestReport`.
     """
 
     encoder: EncoderInfo
@@ -320,6 +324,7 @@ class TrainingReport:
     onnx_difference: float
     colours: str
     recognition: Recognition
+    excluded: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

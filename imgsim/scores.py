@@ -1,6 +1,6 @@
 """What an evaluation gives back: how well embeddings retrieve."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from imgsim.results import Refusal
 
@@ -51,6 +51,7 @@ class Evaluation:
     """How well embeddings retrieve labelled images, and 32x32 pixels and a histogram beside them.
 
     ``unlabelled`` images have no label and were left out; ``refused`` ones cannot be decoded.
+    ``excluded`` is that of :class:`imgsim.results.IngestReport`.
     """
 
     images: int
@@ -62,3 +63,4 @@ class Evaluation:
     retrieved: tuple[RetrievalExample, ...]
     unlabelled: int = 0
     refused: tuple[Refusal, ...] = ()
+    excluded: dict[str, int] = field(default_factory=dict)

@@ -133,6 +133,8 @@ def test_tensorflow_says_nothing_to_who_trains_from_python(tmp_path, empty, crop
         "settings = imgsim.TrainingSettings(epochs=1, image_size=32)\n"
         "with imgsim.Collection.open(sys.argv[1]) as collection:\n"
         "    collection.train(sys.argv[2:], settings)\n"
+        "import tensorflow\n"
+        "tensorflow.get_logger().warning('of a fifth training')\n"
         "os.write(2, b'heard')\n"
     )
     done = run([sys.executable, "-c", code, empty, *crops[:3]], tmp_path / "home")

@@ -8,7 +8,16 @@ import typer
 
 from imgsim.cli.answers import print_facts, print_json, print_refused
 from imgsim.cli.console import interruptible, progress_bar, say
-from imgsim.cli.options import DryRun, Json, Options, listed
+from imgsim.cli.options import (
+    DryRun,
+    Exclude,
+    FromFile,
+    Json,
+    Null,
+    Options,
+    excluded_text,
+    roots_of,
+)
 from imgsim.errors import ImageError
 from imgsim.options import IngestSettings
 from imgsim.results import IngestReport
@@ -20,13 +29,9 @@ def ingest(
         list[str] | None,
         typer.Argument(metavar="PATHS", help="Image files, and folders of them."),
     ] = None,
-    from_file: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Read more paths from a file, one a line; - is stdin."),
-    ] = None,
-    null: Annotated[
-        bool, typer.Option("--null", "-0", help="Paths in --from-file end in NUL characters.")
-    ] = False,
+    from_file: FromFile = None,
+    null: Null = False,
+    exclude: Exclude = None,
     dry_run: DryRun = False,
     rehash: Annotated[
         bool, typer.Option(help="Compare contents even where size and time are unchanged.")
@@ -41,18 +46,19 @@ def ingest(
 ) -> None:
     """Store images that are new or changed."""
     options: Options = ctx.obj
-    roots = [path for path in paths or () if path]
-    if from_file is not None:
-        roots += listed(from_file, null=null)
-    elif not roots:
-        raise typer.BadParameter("name at least one file or folder, or use --from-file")
+    roots = roots_of(paths, from_file, null=null)
+    try:
+        settings = IngestSettings(
+            rehash, retry_refused, count_first=sys.stderr.isatty(), exclude=exclude or ()
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     try:
         with (
             options.open() as collection,
             progress_bar("ingest", quiet=options.quiet) as on_progress,
             interruptible("storing what is encoded; Ctrl-C again leaves at once"),
         ):
-            settings = IngestSettings(rehash, retry_refused, count_first=sys.stderr.isatty())
             report = collection.ingest(roots, settings, dry_run=dry_run, on_progress=on_progress)
     except KeyboardInterrupt:
         say("interrupted: what is encoded was stored; run the same command again to go on")
@@ -74,16 +80,23 @@ def _print_ingest(report: IngestReport, options: Options, *, dry_run: bool, as_j
     for warning in report.warnings:
         say(f"imgsim: warning: all images are stored, but {warning}")
     verb = "to add" if dry_run else "added"
+    left_out = excluded_text(report.excluded)
     options.note(
         f"{report.seen:,} files: {report.added:,} {verb}, {report.changed:,} changed, "
         f"{report.moved:,} moved, {report.unchanged:,} unchanged, {len(report.refused):,} refused, "
         f"{len(report.unreachable):,} unreachable, {report.skipped:,} not images"
         + (f", {report.linked:,} stored under another name" if report.linked else "")
+        + (f", {left_out}" if left_out else "")
     )
+    if report.hard_linked:
+        options.note(
+            f"stored images that are one file with another, by hard links: {report.hard_linked:,}"
+        )
     if report.not_found:
         options.note(
             f"stored images that were not found at these paths: {report.not_found:,}; "
             "`imgsim prune` forgets those that are gone"
+            + (", `imgsim remove` those that are left out" if report.excluded else "")
         )
 
 

@@ -5,7 +5,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from imgsim.cli.console import say, show_log, unmute_libraries
 from imgsim.errors import EncoderError, ImageError
 from imgsim.options import SearchFilter
 from imgsim.results import EncoderInfo
+from imgsim.text import printable
 
 if TYPE_CHECKING:
     from imgsim.collection import Collection
@@ -46,8 +47,23 @@ Distinct = Annotated[
     bool,
     typer.Option("--distinct", help="Leave out exact copies of the query, and of nearer ones."),
 ]
+FromFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Read more paths from a file, one a line; - is stdin."),
+]
+Null = Annotated[
+    bool, typer.Option("--null", "-0", help="Paths in --from-file end in NUL characters.")
+]
 _SHOWN = 20  # characters that no font has
 
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Leave out what matches a pattern as in .gitignore; !@eaDir takes in what is left out "
+        "by default; may be repeated.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Report, and change nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Name = Annotated[
@@ -107,6 +123,23 @@ class Options:
             say(message)
 
 
+def roots_of(paths: Iterable[str] | None, from_file: str | None, *, null: bool) -> list[str]:
+    """Return the paths that were named and those that a file lists."""
+    roots = [path for path in paths or () if path]
+    if from_file is not None:
+        return roots + listed(from_file, null=null)
+    if not roots:
+        raise typer.BadParameter("name at least one file or folder, or use --from-file")
+    return roots
+
+
+def excluded_text(excluded: Mapping[str, int]) -> str:
+    """Return what to say of folders and files that patterns left out; nothing if there are none."""
+    patterns = ", ".join(map(printable, excluded))
+    count = sum(excluded.values())
+    return f"{count:,} folders and files left out ({patterns})" if count else ""
+
+
 def offer_reencode(encoder: EncoderInfo, options: Options) -> None:
     """Say how an encoder takes over whose collection holds embeddings by another."""
     if not encoder.active:
@@ -163,7 +196,7 @@ def expanded(
             from imgsim.images.source import images_in  # noqa: PLC0415 - Pillow takes a moment
 
             try:
-                yield from images_in(name, exclude=os.fspath(options.collection))
+                yield from images_in(name, os.fspath(options.collection))
             except ImageError as error:
                 fail(error)
         else:

@@ -8,7 +8,19 @@ import typer
 
 from imgsim.cli.answers import print_evaluation, print_json
 from imgsim.cli.console import interruptible, progress_bar, say, training_display
-from imgsim.cli.options import ImagePaths, Json, Name, Options, note_figure, offer_reencode
+from imgsim.cli.options import (
+    Exclude,
+    FromFile,
+    Json,
+    Name,
+    Null,
+    Options,
+    excluded_text,
+    listed,
+    note_figure,
+    offer_reencode,
+    roots_of,
+)
 from imgsim.errors import ImageError
 from imgsim.options import RECIPES, Colours, EvaluationSettings, Recipe
 from imgsim.output.target import FIGURES, check_target
@@ -19,7 +31,13 @@ _DRAWN = 20  # queries of a sheet
 
 def train(
     ctx: typer.Context,
-    images: ImagePaths,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGES", help="Image files, and folders of them."),
+    ] = None,
+    from_file: FromFile = None,
+    null: Null = False,
+    exclude: Exclude = None,
     recipe: Annotated[
         Recipe, typer.Option(help="Recognise augmented images, or only reconstruct.")
     ] = "contrastive",
@@ -103,7 +121,9 @@ def train(
     checkpoint, from which --resume goes on after Ctrl-C, a crash or a power failure.
     """
     options: Options = ctx.obj
+    roots = roots_of(images, from_file, null=null)
     chosen: dict[str, Any] = {
+        "exclude": exclude,
         "colours": colours,
         "image_size": image_size,
         "latent_channels": latent_channels,
@@ -122,7 +142,7 @@ def train(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with options.making() as collection, training_display(quiet=options.quiet) as show:
-        report = collection.train(images, settings, show, name=name, resume=resume)
+        report = collection.train(roots, settings, show, name=name, resume=resume)
     if as_json:
         print_json(asdict(report))
     _say_trained(report, options)
@@ -132,6 +152,8 @@ def train(
 def _say_trained(report: TrainingReport, options: Options) -> None:
     for refusal in report.refused:
         say(f"left out: {refusal.path}: {refusal.reason}")
+    if report.excluded:
+        options.note(excluded_text(report.excluded))
     best, encoder = report.history[report.best_epoch - 1], report.encoder
     recognition = report.recognition
     ended = " (interrupted; --resume goes on)" if report.interrupted else ""
@@ -149,8 +171,8 @@ def _say_trained(report: TrainingReport, options: Options) -> None:
         options.note(line)
     if report.unseen:
         say(
-            f"imgsim: warning: {report.unseen:,} of {report.images:,} images were not trained on "
-            "before the end; give it longer with --time-budget"
+            f"imgsim: warning: {report.unseen:,} more images were not reached before the end; give "
+            "it longer with --time-budget"
         )
     if recognition.is_poor:
         say(
@@ -185,6 +207,14 @@ def evaluate(
     ] = "label",
     queries: Annotated[int, typer.Option(min=1, help="How many images ask, at most.")] = 1_000,
     seed: Annotated[int, typer.Option(min=0, help="Seeds which images ask.")] = 0,
+    from_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Only the images that a file lists, one a line; - is stdin."
+        ),
+    ] = None,
+    null: Null = False,
+    exclude: Exclude = None,
     figure: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw queries with right and wrong neighbours."),
@@ -204,9 +234,15 @@ def evaluate(
         raise typer.BadParameter("the path is empty")
     if figure is not None:
         check_target(figure, FIGURES)
-    settings = EvaluationSettings(labels, column, queries, seed)
+    try:
+        settings = EvaluationSettings(labels, column, queries, seed, exclude or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    images = None if from_file is None else listed(from_file, null=null)
     with options.open() as collection, progress_bar("evaluate", quiet=options.quiet) as show:
-        evaluation = collection.evaluate(labelled, settings, show)
+        evaluation = collection.evaluate(labelled, settings, show, images=images)
+    if evaluation.excluded:
+        options.note(excluded_text(evaluation.excluded))
     for refusal in evaluation.refused:
         say(f"left out: {refusal.path}: {refusal.reason}")
     if as_json:

@@ -2,85 +2,142 @@
 
 import os
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from imgsim.errors import ImageError, ImageUnavailable, unavailable
+from imgsim.exclusions import Exclusions
 from imgsim.files import absolute, mtime_ns
 from imgsim.images.formats import suffixes
 from imgsim.records import ImageFile
 
+_COLLECTION = "catalog.db", "segments"  # what a folder that is one holds
+COLLECTIONS = "other collections"
+"""What the folders of other collections count as that were left out."""
+
+
+@dataclass
+class Notes:
+    """What a search notes on its way.
+
+    ``drives`` are the directories that are mount points or reached by links; ``excluded`` says how
+    many folders and files each pattern has left out; ``inodes`` has device and inode of the files
+    that have other names, hard links, by path.
+    """
+
+    drives: set[str] = field(default_factory=set)
+    excluded: Counter[str] = field(default_factory=Counter)
+    inodes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
 
 def find(
-    roots: Iterable[str], exclude: str | None = None, drives: set[str] | None = None
+    roots: Iterable[str],
+    exclude: str | Iterable[str] = (),
+    collection: str | None = None,
+    notes: Notes | None = None,
 ) -> Iterator[ImageFile | ImageError]:
     """Yield the regular files at and under ``roots``, in the order of the roots and sorted in each.
 
     Symbolic links are followed, after all else, so that a file has its own name where it has one
-    here; a file or a directory is met once however it is reached, so loops end. Hidden files and
-    directories are left out unless they are roots; an empty root is nothing; ``exclude`` is a
-    directory that is not entered. What cannot be looked at is yielded as an
-    :class:`ImageUnavailable`. Paths are absolute; links in them are kept. ``drives`` gathers the
-    directories on the way that are mount points or reached by links.
+    here; a file or a directory is met once however it is reached, so loops end. Left out, unless
+    they are roots, are hidden files and directories, other collections, and what the default
+    patterns and those in ``exclude`` say, whose paths are relative to a root. An empty root is
+    nothing; ``collection`` is a directory that is never entered. What cannot be looked at is
+    yielded as an :class:`ImageUnavailable`. Paths are absolute; links in them are kept. ``notes``
+    are taken on the way.
     """
     named = {absolute(root): None for root in roots if root}
-    walk = _Walk(named, drives if drives is not None else set())
-    if exclude is not None and os.path.isdir(exclude):
-        walk.entered.add(_identity(os.stat(exclude)))
+    walk = _Walk(named, Exclusions(exclude), notes or Notes())
+    if collection is not None and os.path.isdir(collection):
+        walk.entered.add(_identity(os.stat(collection)))
     for root in named:
-        yield from walk.under(root, is_root=True)
+        yield from walk.under(root, root)
     while walk.links:
-        yield from walk.under(walk.links.popleft(), is_root=False)
+        yield from walk.under(*walk.links.popleft())
 
 
 class _Walk:
-    """Where a search has been: ``entered`` directories, and ``links`` that are still to follow."""
+    """Where a search has been: ``entered`` directories, and ``links`` that are still to follow.
 
-    def __init__(self, named: dict[str, None], drives: set[str]) -> None:
+    Each of these is a path and the root that it is under.
+    """
+
+    def __init__(self, named: dict[str, None], exclusions: Exclusions, notes: Notes) -> None:
         self.entered: set[tuple[int, int]] = set()
-        self.links: deque[str] = deque()
+        self.links: deque[tuple[str, str]] = deque()
         self._named = named
-        self._drives = drives
+        self._exclusions = exclusions
+        self._notes = notes
         self._linked: set[tuple[int, int]] = set()
 
-    def under(self, start: str, *, is_root: bool) -> Iterator[ImageFile | ImageError]:
-        """Yield the files at and under a root, or a link."""
+    def under(self, start: str, root: str) -> Iterator[ImageFile | ImageError]:
+        """Yield the files at and under a root, or a link under one."""
+        concern_files, inodes = self._exclusions.concern_files, self._notes.inodes
         pending: list[tuple[str, int | None]] = [(start, None)]
         while pending:
             path, device = pending.pop()
-            is_start = path == start
             try:
                 facts = os.stat(path)
                 if stat.S_ISDIR(facts.st_mode):
-                    if _identity(facts) in self.entered:
-                        continue
-                    self.entered.add(_identity(facts))
-                    if not (is_start and is_root) and device != facts.st_dev:
-                        self._drives.add(path)
-                    pending += [(child, facts.st_dev) for child in self._children(path)]
+                    children = self._entered(path, root, facts, device)
+                    pending += [(child, facts.st_dev) for child in children]
                 elif stat.S_ISREG(facts.st_mode):
-                    if is_start and not is_root and self._has_own_name(path, facts):
+                    is_root = path == root
+                    if concern_files and not is_root and self._excludes(path, root, facts):
                         continue
+                    if path == start and not is_root and self._has_own_name(path, facts):
+                        continue
+                    if facts.st_nlink > 1:
+                        inodes[path] = _identity(facts)
                     suffix = os.path.splitext(path)[1].lower()
-                    claimed = (is_start and is_root) or suffix in suffixes()
+                    claimed = is_root or suffix in suffixes()
                     yield ImageFile(path, facts.st_size, mtime_ns(facts), claimed)
-                elif is_start and is_root:
+                elif path == root:
                     yield ImageUnavailable(path, "not a regular file")
             except OSError as error:
                 yield unavailable(path, error)
             except ValueError as error:  # a NUL character in the path
                 yield ImageUnavailable(path, str(error))
 
-    def _children(self, directory: str) -> list[str]:
-        """Return the visible entries that are no roots themselves, the last first; keep links."""
+    def _entered(
+        self, directory: str, root: str, facts: os.stat_result, device: int | None
+    ) -> list[str]:
+        """Return what is to be looked at in a directory, the last first; none if it is left out."""
+        is_root = directory == root
+        if _identity(facts) in self.entered:
+            return []
+        if not is_root and self._excludes(directory, root, facts):
+            return []
+        found, links = self._children(directory)
+        if not is_root and all(os.path.join(directory, name) in found for name in _COLLECTION):
+            self._notes.excluded[COLLECTIONS] += 1
+            return []
+        self.entered.add(_identity(facts))
+        if not is_root and device != facts.st_dev:
+            self._notes.drives.add(directory)
+        self.links.extend((link, root) for link in links)
+        return found
+
+    def _excludes(self, path: str, root: str, facts: os.stat_result) -> bool:
+        """Say whether a pattern leaves out an entry, and count it."""
+        relative = path[len(root.rstrip("/")) + 1 :]
+        is_folder = stat.S_ISDIR(facts.st_mode)
+        of = self._exclusions.of_folder if is_folder else self._exclusions.of_file
+        pattern = of(relative)
+        if pattern is not None:
+            self._notes.excluded[pattern] += 1
+        return pattern is not None
+
+    def _children(self, directory: str) -> tuple[list[str], list[str]]:
+        """Return the visible entries that are no roots themselves, the last first, and links."""
         found: list[str] = []
         links: list[str] = []
         with os.scandir(directory) as entries:
             for entry in entries:
                 if not (entry.name.startswith(".") or entry.path in self._named):
                     (links if entry.is_symlink() else found).append(entry.path)
-        self.links.extend(sorted(links))
-        return sorted(found, reverse=True)
+        return sorted(found, reverse=True), sorted(links)
 
     def _has_own_name(self, path: str, facts: os.stat_result) -> bool:
         """Say whether the file that a link leads to is met without it, or by another link."""

@@ -16,6 +16,7 @@ from imgsim.encoder.embed import EmbeddedImage
 from imgsim.errors import ImageError, ImageUnavailable, ImgsimError
 from imgsim.images.decode import is_other_file
 from imgsim.images.roots import Roots, State, is_gone, is_same_file
+from imgsim.images.scan import Notes
 from imgsim.jobs.batch import Batch
 from imgsim.jobs.compact import tidy, what_pays
 from imgsim.jobs.contents import Contents, KnownContent
@@ -27,41 +28,49 @@ from imgsim.results import IngestReport, Progress, Refusal
 _LOG = logging.getLogger(__name__)
 
 _Files = Iterable[ImageFile | ImageError]
+_Find = Callable[..., _Files]
 _Result = TypeVar("_Result")
 
 
 def ingest(
     directory: Directory,
     roots: Sequence[str],
-    drives: set[str],
-    find: Callable[[], _Files],
+    find: _Find,
     settings: IngestSettings,
     on_progress: Progress | None,
 ) -> IngestReport:
-    """Store what is new or changed of the files at and under ``roots``, which ``find`` finds.
+    """Store what is new or changed of the files at and under ``roots``.
 
-    It gathers the ``drives`` below them on its way.
+    ``find`` finds them, and takes ``notes`` on its way.
     """
-    catalog = directory.catalog
+    catalog, notes = directory.catalog, Notes()
     with directory.writing():
         total = sum(1 for _ in find()) if on_progress and settings.count_first else 0
         directory.sweep()
         catalog.commit_roots([path for path in roots if os.path.isdir(path)])
-        run = _Ingest(directory, settings, drives, lambda n: on_progress and on_progress(n, total))
-        report = run.run(find())
+        run = _Ingest(directory, settings, notes, lambda n: on_progress and on_progress(n, total))
+        report = run.run(find(notes=notes))
         with catalog.snapshot() as snapshot:
             not_found = snapshot.count_under(roots) - report.stored
+            hard_linked = _hard_linked(snapshot, notes)
         warnings = []
         try:
             tidy(directory, what_pays)
         except ImgsimError as error:
             warnings.append(str(error))
-    return replace(report, not_found=not_found, warnings=tuple(warnings))
+    return replace(report, not_found=not_found, hard_linked=hard_linked, warnings=tuple(warnings))
 
 
-def preview(directory: Directory, found: _Files, settings: IngestSettings) -> IngestReport:
+def preview(directory: Directory, find: _Find, settings: IngestSettings) -> IngestReport:
     """Count what an ingest of the files would do, without decoding anything."""
-    return _Ingest(directory, settings, set()).preview(found)
+    notes = Notes()
+    return _Ingest(directory, settings, notes).preview(find(notes=notes))
+
+
+def _hard_linked(snapshot: Snapshot, notes: Notes) -> int:
+    """Return how many stored images are further names of a file that was found."""
+    stored = snapshot.stamps(list(notes.inodes))
+    return len(stored) - len({notes.inodes[path] for path in stored})
 
 
 class _IngestBatch(Batch):
@@ -81,10 +90,13 @@ class _Ingest:
         self,
         directory: Directory,
         settings: IngestSettings,
-        drives: set[str],
+        notes: Notes,
         on_progress: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """Prepare a run; ``on_progress`` is told how many files are done."""
+        """Prepare a run; ``on_progress`` is told how many files are done.
+
+        ``notes`` are those that the search takes.
+        """
         self._catalog = directory.catalog
         self._store = directory.store
         self._contents = Contents(directory.load_encoder(), directory)
@@ -92,7 +104,7 @@ class _Ingest:
         self._on_progress = on_progress
         with self._catalog.snapshot() as snapshot:
             self._roots = Roots(snapshot.roots())
-        self._drives = drives
+        self._notes = notes
         self._batch = _IngestBatch(self._settings.batch)
         self._counts: Counter[str] = Counter()
         self._moved: set[int] = set()
@@ -111,6 +123,7 @@ class _Ingest:
             skipped=self._counts["skipped"],
             refused=tuple(self._refused),
             unreachable=tuple(self._unreachable),
+            excluded=dict(self._notes.excluded),
         )
 
     def preview(self, found: _Files) -> IngestReport:
@@ -253,7 +266,7 @@ class _Ingest:
                 first = snapshot.next_id()
             images = {first + row: image.record for row, image in enumerate(batch.images)}
             segment = batch.write(self._store, np.array(list(images)))
-        self._catalog.commit_roots(sorted(self._drives))
+        self._catalog.commit_roots(sorted(self._notes.drives))
         self._catalog.commit_batch(segment, images, batch.stamps, batch.refused)
         _LOG.debug("committed %d images, %d stamps", len(images), len(batch.stamps))
         self._counts += batch.counts

@@ -38,10 +38,9 @@ class TrainingImages:
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._refused = {refusal.path: refusal.reason for refusal in refused}
 
-    @property
-    def count(self) -> int:
-        """Return the number of images, without those that turned out to be unreadable."""
-        return sum(path not in self._refused for path in self.paths)
+    def readable(self, numbers: Iterable[int]) -> int:
+        """Return how many of the images have not turned out to be unreadable."""
+        return sum(self.paths[number] not in self._refused for number in numbers)
 
     def fingerprint(self) -> str:
         """Return a checksum of the paths and of the contents."""
@@ -57,21 +56,28 @@ class TrainingImages:
     def split(self, settings: TrainingSettings) -> tuple[list[int], list[int]]:
         """Return the numbers of the training and of the validation images, at least one of each.
 
-        The first validation image can be decoded. Raises :class:`EncoderError` if that cannot be.
+        The first validation image and the last one to train on can be decoded, and differ. Raises
+        :class:`EncoderError` if there are no such two.
         """
         n = len(self.paths)
-        if n < 2:
-            raise EncoderError(
-                f"training needs at least 2 images, found {n}{self._first_refused()}"
-            )
         order: list[int] = np.random.default_rng(settings.seed).permutation(n).tolist()
+        first = next(self._loaded(order), None)
+        if first is None:
+            raise self._unfit()
+        others = (number for number, px in self._loaded(order[::-1]) if (px != first[1]).any())
+        last = next(others, None)
+        if last is None:
+            raise self._unfit()
+        between = [number for number in order if number not in {first[0], last}]
+        order = [first[0], *between, last]
         held_out = min(n - 1, self._most_held_out, max(1, round(n * settings.validation_split)))
-        for place, number in enumerate(order):
+        return order[held_out:], order[:held_out]
+
+    def _loaded(self, numbers: Iterable[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield the numbers and the pixels of the images that can be decoded."""
+        for number in numbers:
             with suppress(ImageError):
-                self.load(number)
-                order.insert(0, order.pop(place))
-                return order[held_out:], order[:held_out]
-        raise EncoderError(f"none of the images can be decoded{self._first_refused()}")
+                yield number, self.load(number)
 
     def load(self, number: int) -> NDArray[np.uint8]:
         """Return image ``number`` as (side, side, 3) uint8 or raise :class:`ImageError`."""
@@ -111,13 +117,21 @@ class TrainingImages:
             raise EncoderError(f"none of the training images can be decoded{self._first_refused()}")
         return np.stack(found)
 
-    def refuse_if_none(self, numbers: Sequence[int]) -> None:
-        """Raise :class:`EncoderError` if none of these images can be decoded."""
-        self.first(numbers, 1)
-
     def refused(self) -> tuple[Refusal, ...]:
         """Return the files that could not be decoded, sorted by path."""
         return tuple(Refusal(path, reason) for path, reason in sorted(self._refused.items()))
+
+    def _unfit(self) -> EncoderError:
+        """Return what to raise where all were tried, and no two can be decoded and differ."""
+        found = self.readable(range(len(self.paths)))
+        if found > 1:
+            return EncoderError(
+                f"all {found:,} images are the same picture, so there is nothing to learn"
+            )
+        return EncoderError(
+            "training needs at least 2 images that can be decoded, found "
+            f"{found}{self._first_refused()}"
+        )
 
     def _first_refused(self) -> str:
         """Return what to say of it at the end of an error."""

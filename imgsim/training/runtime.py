@@ -1,5 +1,6 @@
 """TensorFlow: loaded without a word, or found missing."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,8 @@ def tensorflow() -> Iterator[None]:
     """Import in this block what needs TensorFlow; raise :class:`EncoderError` if it is missing.
 
     TensorFlow tells its developers about the machine while it loads, whatever its settings are. So
-    nothing is written to stderr meanwhile, unless the environment sets how much it says.
+    nothing is written to stderr meanwhile, and no warnings of its own later, as of a fifth training
+    in one process; unless the environment sets how much it says.
     """
     try:
         if _LEVEL in os.environ:
@@ -23,6 +25,7 @@ def tensorflow() -> Iterator[None]:
             os.environ[_LEVEL] = "3"
             with _silence():
                 yield
+            logging.getLogger("tensorflow").setLevel(logging.ERROR)
     except ModuleNotFoundError as error:
         raise EncoderError(
             f"this needs TensorFlow, and {error.name} is not installed: "

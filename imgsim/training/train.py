@@ -82,10 +82,12 @@ def train(
     info = publish(state.name)
     if not fitted.interrupted:
         job.checkpoints.clear()
+    trained, held_out = map(images.readable, split)
+    unseen = _unseen(trained, fitted.history)
     return TrainingReport(
         encoder=info,
-        images=images.count,
-        unseen=_unseen(len(split[0]), fitted.history),
+        images=trained + held_out - unseen,
+        unseen=unseen,
         refused=images.refused(),
         history=fitted.history,
         best_epoch=fitted.best_epoch,
@@ -103,7 +105,6 @@ def _prepared(
     """Return the numbers of the images to train and to validate on, and where the training is."""
     settings = begin if isinstance(begin, TrainingSettings) else begin.settings
     split = images.split(settings)
-    images.refuse_if_none(split[0])
     if isinstance(begin, TrainingState):
         return split, _resumed(images, begin)
     return split, _begun(images, split[0], settings, job)

@@ -66,6 +66,8 @@ class TestIngest:
             "unreachable": [],
             "not_found": 0,
             "linked": 0,
+            "hard_linked": 0,
+            "excluded": {},
             "warnings": [],
             "dry_run": False,
         }

@@ -145,6 +145,24 @@ class TestEvaluate:
         assert [(c.label, c.images) for c in found.classes] == [("even", 10), ("odd", 10)]
         assert found.unlabelled == 5
 
+    def test_some_of_the_images(self, collection, labelled, tmp_path):
+        """Paths in a table are relative to the folder all the same."""
+        some = sorted(labelled.rglob("*-[0-2].jpg"))
+        found = collection.evaluate(labelled, images=some)
+        assert [(c.label, c.images) for c in found.classes] == [("left", 6), ("right", 6)]
+        rows = [(path.relative_to(labelled), path.name[0]) for path in labelled.rglob("*.*")]
+        settings = EvaluationSettings(write_table(tmp_path / "t.csv", rows))
+        by_table = collection.evaluate(labelled, settings, images=some)
+        assert (by_table.images, by_table.unlabelled) == (len(some), 0)
+        with pytest.raises(LabelError, match="labels none of 0 images"):
+            collection.evaluate(labelled, images=[])
+
+    def test_what_is_excluded(self, collection, labelled):
+        (labelled / "left" / "@eaDir").mkdir()
+        found = collection.evaluate(labelled, EvaluationSettings(exclude="/left/*-0.jpg"))
+        assert [(c.label, c.images) for c in found.classes] == [("left", 10), ("right", 12)]
+        assert found.excluded == {"@eaDir/": 1, "/left/*-0.jpg": 2}
+
     @pytest.mark.parametrize(
         ("columns", "rows", "message"),
         [

@@ -23,7 +23,7 @@ from imgsim.images.decode import (
     sorted_out,
     thumbnail,
 )
-from imgsim.images.scan import find
+from imgsim.images.scan import Notes, find
 from imgsim.records import ImageFile
 
 
@@ -435,11 +435,11 @@ class TestFind:
             "in/again": "../out",
         }.items():
             (tmp_path / name).symlink_to(target)
-        drives = set()
-        found = [f.path for f in find([str(tmp_path / "in")], drives=drives)]
+        notes = Notes()
+        found = [f.path for f in find([str(tmp_path / "in")], notes=notes)]
         inside = [path.removeprefix(f"{tmp_path}/in/") for path in found]
         assert inside == ["z.jpg", "1.jpg", "4.jpg", "again/a.jpg", "again/deep/b.jpg"]
-        assert drives == {f"{tmp_path}/in/again"}
+        assert notes.drives == {f"{tmp_path}/in/again"}
         both = [str(tmp_path / name) for name in ("in", "out")]
         assert f"{tmp_path}/out/a.jpg" in [f.path for f in find(both)]
 
@@ -452,10 +452,10 @@ class TestFind:
         paths = found_paths([roots[i] for i in order])
         assert sorted(paths) == [f"{tmp_path}/2.jpg", f"{tmp_path}/d/1.jpg"]
 
-    def test_excluded_directory(self, tmp_path):
+    def test_the_collection_is_not_entered(self, tmp_path):
         (tmp_path / "c").mkdir()
         (tmp_path / "c" / "1.jpg").touch()
-        assert found_paths([tmp_path], exclude=str(tmp_path / "c")) == []
+        assert found_paths([tmp_path], collection=str(tmp_path / "c")) == []
 
     def test_claimed_by_name_or_by_the_user(self, tmp_path):
         for name in ("a.jpg", "b.txt"):

@@ -87,10 +87,39 @@ def test_a_link_that_was_stored_first_is_the_image(collection, pictures, tmp_pat
 
 def test_a_hard_link_is_an_image_of_its_own(collection, pictures):
     first = sorted(pictures.iterdir())[0]
+    os.link(first, pictures / "y.jpg")
     os.link(first, pictures / "z.jpg")
-    assert collection.ingest([pictures]).added == 37
+    os.link(pictures / "y.jpg", pictures / "notes.txt")
+    (pictures / "0.txt").write_text("no image")
+    os.link(pictures / "0.txt", pictures / "1.txt")
+    report = collection.ingest([pictures])
+    assert (report.added, report.hard_linked) == (39, 3)
+    again = collection.ingest([pictures])
+    assert (again.unchanged, again.hard_linked, again.linked) == (39, 3, 0)
+    assert collection.ingest([first]).hard_linked == 0  # no other name was found
     os.unlink(first)
     assert collection.prune().images == 1
+
+
+def test_what_is_excluded_is_counted_and_what_is_stored_stays(collection, pictures):
+    thumbnails = pictures / "@eaDir" / "astronaut-0.jpg"
+    thumbnails.mkdir(parents=True)
+    shutil.copy(pictures / "astronaut-0.jpg", thumbnails / "thumb.jpg")
+    everything = IngestSettings(exclude="!@eaDir")
+    assert collection.ingest([pictures], dry_run=True).excluded == {"@eaDir/": 1}
+    assert collection.ingest([pictures], everything).added == 37
+    settings = IngestSettings(exclude=["rocket-?.jpg", "/moon*"])
+    told = []
+    report = collection.ingest(
+        [pictures], settings, on_progress=lambda done, total: told.append((done, total))
+    )
+    assert report.excluded == {"@eaDir/": 1, "rocket-?.jpg": 6}
+    assert (report.unchanged, report.not_found, report.seen) == (30, 7, 30)
+    assert told[-1] == (30, 30)
+    assert collection.prune().images == 0
+    assert collection.remove(thumbnails).images == 1
+    assert collection.ingest([pictures]).not_found == 0
+    assert collection.ingest([thumbnails]).added == 1
 
 
 def test_only_new_files_are_added(collection, pictures):

@@ -235,13 +235,13 @@ def test_embeddings_that_are_not_finite_are_a_divergence(trained):
         _difference(broken, Encoder(Path(report.encoder.directory)), sample)
 
 
-def test_images_that_are_all_alike_make_no_warnings(tmp_path):
-    """There is one colour then, whose share says nothing; here a warning is an error."""
-    for number in range(3):
-        Image.new("RGB", (32, 32), (10, 20, 30)).save(tmp_path / f"{number}.png")
-    settings = replace(VIEWS, epochs=1, colours="some")
+def test_images_of_one_colour_make_no_warnings(tmp_path):
+    """Here a warning is an error."""
+    for number in range(4):
+        Image.new("RGB", (32, 32), (10, 20, 30 + number // 3)).save(tmp_path / f"{number}.png")
+    settings = replace(VIEWS, epochs=1, principal=2, colours="some")
     with Collection.open(tmp_path / "c", create=True) as collection:
-        assert collection.train(tmp_path, settings).encoder.dim == 1_024
+        assert collection.train(tmp_path, settings).images == 4
 
 
 def job(folder, seconds_ago=0.0):
@@ -275,7 +275,7 @@ def test_a_first_epoch_that_is_cut_short_is_told(tmp_path, crops):
     with Collection.open(tmp_path / "c", create=True) as collection:
         report = collection.train(crops, replace(VIEWS, batch_size=4), interrupt)
     assert len(report.history) == 1
-    assert report.unseen == 30  # of 34, besides 2 held out
+    assert (report.images, report.unseen) == (6, 30)  # of 36, of which 2 are held out
     assert list(dict.fromkeys(told)) == ["prepare", "train", "head", "export", "check"]
 
 
@@ -426,8 +426,10 @@ class TestContrastive:
     def test_images_that_are_hardly_different(self, tmp_path, crops, mode):
         """Grey ones have few colours, and nothing varies where all are one: that is rounding."""
         for number in range(12):
-            with Image.open(crops[number if mode == "L" else 0]) as image:
-                image.convert(mode).save(tmp_path / f"{number}.png")
+            with Image.open(crops[number if mode == "L" else 0]) as opened:
+                image = opened.convert(mode)
+            image.putpixel((number, 0), 255)
+            image.save(tmp_path / f"{number}.png")
         settings = replace(VIEWS, epochs=1, principal=5, colours="much")
         with Collection.open(tmp_path / "c", create=True) as collection:
             assert collection.train(tmp_path, settings).onnx_difference < 1e-4
@@ -476,6 +478,43 @@ def test_the_first_refusal_is_named(tmp_path, crops):
         (tmp_path / "a.jpg").write_bytes(b"x")
         with pytest.raises(EncoderError, match=r"found 1; .*a\.jpg: not an image"):
             collection.train([crops[0], tmp_path / "a.jpg"])
+
+
+@pytest.mark.parametrize("settings", [TrainingSettings(), PLAIN])
+@pytest.mark.parametrize(
+    ("whole", "cut", "told"),
+    [
+        (1, 0, "at least 2 images that can be decoded, found 1$"),
+        (1, 3, r"at least 2 images that can be decoded, found 1; .*cut0\.jpg: .*truncated"),
+        (0, 3, r"at least 2 images that can be decoded, found 0; .*cut0\.jpg: .*truncated"),
+        (5, 1, "all 5 images are the same picture, so there is nothing to learn"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_told_before_tensorflow_loads(
+    tmp_path, crops, settings, whole, cut, told
+):
+    content, steps = Path(crops[0]).read_bytes(), []
+    for number in range(whole):
+        (tmp_path / f"{number}.jpg").write_bytes(content)
+    for number in range(cut):
+        (tmp_path / f"cut{number}.jpg").write_bytes(content[:900])
+    with Collection.open(tmp_path / "c", create=True) as collection:
+        with pytest.raises(EncoderError, match=told):
+            collection.train(tmp_path, settings, steps.append)
+        assert collection.encoders.list() == []
+    assert steps == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_that_can_be_decoded_are_enough_wherever_they_are(tmp_path, crops, seed):
+    """They would be held out both, or neither of them."""
+    content = Path(crops[0]).read_bytes()
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(content[:900])
+    settings = replace(SMALL, epochs=1, validation_split=0.5, seed=seed)
+    with Collection.open(tmp_path / "c", create=True) as collection:
+        report = collection.train([tmp_path, *crops[:2]], settings)
+    assert (report.images, report.unseen, len(report.refused)) == (2, 0, 4)
 
 
 def test_at_most_so_many_images_are_held_out(crops):
@@ -663,6 +702,22 @@ class TestResume:
             (tmp_path / "c" / "training" / name).write_bytes(b"x")
             with pytest.raises(EncoderError, match=name):
                 collection.train(crops, resume=True)
+
+
+def test_what_is_excluded_stays_so_when_the_training_goes_on(tmp_path, pictures):
+    """The pattern is a setting, so that the images are the same ones."""
+
+    def interrupt(now):
+        if now.ended:
+            raise KeyboardInterrupt
+
+    (pictures / "@eaDir").mkdir()
+    settings = replace(SMALL, exclude=["rocket*"])
+    with Collection.open(tmp_path / "c", create=True) as collection:
+        first = collection.train(pictures, settings, interrupt)
+        again = collection.train(pictures, resume=True)
+    assert (first.images, again.images) == (30, 30)
+    assert first.excluded == again.excluded == {"@eaDir/": 1, "rocket*": 6}
 
 
 def test_a_collection_with_vectors_keeps_them(filled, crops):

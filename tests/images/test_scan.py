@@ -1,0 +1,101 @@
+"""What a search leaves out, and counts. How it finds the rest is in test_decode.py."""
+
+import os
+
+import pytest
+
+from imgsim.images.scan import Notes, find
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A folder of files, among them what is left out."""
+    for name in (
+        "a.jpg",
+        "b.tif",
+        "@eaDir/a.jpg/thumb.jpg",
+        "trip/c.jpg",
+        "trip/@eaDir/c.jpg/thumb.jpg",
+        "trip/raw/d.tif",
+        "old/catalog.db",
+        "old/segments/1.faiss",
+        "old/encoders/history.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def found(tree, exclude=(), roots=("",)):
+    """Return the paths relative to the tree, and what was counted."""
+    notes = Notes()
+    files = find([f"{tree}/{root}" for root in roots], exclude, notes=notes)
+    return [os.path.relpath(file.path, tree) for file in files], dict(notes.excluded)
+
+
+def test_thumbnails_and_other_collections_are_left_out(tree):
+    assert found(tree) == (
+        ["a.jpg", "b.tif", "trip/c.jpg", "trip/raw/d.tif"],
+        {"@eaDir/": 2, "other collections": 1},
+    )
+
+
+def test_a_root_is_never_left_out(tree):
+    roots = ["@eaDir", "b.tif", "old"]
+    assert found(tree, ["*.tif", "@eaDir", "old"], roots) == (
+        [
+            "@eaDir/a.jpg/thumb.jpg",
+            "b.tif",
+            "old/catalog.db",
+            "old/encoders/history.png",
+            "old/segments/1.faiss",
+        ],
+        {},
+    )
+
+
+def test_a_pattern_takes_in_what_the_defaults_leave_out(tree):
+    paths, counts = found(tree, "!@eaDir")
+    assert "trip/@eaDir/c.jpg/thumb.jpg" in paths
+    assert counts == {"other collections": 1}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "roots", "left"),
+    [
+        (["*.tif"], [""], ["a.jpg", "trip/c.jpg"]),
+        (["*.tif", "!d.tif"], [""], ["a.jpg", "trip/c.jpg", "trip/raw/d.tif"]),
+        (["/trip/raw"], [""], ["a.jpg", "b.tif", "trip/c.jpg"]),
+        (["/raw"], ["trip"], ["trip/c.jpg"]),  # relative to each root
+        (["trip/"], ["", "trip/raw"], ["a.jpg", "b.tif", "trip/raw/d.tif"]),
+    ],
+)
+def test_patterns_of_the_user(tree, patterns, roots, left):
+    assert found(tree, patterns, roots)[0] == left
+
+
+def test_what_a_link_is_called_counts(tree):
+    (tree / "trip" / "album").symlink_to(tree / "old" / "encoders")
+    (tree / "trip" / "thumbs.tif").symlink_to(tree / "old" / "encoders" / "history.png")
+    assert "trip/album/history.png" in found(tree)[0]
+    paths, counts = found(tree, ["trip/album", "*.tif"])
+    assert paths == ["a.jpg", "trip/c.jpg"]
+    assert (counts["trip/album"], counts["*.tif"]) == (1, 3)
+
+
+def test_names_that_are_not_utf8(tree):
+    os.mkdir(os.path.join(os.fsencode(tree), b"tr\xff"))
+    with open(os.path.join(os.fsencode(tree), b"tr\xff", b"x.jpg"), "wb"):
+        pass
+    assert "tr\udcff/x.jpg" in found(tree)[0]
+    assert "tr\udcff/x.jpg" not in found(tree, os.fsdecode(b"tr\xff"))[0]
+
+
+def test_files_with_several_names_are_noted(tree):
+    os.link(tree / "a.jpg", tree / "trip" / "same.jpg")
+    notes = Notes()
+    list(find([str(tree)], notes=notes))
+    facts = os.stat(tree / "a.jpg")
+    assert notes.inodes == dict.fromkeys(
+        [f"{tree}/a.jpg", f"{tree}/trip/same.jpg"], (facts.st_dev, facts.st_ino)
+    )

@@ -1,0 +1,108 @@
+"""Patterns: what git makes of them, we do."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from imgsim import IngestSettings, TrainingSettings, exclusions
+from imgsim.exclusions import Exclusions
+
+PATHS = (
+    "a.jpg",
+    "b.tif",
+    "keep/a.jpg",
+    "keep/deep/b.tif",
+    "foo/a.jpg",
+    "foo.jpg/b.jpg",
+    "a/b/x.jpg",
+    "a/b/c/y.jpg",
+    "x/a/b/z.jpg",
+    "@eaDir/t.jpg",
+    "x/@eaDir/t.jpg",
+    "#recycle/t.jpg",
+    "sp ace/q.jpg",
+)
+
+
+def excluded(patterns):
+    """Return the paths that a search leaves out, which does not enter a folder that it does."""
+    found, rules = set(), Exclusions(patterns)
+    for path in PATHS:
+        parts = path.split("/")
+        folders = ("/".join(parts[:count]) for count in range(1, len(parts)))
+        if any(map(rules.of_folder, folders)) or rules.of_file(path):
+            found.add(path)
+    return found
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
+    folder = tmp_path_factory.mktemp("repository")
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    for path in PATHS:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        ["*.jpg"],
+        ["*.jpg", "!a.jpg"],
+        ["!a.jpg", "*.jpg"],
+        ["*", "!*/", "!*.jpg"],
+        ["*.jpg", "!keep/"],
+        ["*.jpg", "!/keep/"],
+        ["a"],
+        ["a/"],
+        ["/a"],
+        ["a/b"],
+        ["a/b/", "!a/b/c/"],
+        ["a/**", "!a/b/"],
+        ["a/**/c"],
+        ["**/b"],
+        ["x/**", "!x/**/"],
+        ["b/", "!a/"],
+        ["b/", "!/a/"],
+        ["@eaDir", "!@eaDir"],
+        ["@eaDir/", "!x/@eaDir"],
+        ["foo.jpg/"],
+        ["?oo*"],
+        ["[ab].*"],
+        ["sp ace "],
+        ["\\#recycle", "\\@eaDir"],
+        ["keep/a.jpg"],
+    ],
+)
+def test_git_leaves_out_the_same(monkeypatch, repository, patterns):
+    monkeypatch.setattr(exclusions, "DEFAULTS", ())
+    (repository / ".gitignore").write_text("\n".join(patterns))
+    asked = ["git", "-c", "core.quotePath=off", "check-ignore", "--no-index", "--stdin", "-z"]
+    told = subprocess.run(
+        asked, input="\0".join(PATHS), cwd=repository, capture_output=True, text=True, check=False
+    )
+    assert excluded(patterns) == set(filter(None, told.stdout.split("\0")))
+
+
+def test_defaults_and_what_takes_them_in_again():
+    assert excluded([]) == {"@eaDir/t.jpg", "x/@eaDir/t.jpg", "#recycle/t.jpg"}
+    assert excluded("!@eaDir") == {"#recycle/t.jpg"}
+    assert excluded(["!/@eaDir", "!\\#recycle"]) == {"x/@eaDir/t.jpg"}
+    for folder in ("Previews.lrdata", "My.photoslibrary/resources/derivatives", "__MACOSX"):
+        assert Exclusions().of_folder(f"deep/{folder}")
+        assert not Exclusions().of_file(f"deep/{folder}")
+
+
+@pytest.mark.parametrize("pattern", ["", " ", "#recycle", "/", "!", "a\\", "[", "[z-a]"])
+def test_what_is_no_pattern_is_refused_with_the_settings(pattern):
+    for settings in (IngestSettings, TrainingSettings):
+        with pytest.raises(ValueError, match="pattern"):
+            settings(exclude=[pattern])
+
+
+def test_one_pattern_is_not_taken_for_its_letters():
+    assert IngestSettings(exclude="@eaDir").exclude == ("@eaDir",)
