@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+MAX_PIXELS = 178_956_970
+"""An image of more pixels is refused: a small file could fill the memory."""
+
 SHRINK = 16
 """Height and width of a latent are those of the image divided by this."""
 
@@ -46,6 +49,25 @@ def checked_k(k: int | None) -> int | None:
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     return k
+
+
+@dataclass(frozen=True)
+class DecodeRules:
+    """Which images are decoded: those of at most ``max_pixels``.
+
+    A JPEG counts at the scale at which it is decoded. A limit below 1 raises ValueError.
+    """
+
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that no image keeps."""
+        if self.max_pixels < 1:
+            raise ValueError("the limit of pixels must be at least 1")
+
+
+DECODE_RULES = DecodeRules()
+"""What goes for images unless somebody decides otherwise."""
 
 
 @dataclass(frozen=True)

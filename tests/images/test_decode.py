@@ -15,7 +15,6 @@ from PIL import Image, ImageOps
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
 from imgsim.images.decode import (
-    MAX_PIXELS,
     decode,
     decode_open,
     dimensions,
@@ -24,6 +23,7 @@ from imgsim.images.decode import (
     thumbnail,
 )
 from imgsim.images.scan import find
+from imgsim.options import MAX_PIXELS
 from imgsim.records import ImageFile
 
 
