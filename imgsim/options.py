@@ -125,13 +125,20 @@ class IngestSettings:
 
     ``rehash`` reads every file, whatever its size and time say; ``retry_refused`` tries refused
     files that have not changed. With ``count_first`` progress has a total, and folders are walked
-    through twice; else it is 0.
+    through twice; else it is 0. Images of more than ``max_pixels`` are refused; a JPEG counts at
+    the scale at which it is decoded.
     """
 
     rehash: bool = False
     retry_refused: bool = False
     batch: BatchLimits = BatchLimits()
     count_first: bool = True
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def rules(self) -> DecodeRules:
+        """Return which images are decoded; raise ValueError if that makes no sense."""
+        return DecodeRules(self.max_pixels)
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,8 @@ class TrainingSettings:
     ``some`` and ``much``.
 
     A training ends after ``epochs``, after ``time_budget`` seconds, or when ``patience`` epochs, if
-    not 0, have not lowered the validation loss. Settings that make no sense raise ValueError.
+    not 0, have not lowered the validation loss. Images of more than ``max_pixels`` are
+    refused, as in :class:`IngestSettings`. Settings that make no sense raise ValueError.
     """
 
     image_size: int = 64
@@ -167,6 +175,7 @@ class TrainingSettings:
     colours: Colours = "auto"
     time_budget: float = 1_200.0
     patience: int = 0
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense before anything is loaded."""
@@ -190,6 +199,7 @@ class TrainingSettings:
             ),
             (weights_fit, "weights, directions and patience must not be negative"),
             (self.reconstruct + self.contrast > 0, "there must be a loss"),
+            (self.max_pixels >= 1, "the limit of pixels must be at least 1"),
         ):
             if not fits:
                 raise ValueError(otherwise)
@@ -217,17 +227,21 @@ class EvaluationSettings:
     """What to evaluate: labels from the CSV file ``labels``, or else the names of folders.
 
     The labels are in its column ``column``; ``queries`` images at most are drawn with ``seed``.
+    Images of more than ``max_pixels`` are refused, as in :class:`IngestSettings`.
     """
 
     labels: str | None = None
     column: str = "label"
     queries: int = 1_000
     seed: int = 0
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
         if self.queries < 1 or self.seed < 0:
             raise ValueError("there must be at least 1 query, and the seed must not be negative")
+        if self.max_pixels < 1:
+            raise ValueError("the limit of pixels must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import typer
 
 from imgsim.cli.answers import print_facts, print_json, print_refused
 from imgsim.cli.console import interruptible, progress_bar, say
-from imgsim.cli.options import DryRun, Json, Options, listed
+from imgsim.cli.options import DryRun, Json, MaxPixels, Options, listed
 from imgsim.errors import ImageError
-from imgsim.options import IngestSettings
+from imgsim.options import MAX_PIXELS, IngestSettings
 from imgsim.results import IngestReport
 from imgsim.text import printable
 
@@ -35,6 +35,7 @@ def ingest(
     retry_refused: Annotated[
         bool, typer.Option(help="Try refused files again that have not changed.")
     ] = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
     strict: Annotated[
         bool, typer.Option(help="Exit with 20 if any file was not read, not only if none was.")
     ] = False,
@@ -53,7 +54,10 @@ def ingest(
             progress_bar("ingest", quiet=options.quiet) as on_progress,
             interruptible("storing what is encoded; Ctrl-C again leaves at once"),
         ):
-            settings = IngestSettings(rehash, retry_refused, count_first=sys.stderr.isatty())
+            count_first = sys.stderr.isatty()
+            settings = IngestSettings(
+                rehash, retry_refused, count_first=count_first, max_pixels=max_pixels
+            )
             report = collection.ingest(roots, settings, dry_run=dry_run, on_progress=on_progress)
     except KeyboardInterrupt:
         say("interrupted: what is encoded was stored; run the same command again to go on")

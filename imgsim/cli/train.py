@@ -8,9 +8,16 @@ import typer
 
 from imgsim.cli.answers import print_evaluation, print_json
 from imgsim.cli.console import interruptible, progress_bar, say, training_display
-from imgsim.cli.options import ImagePaths, Json, Name, Options, offer_reencode
+from imgsim.cli.options import ImagePaths, Json, MaxPixels, Name, Options, offer_reencode
 from imgsim.errors import ImageError
-from imgsim.options import RECIPES, Colours, EvaluationSettings, Recipe
+from imgsim.options import (
+    MAX_PIXELS,
+    RECIPES,
+    Colours,
+    DecodeRules,
+    EvaluationSettings,
+    Recipe,
+)
 from imgsim.output.target import FIGURES, check_target
 from imgsim.results import TrainingReport
 from imgsim.text import printable
@@ -92,6 +99,7 @@ def train(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Seeds the split and the weights.")
     ] = 0,
+    max_pixels: MaxPixels = MAX_PIXELS,
     name: Name = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted training, as it was begun.")
@@ -114,6 +122,7 @@ def train(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "validation_split": validation_split,
+        "max_pixels": None if max_pixels == MAX_PIXELS else max_pixels,
     }
     changes = {name: value for name, value in chosen.items() if value is not None}
     if resume and (changes or seed or name or recipe != "contrastive"):
@@ -186,6 +195,7 @@ def evaluate(
     ] = "label",
     queries: Annotated[int, typer.Option(min=1, help="How many images ask, at most.")] = 1_000,
     seed: Annotated[int, typer.Option(min=0, help="Seeds which images ask.")] = 0,
+    max_pixels: MaxPixels = MAX_PIXELS,
     figure: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw queries with right and wrong neighbours."),
@@ -205,7 +215,7 @@ def evaluate(
         raise typer.BadParameter("the path is empty")
     if figure is not None:
         check_target(figure, FIGURES)
-    settings = EvaluationSettings(labels, column, queries, seed)
+    settings = EvaluationSettings(labels, column, queries, seed, max_pixels)
     with options.open() as collection, progress_bar("evaluate", quiet=options.quiet) as show:
         evaluation = collection.evaluate(labelled, settings, show)
     for refusal in evaluation.refused:
@@ -219,7 +229,7 @@ def evaluate(
     if figure is not None:
         from imgsim.output.plots import draw_retrieved  # noqa: PLC0415 - matplotlib takes a second
 
-        draw_retrieved(figure, evaluation.retrieved[:_DRAWN])
+        draw_retrieved(figure, evaluation.retrieved[:_DRAWN], DecodeRules(max_pixels))
         options.note(f"figure: {figure}")
 
 

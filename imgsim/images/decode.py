@@ -29,6 +29,7 @@ Ghostscript on it.
 import hashlib
 import io
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -41,12 +42,14 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ImageFile import ImageFile as PillowFile
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage, unavailable
 from imgsim.files import mtime_ns
+from imgsim.images.extras import is_readable_now
 from imgsim.images.identify import identify, open_file, refusal
 from imgsim.images.render import SIDEWAYS, render
-from imgsim.options import DECODE_RULES, DecodeRules
+from imgsim.options import DECODE_RULES, MAX_PIXELS, DecodeRules
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile
 from imgsim.results import Refusal
@@ -61,6 +64,7 @@ Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined] # its stubs le
 
 _ORIENTATION = 0x0112
 _JPEG = frozenset({"JPEG", "MPO"})
+_OVER = re.compile(r"pixels exceed the limit of (\d+); see --max-pixels$")
 _START_OF_SCAN = 0xDA
 _ONE_SCAN_FRAMES = frozenset({0xC0, 0xC1})
 _UPRIGHT_FORMATS = frozenset({"HEIF", "JPEG XL", "RAW", "SVG", "TIFF"})
@@ -69,6 +73,12 @@ _UPRIGHT_FORMATS = frozenset({"HEIF", "JPEG XL", "RAW", "SVG", "TIFF"})
 def is_other_file(error: ImageError, *, claimed: bool) -> bool:
     """Say whether an error is that of a file that is no image and does not claim to be one."""
     return isinstance(error, NotAnImage) and not claimed
+
+
+def is_outdated(reason: str, rules: DecodeRules) -> bool:
+    """Say whether a file that was refused for this reason may be decoded by now."""
+    limit = _OVER.search(reason)
+    return rules.max_pixels > int(limit[1]) if limit else is_readable_now(reason)
 
 
 def sorted_out(
@@ -221,6 +231,8 @@ def _decode(
         held = _drafted(file, image, size)
         _refuse_huge(path, whole, held, rules)
         with _alone(image, held):
+            if held > MAX_PIXELS:
+                _make_room(image)
             orientation = _orientation(image)
             if orientation in SIDEWAYS:
                 whole, size = whole[::-1], size[::-1] if keep_aspect else size
@@ -232,6 +244,13 @@ def _decode(
         error.with_traceback(None).__cause__ = error.__context__ = None
         raise refusal(path, error) from error
     return Pixels(pixels, whole)
+
+
+def _make_room(image: Image.Image) -> None:
+    """Take the memory for a TIFF of any size; Pillow would look at a limit of its own first."""
+    if isinstance(image, PillowFile) and image.format == "TIFF":
+        sideways = image.getexif().get(_ORIENTATION) in SIDEWAYS
+        image.im = Image.new(image.mode, image.size[::-1] if sideways else image.size).im
 
 
 def _drafted(file: BinaryIO, image: Image.Image, size: tuple[int, int]) -> int:
@@ -268,7 +287,8 @@ def _refuse_huge(path: str, size: tuple[int, int], pixels: int, rules: DecodeRul
     """Raise :class:`ImageError` if so many ``pixels`` are too many: they could fill the memory."""
     if pixels > rules.max_pixels:
         raise ImageError(
-            path, f"{size[0]}x{size[1]} pixels are over the limit of {rules.max_pixels}"
+            path,
+            f"{size[0]}x{size[1]} pixels exceed the limit of {rules.max_pixels}; see --max-pixels",
         )
 
 

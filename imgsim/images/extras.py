@@ -35,7 +35,7 @@ def missing(found: Format) -> str:
     return f"{found.name} is not read without {_remedy(found.extra)}"
 
 
-def is_outdated(reason: str) -> bool:
+def is_readable_now(reason: str) -> bool:
     """Say whether a file was refused for an extra that is installed by now."""
     return any(reason.endswith(_remedy(extra)) and has_reader(extra) for extra in _PACKAGES)
 

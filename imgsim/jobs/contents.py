@@ -11,6 +11,7 @@ from imgsim.encoder.embed import EmbeddedImage, embed, embed_file, record_of
 from imgsim.encoder.encoder import Encoder
 from imgsim.errors import CollectionDamaged
 from imgsim.images.decode import OpenImage, opened
+from imgsim.options import DecodeRules
 from imgsim.records import ImageRecord, StoredImage
 
 
@@ -29,8 +30,8 @@ class Contents:
     yet told to forget.
     """
 
-    def __init__(self, encoder: Encoder, directory: Directory) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, directory: Directory, rules: DecodeRules) -> None:
+        self._encoder, self._rules = encoder, rules
         self._catalog = directory.catalog
         self._store = directory.store
         self._new: dict[bytes, Future[EmbeddedImage | KnownContent | None]] = {}
@@ -42,12 +43,12 @@ class Contents:
 
         Raises :class:`ImageError`.
         """
-        with opened(path) as image:
+        with opened(path, self._rules) as image:
             return self._once(image)
 
     def known(self, path: str) -> KnownContent:
         """Return the image at ``path`` and which stored images, if any, have its content."""
-        with opened(path) as image:
+        with opened(path, self._rules) as image:
             return self._known(image)
 
     def copied(self, known: KnownContent) -> EmbeddedImage:
@@ -58,7 +59,7 @@ class Contents:
                 return EmbeddedImage(
                     known.record, self._store.embeddings([(first.segment, first.row)])[0]
                 )
-        return embed_file(known.record.path, self._encoder)
+        return embed_file(known.record.path, self._encoder, self._rules)
 
     def forget(self) -> None:
         """Forget what was computed; the catalog has it now."""

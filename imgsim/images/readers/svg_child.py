@@ -20,7 +20,7 @@ def main() -> None:
     ):
         resource.setrlimit(what, (most, most))
     side = int(sys.argv[1])
-    image = resvg_py.svg_to_bytes(drawing, width=side, height=side, skip_system_fonts=True)
+    image = resvg_py.svg_to_bytes(drawing, width=side, height=side, skip_system_fonts=True, dpi=96)
     sys.stdout.buffer.write(bytes(image))
 
 
