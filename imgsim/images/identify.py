@@ -90,7 +90,12 @@ def _by_pillow(file: BinaryIO, names: Sequence[str]) -> Image.Image:
 
 def _by_extra(path: str, file: BinaryIO, found: Format) -> Image.Image:
     if found.extra and has_reader(found.extra):
-        return read(found.extra, file)
+        try:
+            return read(found.extra, file)
+        except UnidentifiedImageError:
+            raise
+        except Exception as error:  # part of the decode boundary
+            raise refusal(path, error, found.name or "TIFF") from error
     if found.extra == "tiff":
         found = Format(_tiff_name(file), found.extra)
     raise ImageError(path, missing(found) if found.extra else f"{found.name} is not read")
@@ -102,9 +107,10 @@ def _tiff_name(file: BinaryIO) -> str:
     return "a TIFF of this kind"
 
 
-def refusal(path: str, error: Exception) -> ImageError:
+def refusal(path: str, error: Exception, name: str = "") -> ImageError:
     """Return what to raise for anything that decoding raised, with a reason in one line.
 
+    It begins with the ``name`` of the format, if there is one.
     An error of the operating system or a lack of memory says nothing about the content. But the
     system calls an argument invalid where a file names a place before its own beginning.
     """
@@ -115,4 +121,4 @@ def refusal(path: str, error: Exception) -> ImageError:
         return ImageUnavailable(path, error.strerror or reason)
     if isinstance(error, _STUMBLES) or reason.startswith(("[Errno", "invalid literal")):
         reason = f"damaged: its values make no sense ({type(error).__name__} in the reader)"
-    return ImageError(path, reason)
+    return ImageError(path, f"{name}: {reason}" if name else reason)

@@ -229,7 +229,7 @@ class TestRaw:
 
     def test_what_no_camera_writes(self, tmp_path):
         (tmp_path / "a.raf").write_bytes(b"FUJIFILMCCD-RAW 0201" + bytes(2_000))
-        with pytest.raises(ImageError, match="Unsupported file format"):
+        with pytest.raises(ImageError, match="RAF: Unsupported file format"):
             decode(str(tmp_path / "a.raf"), 8, 8)
 
 
