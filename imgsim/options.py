@@ -55,10 +55,12 @@ def checked_k(k: int | None) -> int | None:
 class DecodeRules:
     """Which images are decoded: those of at most ``max_pixels``.
 
-    A JPEG counts at the scale at which it is decoded. A limit below 1 raises ValueError.
+    A JPEG counts at the scale at which it is decoded. With ``accept_damaged`` a JPEG or PNG is read
+    as far as it can be, and is grey or black beyond. A limit below 1 raises ValueError.
     """
 
     max_pixels: int = MAX_PIXELS
+    accept_damaged: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a limit that no image keeps."""

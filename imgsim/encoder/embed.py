@@ -18,7 +18,7 @@ from imgsim.options import DECODE_RULES, DecodeRules
 from imgsim.parallel import in_threads
 from imgsim.records import ImageRecord
 
-_STORED = DecodeRules(max_pixels=sys.maxsize)  # what was not too large once
+_STORED = DecodeRules(max_pixels=sys.maxsize, accept_damaged=True)  # it was accepted once
 
 
 @dataclass(frozen=True, eq=False)

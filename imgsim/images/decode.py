@@ -48,7 +48,7 @@ from imgsim.errors import ImageError, ImageUnavailable, NotAnImage, unavailable
 from imgsim.files import mtime_ns
 from imgsim.images.extras import is_readable_now
 from imgsim.images.identify import identify, open_file, refusal
-from imgsim.images.render import SIDEWAYS, render
+from imgsim.images.render import SIDEWAYS, is_blank, render
 from imgsim.options import DECODE_RULES, MAX_PIXELS, DecodeRules
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile
@@ -142,10 +142,14 @@ def decode_open(
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """An image as (height, width, 3) uint8, and the ``size`` (width, height) that it had before."""
+    """An image as (height, width, 3) uint8, and the ``size`` (width, height) that it had before.
+
+    ``damaged`` says that not all of it could be decoded.
+    """
 
     values: NDArray[np.uint8]
     size: tuple[int, int]
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +227,7 @@ def _decode(
     *,
     keep_aspect: bool = False,
 ) -> Pixels:
-    whole = image.size
+    whole, damaged = image.size, False
     try:
         if keep_aspect:
             scale = min(size[0] / whole[0], size[1] / whole[1])
@@ -233,17 +237,50 @@ def _decode(
         with _alone(image, held):
             if held > MAX_PIXELS:
                 _make_room(image)
-            orientation = _orientation(image)
-            if orientation in SIDEWAYS:
-                whole, size = whole[::-1], size[::-1] if keep_aspect else size
-            pixels = _scaled(path, file, image, (size, orientation), rules)
+            try:
+                form = _form(image, size, keep_aspect=keep_aspect)
+                pixels = _scaled(path, file, image, form, rules)
+            except (OSError, SyntaxError) as error:
+                if not rules.accept_damaged:
+                    raise
+                part, damaged = _part(path, file, image, size, error), True
+                form = _form(part, size, keep_aspect=keep_aspect)
+                pixels = render(part, *form)
     except ImageError:
         raise
     except Exception as error:  # the decode boundary: hostile files raise anything
         # Tracebacks would keep what the decoder has in memory.
         error.with_traceback(None).__cause__ = error.__context__ = None
         raise refusal(path, error) from error
-    return Pixels(pixels, whole)
+    return Pixels(pixels, whole[::-1] if form[1] in SIDEWAYS else whole, damaged)
+
+
+def _form(
+    image: Image.Image, size: tuple[int, int], *, keep_aspect: bool
+) -> tuple[tuple[int, int], int]:
+    """Return the size of the upright pixels, and the orientation in which the image is stored."""
+    orientation = _orientation(image)
+    return size[::-1] if keep_aspect and orientation in SIDEWAYS else size, orientation
+
+
+def _part(
+    path: str, file: BinaryIO, image: Image.Image, size: tuple[int, int], error: Exception
+) -> Image.Image:
+    """Return what is there of an image that is not whole, or raise the error if that is nothing."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    if image.format in _JPEG and "progressive" in image.info:  # or no scan would be shown
+        file.seek(0)
+        image = identify(path, io.BytesIO(file.read(_LARGEST_ENDED) + b"\xff\xd9"))
+        image.draft(None, size)
+    elif image.format in _JPEG | {"PNG"} and isinstance(image, PillowFile):
+        image.tile = []  # or it would be decoded once more
+    else:
+        raise error
+    image.load()
+    if is_blank(image):
+        raise error
+    return image
 
 
 def _make_room(image: Image.Image) -> None:

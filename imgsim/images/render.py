@@ -63,7 +63,7 @@ def _plain(image: Image.Image) -> Image.Image:
     It is the first one, or of an animation that fades in the first in which there is something.
     """
     image.load()
-    if image.format in _ANIMATED and getattr(image, "is_animated", False) and _is_blank(image):
+    if image.format in _ANIMATED and getattr(image, "is_animated", False) and is_blank(image):
         _seek_something(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -83,7 +83,8 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def _is_blank(image: Image.Image) -> bool:
+def is_blank(image: Image.Image) -> bool:
+    """Say whether an image is of one colour."""
     extremes = image.getextrema()
     pairs = extremes if isinstance(extremes[0], tuple) else [extremes]
     return all(low == high for low, high in pairs)
@@ -97,7 +98,7 @@ def _seek_something(image: Image.Image) -> None:
             image.load()
         except (EOFError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             break  # the end, or damage after the first
-        if not _is_blank(image):
+        if not is_blank(image):
             return
     image.seek(0)
     image.load()

@@ -541,3 +541,49 @@ class TestLimits:
             grey.convert(mode).convert("RGB").save(tmp_path / "b.png")
             alone, coloured = (decode(str(tmp_path / f"{name}.png"), 64, 64) for name in "ab")
             assert np.array_equal(alone, coloured)
+
+
+class TestDamaged:
+    ACCEPT = DecodeRules(accept_damaged=True)
+
+    @pytest.mark.parametrize("suffix", ["jpg", "progressive.jpg", "png"])
+    @pytest.mark.parametrize("orientation", [1, 6])
+    def test_a_cut_file_is_read_as_far_as_it_goes(self, tmp_path, crops, suffix, orientation):
+        whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        options = {"progressive": True} if suffix.startswith("prog") else {}
+        with Image.open(crops[0]) as image:
+            image.crop((0, 0, 96, 64)).save(whole, exif=exif, **options)
+        path.write_bytes(whole.read_bytes()[: int(0.7 * whole.stat().st_size)])
+        with pytest.raises(ImageError):
+            decode(str(path), 32, 32)
+        with opened(str(path), self.ACCEPT) as image:
+            cut = image.decode(64, 64)
+        with opened(str(whole), self.ACCEPT) as image:
+            complete = image.decode(64, 64)
+        assert (cut.damaged, complete.damaged) == (True, False)
+        assert cut.size == complete.size == ((96, 64) if orientation == 1 else (64, 96))
+        first = np.s_[:16] if orientation == 1 else np.s_[:, -16:]
+        assert np.abs(cut.values[first].astype(int) - complete.values[first]).mean() < 12
+        assert thumbnail(str(path), 48, self.ACCEPT).damaged
+
+    def test_a_damaged_png(self, tmp_path, crops):
+        path = tmp_path / "a.png"
+        with Image.open(crops[0]) as image:
+            image.save(path)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0x55
+        path.write_bytes(content)
+        with opened(str(path), self.ACCEPT) as image:
+            damaged = image.decode(32, 32)
+        assert damaged.damaged
+        assert damaged.values[:8].any()
+
+    @pytest.mark.parametrize("scans", [False, True])
+    def test_nothing_at_all_is_refused(self, tmp_path, crops, scans):
+        content = Path(crops[0]).read_bytes()
+        start = content.index(b"\xff\xda") + 14
+        (tmp_path / "a.jpg").write_bytes(content[: start if scans else 10])
+        with pytest.raises(ImageError):
+            decode(str(tmp_path / "a.jpg"), 32, 32, self.ACCEPT)
