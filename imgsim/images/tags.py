@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _BANDS = 256, 257, 258, 262, 274, 277
 _EXTRA, _KIND, _DNG_VERSION = 338, 339, 50706
 _FLOAT = 3
@@ -42,6 +40,8 @@ class TiffLayout:
 
 def tiff_layout(file: BinaryIO) -> TiffLayout:
     """Return the layout of the first page of a TIFF, or raise what Pillow does."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2  # noqa: PLC0415 - only TIFFs need it
+
     file.seek(0)
     head = file.read(8)
     tags = ImageFileDirectory_v2(head + file.read(8) if head[2:3] == b"+" else head)
