@@ -385,13 +385,10 @@ class TestSvg:
         assert not decode_source(content, "<bytes 0>", 8, 8).any()
 
 
-@pytest.fixture
-def bare(monkeypatch):
-    """An environment in which the packages of the extras are not installed."""
-    with monkeypatch.context() as patched:
-        for package in PACKAGES:
-            patched.setitem(sys.modules, package, None)
-        yield patched
+def hide(monkeypatch) -> None:
+    """Let the packages of the extras be as if they were not installed."""
+    for package in PACKAGES:
+        monkeypatch.setitem(sys.modules, package, None)
 
 
 class TestExtras:
@@ -411,8 +408,9 @@ class TestExtras:
             ("a.svg", b"\n<svg width='9'", "SVG", "svg"),
         ],
     )
-    def test_a_refusal_says_what_to_install(self, tmp_path, bare, name, head, told, extra):
+    def test_a_refusal_says_what_to_install(self, tmp_path, monkeypatch, name, head, told, extra):
         (tmp_path / name).write_bytes(head + bytes(99))
+        hide(monkeypatch)
         reason = f"{told} is not read without `pip install 'imgsim[{extra}]'`"
         with pytest.raises(ImageError) as raised:
             decode(str(tmp_path / name), 8, 8)
@@ -437,36 +435,41 @@ class TestExtras:
             ("u1", 5, "a TIFF of 5 bands of 8-bit integers"),
         ],
     )
-    def test_a_tiff_is_described(self, tmp_path, bare, kind, bands, told):
+    def test_a_tiff_is_described(self, tmp_path, monkeypatch, kind, bands, told):
         pixels = np.zeros((8, 8, bands), kind)
         photometric = "rgb" if bands == 3 else "minisblack"
         options = {"photometric": photometric, "planarconfig": "contig"}
         tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+        hide(monkeypatch)
         with pytest.raises(ImageError, match=f"{told} is not read without"):
             decode(str(tmp_path / "a.tif"), 8, 8)
 
-    def test_a_small_preview_is_not_taken_for_a_raw_file(self, tmp_path, bare):
+    def test_a_small_preview_is_not_taken_for_a_raw_file(self, tmp_path, monkeypatch):
         path = write_dng(tmp_path / "a.dng", picture(16, 12))
+        hide(monkeypatch)
         with pytest.raises(ImageError, match="DNG is not read without"):
             decode(path, 8, 8)
 
-    def test_formats_that_are_read_here(self, bare):
+    def test_formats_that_are_read_here(self, monkeypatch):
+        hide(monkeypatch)
         assert not {"HEIF", "JPEG XL", "RAW", "SVG"} & set(readable())
-        bare.undo()
+        monkeypatch.undo()
         assert {"HEIF", "JPEG XL", "RAW", "SVG", "JPEG", "PNG"} <= set(readable())
 
-    def test_their_files_are_expected_to_be_images(self, tmp_path, bare):
+    def test_their_files_are_expected_to_be_images(self, tmp_path, monkeypatch):
+        hide(monkeypatch)
         for suffix in ("heic", "HIF", "jxl", "svg", "dng", "cr3", "srw", "x3f"):
             (tmp_path / f"a.{suffix}").write_text("no picture")
         assert len(sorted_out(find([str(tmp_path)]))[1]) == 8
 
-    def test_once_installed_the_next_ingest_reads_them(self, collection, tmp_path, bare):
+    def test_once_installed_the_next_ingest_reads_them(self, collection, tmp_path, monkeypatch):
         folder = tmp_path / "in"
         folder.mkdir()
         write_jxl(folder / "a.jxl", np.asarray(picture()))
+        hide(monkeypatch)
         assert len(collection.ingest([folder]).refused) == 1
         assert len(collection.ingest([folder]).refused) == 1
-        bare.undo()
+        monkeypatch.undo()
         assert collection.ingest([folder], dry_run=True).added == 1
         assert collection.ingest([folder]).added == 1
         assert collection.refused() == []
