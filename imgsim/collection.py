@@ -21,7 +21,7 @@ from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.encoders import Encoders
 from imgsim.errors import EncoderError, ImageError
 from imgsim.files import absolute, disk_bytes
-from imgsim.images.formats import formats
+from imgsim.images.extras import readable
 from imgsim.images.scan import Notes, find
 from imgsim.images.source import Images
 from imgsim.jobs import forget
@@ -335,7 +335,7 @@ class Collection:
                 fingerprint=encoder.fingerprint if encoder else None,
                 dim=encoder.dim if encoder else None,
                 image_size=(preprocessing.height, preprocessing.width) if preprocessing else None,
-                formats=formats(),
+                formats=readable(),
                 versions={"imgsim": __version__} | {name: _version(name) for name in _LIBRARIES},
             )
 

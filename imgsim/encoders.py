@@ -19,7 +19,7 @@ from imgsim.images.scan import Notes, find
 from imgsim.jobs.compact import tidy, what_pays
 from imgsim.jobs.reencode import Reencode, take_over
 from imgsim.jobs.repair import drop_damaged
-from imgsim.options import BatchLimits, EncoderSource, TrainingSettings
+from imgsim.options import BatchLimits, DecodeRules, EncoderSource, TrainingSettings
 from imgsim.records import EncoderRecord
 from imgsim.results import (
     EncoderInfo,
@@ -74,7 +74,7 @@ class Encoders:
             chosen = begin.settings if isinstance(begin, TrainingState) else begin
             notes = Notes()
             found = find(images, chosen.exclude, str(self._directory.path), notes)
-            files = TrainingImages(found, chosen.image_size)
+            files = TrainingImages(found, chosen.image_size, DecodeRules(chosen.max_pixels))
             files.split(chosen)  # or it raises, before TensorFlow has taken its seconds
             on_progress(_preparing(chosen))
             with tensorflow():

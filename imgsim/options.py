@@ -9,6 +9,9 @@ from typing import Literal, get_args
 
 from imgsim.exclusions import checked_patterns
 
+MAX_PIXELS = 178_956_970
+"""An image of more pixels is refused: a small file could fill the memory."""
+
 SHRINK = 16
 """Height and width of a latent are those of the image divided by this."""
 
@@ -48,6 +51,27 @@ def checked_k(k: int | None) -> int | None:
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     return k
+
+
+@dataclass(frozen=True)
+class DecodeRules:
+    """Which images are decoded: those of at most ``max_pixels``.
+
+    A JPEG counts at the scale at which it is decoded. With ``accept_damaged`` a JPEG or PNG is read
+    as far as it can be, and is grey or black beyond. A limit below 1 raises ValueError.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    accept_damaged: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that no image keeps."""
+        if self.max_pixels < 1:
+            raise ValueError("the limit of pixels must be at least 1")
+
+
+DECODE_RULES = DecodeRules()
+"""What goes for images unless somebody decides otherwise."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +132,8 @@ class IngestSettings:
     through twice; else it is 0. ``exclude`` is a pattern as in a .gitignore file, or several: what
     matches one, its path being relative to the folder that is ingested, is left out. They follow
     ``imgsim.exclusions.DEFAULTS``, and so ``!@eaDir`` takes these folders in. It becomes a tuple;
-    what is no pattern raises ValueError.
+    what is no pattern raises ValueError. Images of more than ``max_pixels`` are refused; a JPEG
+    counts at the scale at which it is decoded.
     """
 
     rehash: bool = False
@@ -116,10 +141,16 @@ class IngestSettings:
     batch: BatchLimits = BatchLimits()
     count_first: bool = True
     exclude: str | Iterable[str] = ()
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         """Refuse what is no pattern."""
         object.__setattr__(self, "exclude", checked_patterns(self.exclude))
+
+    @property
+    def rules(self) -> DecodeRules:
+        """Return which images are decoded; raise ValueError if that makes no sense."""
+        return DecodeRules(self.max_pixels)
 
 
 @dataclass(frozen=True)
@@ -138,8 +169,8 @@ class TrainingSettings:
     ``some`` and ``much``.
 
     A training ends after ``epochs``, after ``time_budget`` seconds, or when ``patience`` epochs, if
-    not 0, have not lowered the validation loss. ``exclude`` is that of :class:`IngestSettings`.
-    Settings that make no sense raise ValueError.
+    not 0, have not lowered the validation loss. ``exclude`` and ``max_pixels`` are those of
+    :class:`IngestSettings`. Settings that make no sense raise ValueError.
     """
 
     image_size: int = 64
@@ -157,6 +188,7 @@ class TrainingSettings:
     time_budget: float = 1_200.0
     patience: int = 0
     exclude: str | Iterable[str] = ()
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense before anything is loaded."""
@@ -181,6 +213,7 @@ class TrainingSettings:
             ),
             (weights_fit, "weights, directions and patience must not be negative"),
             (self.reconstruct + self.contrast > 0, "there must be a loss"),
+            (self.max_pixels >= 1, "the limit of pixels must be at least 1"),
         ):
             if not fits:
                 raise ValueError(otherwise)
@@ -208,7 +241,7 @@ class EvaluationSettings:
     """What to evaluate: labels from the CSV file ``labels``, or else the names of folders.
 
     The labels are in its column ``column``; ``queries`` images at most are drawn with ``seed``.
-    ``exclude`` is that of :class:`IngestSettings`.
+    ``exclude`` and ``max_pixels`` are those of :class:`IngestSettings`.
     """
 
     labels: str | None = None
@@ -216,12 +249,15 @@ class EvaluationSettings:
     queries: int = 1_000
     seed: int = 0
     exclude: str | Iterable[str] = ()
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
         object.__setattr__(self, "exclude", checked_patterns(self.exclude))
         if self.queries < 1 or self.seed < 0:
             raise ValueError("there must be at least 1 query, and the seed must not be negative")
+        if self.max_pixels < 1:
+            raise ValueError("the limit of pixels must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from imgsim.images.source import Images
 from imgsim.index.searcher import Answer
 from imgsim.jobs.nearest import Own, nearest_but
 from imgsim.jobs.neighbours import matches, nearest_others
-from imgsim.options import SearchFilter, checked_k
+from imgsim.options import MAX_PIXELS, DecodeRules, SearchFilter, checked_k
 from imgsim.records import EncoderRecord
 from imgsim.results import EmbeddingMatches, QueryResult, SearchResults, SearchStats
 
@@ -91,13 +91,15 @@ class Searcher:
         images: Images,
         k: int | None = 10,
         on_error: Callable[[ImageError], None] | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
     ) -> SearchResults:
         """Return for each image its ``k`` nearest stored images (None: all), nearest first.
 
         Images are one or several. An image is a path, the bytes of a file, a Pillow image, or
         uint8 pixels (height, width), (height, width, 3) or (height, width, 4). One that cannot be
         decoded raises its :class:`ImageError`; with ``on_error``, the error is handed over and it
-        has no result.
+        has no result. One of more than ``max_pixels`` cannot; see :class:`IngestSettings`.
         """
         self._refuse_if_closed()
         k, began = checked_k(k), time.perf_counter()
@@ -105,7 +107,8 @@ class Searcher:
         _LOG.debug("the encoder is there after %.1f ms", _milliseconds(began))
         began = time.perf_counter()
         hashed = self._within.no_self or self._within.distinct
-        queries, embeddings = embed_images(images, encoder, on_error, hashed=hashed)
+        rules = DecodeRules(max_pixels)
+        queries, embeddings = embed_images(images, encoder, on_error, rules, hashed=hashed)
         if not queries:
             return SearchResults((), SearchStats())
         _LOG.debug("encoded %d images in %.1f ms", len(queries), _milliseconds(began))

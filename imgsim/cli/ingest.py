@@ -13,13 +13,14 @@ from imgsim.cli.options import (
     Exclude,
     FromFile,
     Json,
+    MaxPixels,
     Null,
     Options,
     excluded_text,
     roots_of,
 )
 from imgsim.errors import ImageError
-from imgsim.options import IngestSettings
+from imgsim.options import MAX_PIXELS, IngestSettings
 from imgsim.results import IngestReport
 
 
@@ -39,6 +40,7 @@ def ingest(
     retry_refused: Annotated[
         bool, typer.Option(help="Try refused files again that have not changed.")
     ] = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
     strict: Annotated[
         bool, typer.Option(help="Exit with 20 if any file was not read, not only if none was.")
     ] = False,
@@ -49,7 +51,11 @@ def ingest(
     roots = roots_of(paths, from_file, null=null)
     try:
         settings = IngestSettings(
-            rehash, retry_refused, count_first=sys.stderr.isatty(), exclude=exclude or ()
+            rehash,
+            retry_refused,
+            count_first=sys.stderr.isatty(),
+            exclude=exclude or (),
+            max_pixels=max_pixels,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

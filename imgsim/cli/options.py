@@ -64,6 +64,12 @@ Exclude = Annotated[
         "by default; may be repeated.",
     ),
 ]
+MaxPixels = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=1, help="Refuse larger images; a JPEG counts at the scale it is decoded."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Report, and change nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Name = Annotated[

@@ -12,6 +12,7 @@ from imgsim.cli.console import progress_bar, say, say_stats
 from imgsim.cli.options import (
     Distinct,
     K,
+    MaxPixels,
     NoSelf,
     NotUnder,
     Options,
@@ -24,7 +25,7 @@ from imgsim.cli.options import (
     told_left_out,
 )
 from imgsim.errors import ImageError
-from imgsim.options import SearchFilter
+from imgsim.options import MAX_PIXELS, DecodeRules, SearchFilter
 from imgsim.output.listing import neighbour_rows
 from imgsim.output.target import FIGURES, PAGES, check_target
 from imgsim.results import SearchResults
@@ -44,6 +45,7 @@ def query(
     not_under: NotUnder = None,
     no_self: NoSelf = False,
     distinct: Distinct = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
     form: Annotated[
         QueryFormat, typer.Option("--format", help="How to print the matches.")
     ] = "table",
@@ -83,32 +85,33 @@ def query(
     with options.open() as collection:
         paths = list(expanded(images, options, fail, null=null))
         with collection.searcher(within) as searcher:
-            results, searched = searcher.search(paths, k, fail), len(searcher)
+            results = searcher.search(paths, k, fail, max_pixels=max_pixels)
+            searched = len(searcher)
     _note_silence(results, searched, within, options)
     if explain:
         say_stats(results.stats)
     print_results(results, "jsonl" if as_json else form, null=null)
     if figure is not None:
-        _draw(figure, results, options)
+        _draw(figure, results, DecodeRules(max_pixels), options)
     if page is not None:
-        _write(page, results, options)
+        _write(page, results, DecodeRules(max_pixels), options)
     if failures:
         raise typer.Exit(max(error.exit_code for error in failures))
 
 
-def _draw(target: Path, results: SearchResults, options: Options) -> None:
+def _draw(target: Path, results: SearchResults, rules: DecodeRules, options: Options) -> None:
     from imgsim.output.plots import draw_matches  # noqa: PLC0415 - matplotlib takes a second
 
     with progress_bar("figure", quiet=options.quiet) as on_progress:
-        drawing = draw_matches(target, results, on_progress)
+        drawing = draw_matches(target, results, on_progress, rules)
     note_figure(target, drawing, options)
 
 
-def _write(target: Path, results: SearchResults, options: Options) -> None:
+def _write(target: Path, results: SearchResults, rules: DecodeRules, options: Options) -> None:
     from imgsim.output.html import write_page  # noqa: PLC0415 - Pillow is not needed otherwise
 
     with progress_bar("page", quiet=options.quiet) as on_progress:
-        left_out = write_page(target, results, on_progress)
+        left_out = write_page(target, results, on_progress, rules)
     options.note(f"page: {target}{told_left_out(left_out)}")
 
 

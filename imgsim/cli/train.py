@@ -12,6 +12,7 @@ from imgsim.cli.options import (
     Exclude,
     FromFile,
     Json,
+    MaxPixels,
     Name,
     Null,
     Options,
@@ -22,7 +23,14 @@ from imgsim.cli.options import (
     roots_of,
 )
 from imgsim.errors import ImageError
-from imgsim.options import RECIPES, Colours, EvaluationSettings, Recipe
+from imgsim.options import (
+    MAX_PIXELS,
+    RECIPES,
+    Colours,
+    DecodeRules,
+    EvaluationSettings,
+    Recipe,
+)
 from imgsim.output.target import FIGURES, check_target
 from imgsim.results import TrainingReport
 
@@ -109,6 +117,7 @@ def train(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Seeds the split and the weights.")
     ] = 0,
+    max_pixels: MaxPixels = MAX_PIXELS,
     name: Name = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted training, as it was begun.")
@@ -133,6 +142,7 @@ def train(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "validation_split": validation_split,
+        "max_pixels": None if max_pixels == MAX_PIXELS else max_pixels,
     }
     changes = {name: value for name, value in chosen.items() if value is not None}
     if resume and (changes or seed or name or recipe != "contrastive"):
@@ -215,6 +225,7 @@ def evaluate(
     ] = None,
     null: Null = False,
     exclude: Exclude = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     figure: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw queries with right and wrong neighbours."),
@@ -235,7 +246,7 @@ def evaluate(
     if figure is not None:
         check_target(figure, FIGURES)
     try:
-        settings = EvaluationSettings(labels, column, queries, seed, exclude or ())
+        settings = EvaluationSettings(labels, column, queries, seed, exclude or (), max_pixels)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     images = None if from_file is None else listed(from_file, null=null)
@@ -254,7 +265,8 @@ def evaluate(
     if figure is not None:
         from imgsim.output.plots import draw_retrieved  # noqa: PLC0415 - matplotlib takes a second
 
-        note_figure(figure, draw_retrieved(figure, evaluation.retrieved[:_DRAWN]), options)
+        drawing = draw_retrieved(figure, evaluation.retrieved[:_DRAWN], DecodeRules(max_pixels))
+        note_figure(figure, drawing, options)
 
 
 def reencode(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,11 @@ from imgsim.encoder.encoder import Encoder
 from imgsim.errors import ImageError
 from imgsim.images.decode import OpenImage, opened
 from imgsim.images.source import Images, ImageSource, decode_source, listed_images, name_of
+from imgsim.options import DECODE_RULES, DecodeRules
 from imgsim.parallel import in_threads
 from imgsim.records import ImageRecord
+
+_STORED = DecodeRules(max_pixels=sys.maxsize, accept_damaged=True)  # it was accepted once
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +29,9 @@ class EmbeddedImage:
     embedding: NDArray[np.float32]
 
 
-def embed_file(path: str, encoder: Encoder) -> EmbeddedImage:
+def embed_file(path: str, encoder: Encoder, rules: DecodeRules) -> EmbeddedImage:
     """Decode and encode the image at ``path``, or raise :class:`ImageError`."""
-    with opened(path) as image:
+    with opened(path, rules) as image:
         return embed(image, encoder)
 
 
@@ -46,6 +50,7 @@ def embed_images(
     images: Images,
     encoder: Encoder,
     on_error: Callable[[ImageError], None] | None = None,
+    rules: DecodeRules = DECODE_RULES,
     *,
     hashed: bool = False,
 ) -> tuple[list[Query], NDArray[np.float32]]:
@@ -58,7 +63,7 @@ def embed_images(
     sources = [
         (name_of(source, number), source) for number, source in enumerate(listed_images(images))
     ]
-    work = partial(_embed_source, encoder=encoder, hashed=hashed)
+    work = partial(_embed_source, encoder=encoder, rules=rules, hashed=hashed)
     for result in in_threads(work, sources):
         if not isinstance(result, ImageError):
             queries.append(result[0])
@@ -72,20 +77,21 @@ def embed_images(
 
 
 def _embed_source(
-    source: tuple[str, ImageSource], encoder: Encoder, *, hashed: bool
+    source: tuple[str, ImageSource], encoder: Encoder, rules: DecodeRules, *, hashed: bool
 ) -> tuple[Query, NDArray[np.float32]]:
     name, image = source
     size = encoder.preprocessing.height, encoder.preprocessing.width
     if hashed and isinstance(image, str | os.PathLike):
-        with opened(os.fspath(image)) as file:
+        with opened(os.fspath(image), rules) as file:
             return Query(name, file.sha256), embed(file, encoder).embedding
     content = hashlib.sha256(image).digest() if hashed and isinstance(image, bytes) else None
-    return Query(name, content), embedding_of(name, decode_source(image, name, *size), encoder)
+    pixels = decode_source(image, name, *size, rules)
+    return Query(name, content), embedding_of(name, pixels, encoder)
 
 
 def stamp(path: str) -> tuple[int, int, bytes]:
     """Return size, time and hash of the image file at ``path``."""
-    with opened(path) as image:
+    with opened(path, _STORED) as image:
         return image.size, image.mtime_ns, image.sha256
 
 
@@ -95,7 +101,7 @@ def embed_again(
     """Yield the embeddings of images whose files still have their content."""
 
     def again(record: ImageRecord) -> EmbeddedImage:
-        with opened(record.path) as image:
+        with opened(record.path, _STORED) as image:
             if image.sha256 != record.sha256:
                 raise ImageError(record.path, "has other content by now")
             return embed(image, encoder)

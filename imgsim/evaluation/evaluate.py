@@ -30,7 +30,7 @@ from imgsim.errors import ImageError, LabelError
 from imgsim.evaluation.baselines import Descriptions, describe
 from imgsim.evaluation.labels import folder_labels, table_labels
 from imgsim.images.decode import sorted_out
-from imgsim.options import EvaluationSettings
+from imgsim.options import DecodeRules, EvaluationSettings
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile
 from imgsim.results import Progress, Refusal
@@ -155,8 +155,9 @@ def evaluate(
         why = "".join(f"; {each.path}: {each.reason}" for each in refused[:1])
         raise LabelError(f"{where}: labels none of {len(files):,} images found{why}")
     images: dict[str, Descriptions] = {}
+    work = partial(describe, encoder=encoder, rules=DecodeRules(settings.max_pixels))
     for done, (path, result) in enumerate(
-        zip(paths, in_threads(partial(describe, encoder=encoder), paths), strict=True), start=1
+        zip(paths, in_threads(work, paths), strict=True), start=1
     ):
         if isinstance(result, ImageError):
             refused.append(Refusal(path, result.reason))

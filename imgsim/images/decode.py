@@ -10,24 +10,29 @@ alpha, or a transparent colour    on white; on black if what is visible is almos
 1 bit, grey, palette              expanded to RGB
 16-bit grey                       the upper 8 of 16 bits, or of 12 or 8 if no value needs more
 32-bit integer or float grey      resized; then its least to greatest finite value is 0 to 255
+TIFFs of other bands or numbers   [tiff] the first three bands as RGB, or the first; then as above
 CMYK, YCbCr, HSV                  Pillow's conversion; embedded colour profiles are not applied
 L*a*b*                            converted to sRGB with the built-in profiles
 JPEG that lacks its end marker    read if all pixels are there; else cut files are refused
 large JPEG                        decoded at the least scale (1/2, 1/4, 1/8) that is large enough
+HEIF                              [heif] the primary image, with its own transformations applied
+JPEG XL                           [jxl] orientation applied; floats as above
+raw file of a camera              [raw] its preview if large enough, else developed at half size
+SVG                               [svg] drawn at the size that is needed, without text and links
 any size                          resized to the asked size, antialiased, aspect ratio not kept
 ================================  ==============================================================
 
-EPS is not read, because Pillow would run Ghostscript on it.
+In brackets is the extra of imgsim that reads it. EPS is not read, because Pillow would run
+Ghostscript on it.
 """
 
-import errno
 import hashlib
 import io
 import os
-import stat
+import re
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import tee
@@ -36,18 +41,18 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.ImageFile import ImageFile as PillowFile
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage, unavailable
 from imgsim.files import mtime_ns
-from imgsim.images.formats import COMMON, formats, unread_format
-from imgsim.images.render import SIDEWAYS, render
+from imgsim.images.extras import is_readable_now
+from imgsim.images.identify import facts_of, identify, open_file, refusal
+from imgsim.images.render import SIDEWAYS, is_blank, render
+from imgsim.options import DECODE_RULES, MAX_PIXELS, DecodeRules
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile
 from imgsim.results import Refusal
-
-MAX_PIXELS = 178_956_970
-"""Images that declare more pixels are refused: a small file could fill the memory."""
 
 _LARGE_PIXELS = 1 << 24
 _LARGEST_ENDED = 1 << 28  # bytes of a JPEG without an end that is tried once more
@@ -57,16 +62,23 @@ _LARGE = Lock()
 # freed; the usual 16 MB may stay with the thread that had them.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined] # its stubs leave it out
 
-# What readers raise where they took a damaged file for sound; the words are about their code.
-_STUMBLES = TypeError, LookupError, AttributeError, ArithmeticError, UnicodeError, struct.error
-
 _ORIENTATION = 0x0112
-_SCALED_FORMATS = frozenset({"JPEG", "MPO"})
+_JPEG = frozenset({"JPEG", "MPO"})
+_OVER = re.compile(r"pixels exceed the limit of (\d+); see --max-pixels$")
+_START_OF_SCAN = 0xDA
+_ONE_SCAN_FRAMES = frozenset({0xC0, 0xC1})
+_UPRIGHT_FORMATS = frozenset({"HEIF", "JPEG XL", "RAW", "SVG", "TIFF"})
 
 
 def is_other_file(error: ImageError, *, claimed: bool) -> bool:
     """Say whether an error is that of a file that is no image and does not claim to be one."""
     return isinstance(error, NotAnImage) and not claimed
+
+
+def is_outdated(reason: str, rules: DecodeRules) -> bool:
+    """Say whether a file that was refused for this reason may be decoded by now."""
+    limit = _OVER.search(reason)
+    return rules.max_pixels > int(limit[1]) if limit else is_readable_now(reason)
 
 
 def sorted_out(
@@ -90,44 +102,54 @@ def _begin(item: ImageFile | ImageError) -> str:
     """Return the path of a file that begins like an image."""
     if isinstance(item, ImageError):
         raise item
-    with _open_file(item.path) as file:
-        _identify(item.path, file)
+    with open_file(item.path) as file:
+        identify(item.path, file)
     return item.path
 
 
 def content_hash(path: str) -> bytes:
     """Return the sha256 of the file at ``path``, or raise :class:`ImageError`."""
-    with _open_file(path) as file:
+    with open_file(path) as file:
         return _sha256(path, file.fileno())
 
 
-def decode(path: str, height: int, width: int) -> NDArray[np.uint8]:
+def decode(
+    path: str, height: int, width: int, rules: DecodeRules = DECODE_RULES
+) -> NDArray[np.uint8]:
     """Return the image at ``path`` as (height, width, 3) uint8, or raise :class:`ImageError`."""
-    with _open_file(path) as file:
-        return decode_stream(path, file, height, width)
+    with open_file(path) as file:
+        return decode_stream(path, file, height, width, rules)
 
 
-def decode_stream(name: str, file: BinaryIO, height: int, width: int) -> NDArray[np.uint8]:
+def decode_stream(
+    name: str, file: BinaryIO, height: int, width: int, rules: DecodeRules = DECODE_RULES
+) -> NDArray[np.uint8]:
     """Do what :func:`decode` does with an open file, which errors call ``name``."""
-    return _decode(name, file, _identify(name, file), (width, height)).values
+    return _decode(name, file, identify(name, file), (width, height), rules).values
 
 
-def decode_open(name: str, image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+def decode_open(
+    name: str, image: Image.Image, height: int, width: int, rules: DecodeRules = DECODE_RULES
+) -> NDArray[np.uint8]:
     """Do what :func:`decode` does with an image in memory, which stays as it is."""
-    _refuse_huge(name, image)
+    _refuse_huge(name, image.size, image.width * image.height, rules)
     try:
         orientation = _orientation(image)
         return render(image.copy(), (width, height), orientation)
     except Exception as error:  # the decode boundary: it may be read from its file only now
-        raise _refusal(name, error) from error
+        raise refusal(name, error) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """An image as (height, width, 3) uint8, and the ``size`` (width, height) that it had before."""
+    """An image as (height, width, 3) uint8, and the ``size`` (width, height) that it had before.
+
+    ``damaged`` says that not all of it could be decoded.
+    """
 
     values: NDArray[np.uint8]
     size: tuple[int, int]
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,27 +162,30 @@ class OpenImage:
     sha256: bytes
     _file: BufferedReader
     _image: Image.Image
+    _rules: DecodeRules
     _descriptor: int
     _stamp: tuple[int, int, int]
 
     def decode(self, height: int, width: int) -> Pixels:
         """Return the pixels, once, or raise :class:`ImageError`."""
-        pixels = _decode(self.path, self._file, self._image, (width, height))
-        if _stamp(_facts(self.path, self._descriptor)) != self._stamp:
+        size = width, height
+        pixels = _decode(self.path, self._file, self._image, size, self._rules)
+        if _stamp(facts_of(self.path, self._descriptor)) != self._stamp:
             raise ImageUnavailable(self.path, "was changed while it was read")
         return pixels
 
 
 @contextmanager
-def opened(path: str) -> Iterator[OpenImage]:
+def opened(path: str, rules: DecodeRules = DECODE_RULES) -> Iterator[OpenImage]:
     """Open and hash the file at ``path``, or raise :class:`ImageError` if it is no image."""
-    with _open_file(path) as file, open(os.dup(file.fileno()), "rb") as again:
-        facts = _facts(path, again.fileno())
-        image = _identify(path, file)  # some decoders close the file
-        _refuse_huge(path, image)
+    with open_file(path) as file, open(os.dup(file.fileno()), "rb") as again:
+        facts = facts_of(path, again.fileno())
+        image = identify(path, file)  # some decoders close the file
+        if image.format not in _JPEG | {"SVG"}:  # which may be decoded at a smaller scale
+            _refuse_huge(path, image.size, image.width * image.height, rules)
         sha256 = _sha256(path, again.fileno())
         whose = path, facts.st_size, mtime_ns(facts), sha256
-        yield OpenImage(*whose, file, image, again.fileno(), _stamp(facts))
+        yield OpenImage(*whose, file, image, rules, again.fileno(), _stamp(facts))
 
 
 def _stamp(facts: os.stat_result) -> tuple[int, int, int]:
@@ -180,68 +205,17 @@ def _sha256(path: str, descriptor: int) -> bytes:
     return digest.digest()
 
 
-def thumbnail(path: str, side: int) -> Pixels:
+def thumbnail(path: str, side: int, rules: DecodeRules = DECODE_RULES) -> Pixels:
     """Return the image with its aspect ratio kept, fitting into ``side`` x ``side``."""
-    with _open_file(path) as file:
-        return _decode(path, file, _identify(path, file), (side, side), keep_aspect=True)
+    with open_file(path) as file:
+        return _decode(path, file, identify(path, file), (side, side), rules, keep_aspect=True)
 
 
 def dimensions(path: str) -> tuple[int, int]:
     """Return (width, height) of the upright image at ``path``, without its pixels."""
-    with _open_file(path) as file, closing(_identify(path, file)) as image:
+    with open_file(path) as file, closing(identify(path, file)) as image:
         size = image.size
         return size[::-1] if _orientation(image) in SIDEWAYS else size
-
-
-def _open_file(path: str) -> BufferedReader:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would block
-    except OSError as error:
-        raise unavailable(path, error) from error
-    except ValueError as error:  # a NUL character in the path
-        raise ImageUnavailable(path, str(error)) from error
-    try:
-        _require_content(path, descriptor)
-    except ImageUnavailable:
-        os.close(descriptor)
-        raise
-    return open(descriptor, "rb")
-
-
-def _require_content(path: str, descriptor: int) -> None:
-    """Raise :class:`ImageUnavailable` unless the system gives what an open file begins with.
-
-    What a reader makes of such an error may read as if the content were bad.
-    """
-    if not stat.S_ISREG(_facts(path, descriptor).st_mode):
-        raise ImageUnavailable(path, "not a regular file")
-    try:
-        os.pread(descriptor, 1, 0)
-    except OSError as error:
-        raise unavailable(path, error) from error
-
-
-def _facts(path: str, descriptor: int) -> os.stat_result:
-    """Return size, times and kind of an open file, which a server may have forgotten."""
-    try:
-        return os.fstat(descriptor)
-    except OSError as error:
-        raise unavailable(path, error) from error
-
-
-def _identify(path: str, file: BinaryIO) -> Image.Image:
-    try:
-        try:
-            return Image.open(file, formats=COMMON)
-        except UnidentifiedImageError:
-            return Image.open(file, formats=formats())
-    except (UnidentifiedImageError, ValueError) as error:  # some readers take any text for theirs
-        file.seek(0)
-        if (unread := unread_format(path, file.read(32))) is not None:
-            raise ImageError(path, f"{unread} is not read") from error
-        raise NotAnImage(path, "not an image in a known format") from error
-    except Exception as error:  # the decode boundary: hostile files raise anything
-        raise _refusal(path, error) from error
 
 
 def _decode(
@@ -249,60 +223,148 @@ def _decode(
     file: BinaryIO,
     image: Image.Image,
     size: tuple[int, int],
+    rules: DecodeRules,
     *,
     keep_aspect: bool = False,
 ) -> Pixels:
-    width, height = image.size
-    _refuse_huge(path, image)
-    with _alone(image):
-        try:
-            orientation = _orientation(image)
-            if orientation in SIDEWAYS:
-                width, height = height, width
-            if keep_aspect:
-                scale = min(size[0] / width, size[1] / height)
-                size = max(1, round(width * scale)), max(1, round(height * scale))
-            pixels = _scaled(path, file, image, size, orientation)
-        except Exception as error:  # the decode boundary: hostile files raise anything
-            # Tracebacks would keep what the decoder has in memory.
-            error.with_traceback(None).__cause__ = error.__context__ = None
-            raise _refusal(path, error) from error
-    return Pixels(pixels, (width, height))
+    whole, damaged = image.size, False
+    try:
+        if keep_aspect:
+            scale = min(size[0] / whole[0], size[1] / whole[1])
+            size = max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale))
+        held = _drafted(file, image, size)
+        _refuse_huge(path, whole, held, rules)
+        with _alone(image, held):
+            if held > MAX_PIXELS:
+                _make_room(image)
+            try:
+                form = _form(image, size, keep_aspect=keep_aspect)
+                pixels = _scaled(path, file, image, form, rules)
+            except (OSError, SyntaxError) as error:
+                if not rules.accept_damaged:
+                    raise
+                part, damaged = _part(path, file, image, size, error), True
+                form = _form(part, size, keep_aspect=keep_aspect)
+                pixels = render(part, *form)
+    except ImageError:
+        raise
+    except Exception as error:  # the decode boundary: hostile files raise anything
+        # Tracebacks would keep what the decoder has in memory.
+        error.with_traceback(None).__cause__ = error.__context__ = None
+        raise refusal(path, error) from error
+    return Pixels(pixels, whole[::-1] if form[1] in SIDEWAYS else whole, damaged)
 
 
-def _refuse_huge(path: str, image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width}x{image.height}"
-        raise ImageError(path, f"{size} pixels are over the limit of {MAX_PIXELS}")
+def _form(
+    image: Image.Image, size: tuple[int, int], *, keep_aspect: bool
+) -> tuple[tuple[int, int], int]:
+    """Return the size of the upright pixels, and the orientation in which the image is stored."""
+    orientation = _orientation(image)
+    return size[::-1] if keep_aspect and orientation in SIDEWAYS else size, orientation
+
+
+def _part(
+    path: str, file: BinaryIO, image: Image.Image, size: tuple[int, int], error: Exception
+) -> Image.Image:
+    """Return what is there of an image that is not whole, or raise the error if that is nothing."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    if image.format in _JPEG and "progressive" in image.info:  # or no scan would be shown
+        file.seek(0)
+        image = identify(path, io.BytesIO(file.read(_LARGEST_ENDED) + b"\xff\xd9"))
+        image.draft(None, size)
+    elif image.format in _JPEG | {"PNG"} and isinstance(image, PillowFile):
+        image.tile = []  # or it would be decoded once more
+    else:
+        raise error
+    image.load()
+    if is_blank(image):
+        raise error
+    return image
+
+
+def _make_room(image: Image.Image) -> None:
+    """Take the memory for a TIFF of any size; Pillow would look at a limit of its own first."""
+    if isinstance(image, PillowFile) and image.format == "TIFF":
+        sideways = image.getexif().get(_ORIENTATION) in SIDEWAYS
+        image.im = Image.new(image.mode, image.size[::-1] if sideways else image.size).im
+
+
+def _drafted(file: BinaryIO, image: Image.Image, size: tuple[int, int]) -> int:
+    """Prepare decoding for a size; return how many pixels will be in memory at once.
+
+    A JPEG is decoded at the least scale that is large enough, and an SVG drawn. But where a JPEG
+    comes in several scans, what they say of all its pixels is kept.
+    """
+    pixels = image.width * image.height
+    image.draft(None, size)
+    if image.format == "SVG":
+        return size[0] * size[1]
+    if image.format in _JPEG and not (pixels > _LARGE_PIXELS and _has_scans(file)):
+        return image.width * image.height
+    return pixels
+
+
+def _has_scans(file: BinaryIO) -> bool:
+    """Say whether a JPEG comes in several scans, or is unusual otherwise."""
+    bands = 0
+    file.seek(2)
+    while True:
+        mark, marker, length = struct.unpack(">BBH", file.read(4))
+        if mark != 0xFF or length < 2:
+            return True
+        content = file.read(length - 2)
+        if marker == _START_OF_SCAN:
+            return content[0] != bands
+        if marker in _ONE_SCAN_FRAMES:
+            bands = content[5]
+
+
+def _refuse_huge(path: str, size: tuple[int, int], pixels: int, rules: DecodeRules) -> None:
+    """Raise :class:`ImageError` if so many ``pixels`` are too many: they could fill the memory."""
+    if pixels > rules.max_pixels:
+        raise ImageError(
+            path,
+            f"{size[0]}x{size[1]} pixels exceed the limit of {rules.max_pixels}; see --max-pixels",
+        )
 
 
 @contextmanager
-def _alone(image: Image.Image) -> Iterator[None]:
-    """Release the pixels at the end; large images are in memory one at a time.
-
-    JPEGs do not count, which are decoded at a smaller scale.
-    """
-    large = image.width * image.height > _LARGE_PIXELS and image.format not in _SCALED_FORMATS
-    with _LARGE if large else nullcontext(), closing(image):
+def _alone(image: Image.Image, pixels: int) -> Iterator[None]:
+    """Release the pixels at the end; large images are in memory one at a time."""
+    with _LARGE if pixels > _LARGE_PIXELS else nullcontext(), closing(image):
         yield
 
 
 def _scaled(
-    path: str, file: BinaryIO, image: Image.Image, size: tuple[int, int], orientation: int
+    path: str,
+    file: BinaryIO,
+    image: Image.Image,
+    form: tuple[tuple[int, int], int],
+    rules: DecodeRules,
 ) -> NDArray[np.uint8]:
-    """Return upright pixels, of a JPEG from a smaller scale if it can be decoded at one."""
+    """Return upright pixels, of a JPEG from a smaller scale if it can be decoded at one.
+
+    Their ``form`` is the size, and the orientation in which the image is stored.
+    """
     try:
-        image.draft(None, size)
-        return render(image, size, orientation)
+        return render(image, *form)
     except OSError:
-        if image.format not in _SCALED_FORMATS:
+        if image.format not in _JPEG:
             raise
+    with suppress(OSError):  # a lossless JPEG cannot be decoded at a smaller scale
+        return render(_whole(path, file, rules), *form)
     file.seek(0)
-    try:  # a lossless JPEG cannot be decoded at a smaller scale
-        return render(_identify(path, file), size, orientation)
-    except OSError:
-        file.seek(0)
-        return render(_ended(path, file.read(_LARGEST_ENDED), size), size, orientation)
+    return render(_ended(path, file.read(_LARGEST_ENDED), form[0]), *form)
+
+
+def _whole(path: str, file: BinaryIO, rules: DecodeRules) -> Image.Image:
+    """Return an image that is to be decoded at its own scale; raise OSError if it is too large."""
+    file.seek(0)
+    image = identify(path, file)
+    if image.width * image.height > rules.max_pixels:
+        raise OSError("it is too large")
+    return image
 
 
 def _ended(path: str, content: bytes, size: tuple[int, int]) -> Image.Image:
@@ -311,40 +373,23 @@ def _ended(path: str, content: bytes, size: tuple[int, int]) -> Image.Image:
     They are all there if they do not depend on what follows. In a progressive one, later scans may
     be missing.
     """
-    decoded = []
+    first = None
     for filler in (b"", b"\0", b"\x55", b"\xaa", b"\xfe"):
-        image = _identify(path, io.BytesIO(content.rstrip(b"\xff") + 64 * filler + b"\xff\xd9"))
+        image = identify(path, io.BytesIO(content.rstrip(b"\xff") + 64 * filler + b"\xff\xd9"))
         if "progressive" in image.info:
             raise OSError("image file is truncated")
         image.draft(None, size)
         image.load()
-        decoded.append(image)
-    if len({each.tobytes() for each in decoded}) > 1:
-        raise OSError("image file is truncated")
-    return decoded[0]
-
-
-def _refusal(path: str, error: Exception) -> ImageError:
-    """Return what to raise for anything that decoding raised, with a reason in one line.
-
-    An error of the operating system or a lack of memory says nothing about the content. But the
-    system calls an argument invalid where a file names a place before its own beginning.
-    """
-    if isinstance(error, ImageError):
-        return error
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, MemoryError):
-        return ImageUnavailable(path, reason)
-    if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
-        return ImageUnavailable(path, error.strerror or reason)
-    if isinstance(error, _STUMBLES) or reason.startswith(("[Errno", "invalid literal")):
-        reason = f"damaged: its values make no sense ({type(error).__name__} in the reader)"
-    return ImageError(path, reason)
+        first = first or image
+        if image.tobytes() != first.tobytes():
+            raise OSError("image file is truncated")
+    assert first is not None  # there are fillers
+    return first
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":
-        return 1  # Pillow turns TIFFs upright itself
+    if image.format in _UPRIGHT_FORMATS:
+        return 1  # their readers turn them
     if image.format == "PNG":
         image.load()  # or `getexif` would, and a second attempt takes damaged pixels for sound
     try:

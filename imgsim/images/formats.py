@@ -1,6 +1,7 @@
-"""Which formats are read, and by what suffixes files claim to be of one."""
+"""Which formats are read, and by what a file is known to be of one."""
 
 import os
+from dataclasses import dataclass
 from functools import cache
 
 from PIL import Image
@@ -8,65 +9,91 @@ from PIL import Image
 COMMON = ("JPEG", "PNG")
 
 
+@dataclass(frozen=True)
+class Format:
+    """A format that Pillow does not read; ``extra`` is imgsim's extra that does, if there is one.
+
+    ``name`` is what to call it.
+    """
+
+    name: str
+    extra: str = ""
+
+
 @cache
 def formats() -> tuple[str, ...]:
-    """Return the names of all formats that are read; loading them takes a tenth of a second."""
+    """Return the names of what Pillow reads; loading them takes a tenth of a second."""
     Image.init()
     return tuple(sorted(set(Image.ID) & set(Image.OPEN) - {"EPS"}))
 
 
 @cache
 def suffixes() -> frozenset[str]:
-    """Return the suffixes of these formats, in small letters."""
+    """Return the suffixes of formats that are read, or would be with an extra, in small letters."""
     extensions = Image.registered_extensions()
-    return frozenset(suffix for suffix, name in extensions.items() if name in formats())
+    pillows = {suffix for suffix, name in extensions.items() if name in formats()}
+    return frozenset(pillows | _SUFFIXES | {f".{name}" for name in _CAMERAS})
 
 
+_SUFFIXES = {".heic", ".heif", ".hif", ".jxl", ".svg"}
+_CAMERAS = frozenset(
+    {
+        *(
+            "3fr",
+            "arw",
+            "cr2",
+            "cr3",
+            "crw",
+            "dcr",
+            "dng",
+            "erf",
+            "fff",
+            "iiq",
+            "kdc",
+            "mef",
+            "mos",
+        ),
+        *("mrw", "nef", "nrw", "orf", "pef", "raf", "rw2", "rwl", "sr2", "srf", "srw", "x3f"),
+    }
+)
 _SIGNATURES = {
-    b"FUJIFILMCCD-RAW": "RAF",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"IIRO": "ORF",
-    b"IIRS": "ORF",
-    b"IIU\0": "RW2",
-    b"gimp xcf": "XCF",
-    b"FOVb": "X3F",
-    b"v/1\x01": "OpenEXR",
-    b"#?RADIANCE": "Radiance HDR",
+    b"FUJIFILMCCD-RAW": Format("RAF", "raw"),
+    b"\xff\x0a": Format("JPEG XL", "jxl"),
+    b"\0\0\0\x0cJXL ": Format("JPEG XL", "jxl"),
+    b"IIRO": Format("ORF", "raw"),
+    b"IIRS": Format("ORF", "raw"),
+    b"MMOR": Format("ORF", "raw"),
+    b"IIU\0": Format("RW2", "raw"),
+    b"II\x1a\0\0\0HEAPCCDR": Format("CRW", "raw"),
+    b"\0MRM": Format("MRW", "raw"),
+    b"FOVb": Format("X3F", "raw"),
+    b"gimp xcf": Format("XCF"),
+    b"v/1\x01": Format("OpenEXR"),
+    b"#?RADIANCE": Format("Radiance HDR"),
 }
-_BRANDS = {b"crx ": "CR3", b"jxl ": "JPEG XL"}
-_HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
-_TIFF = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
-_CAMERAS = {
-    "dng",
-    "nef",
-    "nrw",
-    "arw",
-    "srf",
-    "sr2",
-    "cr2",
-    "pef",
-    "srw",
-    "erf",
-    "kdc",
-    "dcr",
-    "3fr",
-}
+_BRANDS = dict.fromkeys(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"),
+    Format("HEIF", "heif"),
+) | {b"crx ": Format("CR3", "raw"), b"jxl ": Format("JPEG XL", "jxl")}
+_MARKUP = b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE svg"
+
+TIFF = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
+"""How a TIFF begins, and so do many raw files of cameras."""
 
 
-def unread_format(path: str, head: bytes) -> str | None:
-    """Return what to call the format of an image that is not read, from its first 32 bytes.
+def other_format(path: str, head: bytes) -> Format | None:
+    """Return the format of an image that Pillow does not read, from its first kilobyte.
 
-    None if they are those of no image that is known.
+    None if it is that of no image that is known. Of a TIFF that is nothing else, the name is empty.
     """
-    for signature, name in _SIGNATURES.items():
+    for signature, known in _SIGNATURES.items():
         if head.startswith(signature):
-            return name
+            return known
     if head[4:8] == b"ftyp":
-        brand = head[8:12]
-        return "HEIF" if brand in _HEIF else _BRANDS.get(brand)
+        return _BRANDS.get(head[8:12])
     suffix = os.path.splitext(path)[1][1:].lower()
-    if head.startswith(_TIFF):
-        return suffix.upper() if suffix in _CAMERAS else "a TIFF of this kind"
-    is_markup = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<svg", b"<?xml", b"<!--"))
-    return "SVG" if is_markup and suffix == "svg" else None
+    if head.startswith(TIFF):
+        return Format(suffix.upper(), "raw") if suffix in _CAMERAS else Format("", "tiff")
+    is_markup = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_MARKUP)
+    is_drawing = suffix == "svg" or (b"<svg" in head and b"<html" not in head)
+    return Format("SVG", "svg") if is_markup and is_drawing else None

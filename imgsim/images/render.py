@@ -32,12 +32,15 @@ def render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDArr
     ground = _ground(image) if image.mode == "RGBA" else _WHITE
     image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     if image.mode == "F":
-        image = _grey(_stretched(np.asarray(image)))
+        image = _grey(stretched(np.asarray(image)))
     if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
-    if orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[orientation])
-    return np.asarray(image, dtype=np.uint8)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
+    return np.asarray(turned(image.convert("RGB"), orientation), dtype=np.uint8)
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """Return an image upright that is stored in an orientation of EXIF."""
+    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
 
 def _ground(image: Image.Image) -> tuple[int, int, int, int]:
@@ -55,17 +58,17 @@ def _ground(image: Image.Image) -> tuple[int, int, int, int]:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Return a frame as RGB, as RGBA if anything is transparent, or as F (32 bits).
+    """Return a frame as RGB, as RGBA if anything is transparent, or grey as L or F (32 bits).
 
     It is the first one, or of an animation that fades in the first in which there is something.
     """
     image.load()
-    if image.format in _ANIMATED and getattr(image, "is_animated", False) and _is_blank(image):
+    if image.format in _ANIMATED and getattr(image, "is_animated", False) and is_blank(image):
         _seek_something(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
-        return _grey(_eight_bits(np.asarray(image).astype(np.uint16)))
+        return _grey(eight_bits(np.asarray(image).astype(np.uint16)))
     if image.mode in {"I", "F"}:
         return image.convert("F")
     if image.mode == "LAB":
@@ -73,12 +76,15 @@ def _plain(image: Image.Image) -> Image.Image:
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
         assert converted is not None  # only inPlace=True returns nothing
         return converted
+    if image.mode in {"1", "L"} and not image.has_transparency_data:
+        return image.convert("L")  # a quarter of what red, green and blue take in memory
     if image.mode == "La":
         image = image.convert("LA")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def _is_blank(image: Image.Image) -> bool:
+def is_blank(image: Image.Image) -> bool:
+    """Say whether an image is of one colour."""
     extremes = image.getextrema()
     pairs = extremes if isinstance(extremes[0], tuple) else [extremes]
     return all(low == high for low, high in pairs)
@@ -92,27 +98,28 @@ def _seek_something(image: Image.Image) -> None:
             image.load()
         except (EOFError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             break  # the end, or damage after the first
-        if not _is_blank(image):
+        if not is_blank(image):
             return
     image.seek(0)
     image.load()
 
 
 def _grey(values: NDArray[np.generic]) -> Image.Image:
-    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+    return Image.fromarray(values.astype(np.uint8))
 
 
-def _eight_bits(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def eight_bits(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Return 16-bit values as 8 bits; those of a depth of 8 or 12 bits would be black otherwise."""
     depth = int(values.max(initial=0)).bit_length()
     return values >> np.uint16(0 if depth <= 8 else 4 if depth <= 12 else 8)
 
 
-def _stretched(values: NDArray[np.float32]) -> NDArray[np.float64]:
+def stretched(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return values from the least to the greatest finite one as 0 to 255."""
     finite = values[np.isfinite(values)].astype(np.float64)
     if finite.size == 0:
         return np.zeros(values.shape)
     low, high = float(finite.min()), float(finite.max())
     share = (np.clip(values, low, high) - low) / (high - low or 1.0)
-    stretched: NDArray[np.float64] = np.nan_to_num(255 * share)
-    return stretched
+    bright: NDArray[np.float64] = np.nan_to_num(255 * share)
+    return bright

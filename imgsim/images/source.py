@@ -16,6 +16,7 @@ from imgsim.images.decode import (
     sorted_out,
 )
 from imgsim.images.scan import find
+from imgsim.options import DECODE_RULES, DecodeRules
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 """A path; the content of an image file; a Pillow image; or pixels.
@@ -55,7 +56,9 @@ def name_of(source: ImageSource, number: int) -> str:
     return f"<{kind} {number}>"
 
 
-def decode_source(source: ImageSource, name: str, height: int, width: int) -> NDArray[np.uint8]:
+def decode_source(
+    source: ImageSource, name: str, height: int, width: int, rules: DecodeRules = DECODE_RULES
+) -> NDArray[np.uint8]:
     """Return an image as (height, width, 3) uint8, or raise :class:`ImageError`.
 
     An array of another shape or type raises ValueError, any other object TypeError. A JPEG file is
@@ -63,9 +66,9 @@ def decode_source(source: ImageSource, name: str, height: int, width: int) -> ND
     the two may differ by what resizing rounds.
     """
     if isinstance(source, str | os.PathLike):
-        return decode(os.fspath(source), height, width)
+        return decode(os.fspath(source), height, width, rules)
     if isinstance(source, bytes):
-        return decode_stream(name, io.BytesIO(source), height, width)
+        return decode_stream(name, io.BytesIO(source), height, width, rules)
     if isinstance(source, np.ndarray):
         source = _from_array(source)
     if not isinstance(source, Image.Image):
@@ -73,7 +76,7 @@ def decode_source(source: ImageSource, name: str, height: int, width: int) -> ND
             "an image must be a path, bytes, a Pillow image or a uint8 array, not "
             f"{type(source).__name__}"
         )
-    return decode_open(name, source, height, width)
+    return decode_open(name, source, height, width, rules)
 
 
 def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:

@@ -10,6 +10,7 @@ from imgsim.encoder.embed import EmbeddedImage, embed, embed_file, record_of
 from imgsim.encoder.encoder import Encoder
 from imgsim.errors import CollectionDamaged
 from imgsim.images.decode import OpenImage, opened
+from imgsim.options import DecodeRules
 from imgsim.records import ImageRecord, StoredImage
 
 
@@ -28,8 +29,8 @@ class Contents:
     yet told to forget.
     """
 
-    def __init__(self, encoder: Encoder, directory: Directory) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, directory: Directory, rules: DecodeRules) -> None:
+        self._encoder, self._rules = encoder, rules
         self._catalog = directory.catalog
         self._store = directory.store
         self._new: dict[bytes, Future[EmbeddedImage | KnownContent | None]] = {}
@@ -40,12 +41,12 @@ class Contents:
 
         Raises :class:`ImageError`.
         """
-        with opened(path) as image:
+        with opened(path, self._rules) as image:
             return self._once(image)
 
     def known(self, path: str) -> KnownContent:
         """Return the image at ``path`` and which stored images, if any, have its content."""
-        with opened(path) as image:
+        with opened(path, self._rules) as image:
             return self._known(image)
 
     def copied(self, known: KnownContent) -> EmbeddedImage:
@@ -54,7 +55,7 @@ class Contents:
         with suppress(CollectionDamaged), self._catalog.snapshot() as snapshot:
             rows = self._store.embeddings([place], snapshot.segment_ids)
             return EmbeddedImage(known.record, rows[0])
-        return embed_file(known.record.path, self._encoder)
+        return embed_file(known.record.path, self._encoder, self._rules)
 
     def forget(self) -> None:
         """Forget what was computed; the catalog has it now."""

@@ -14,7 +14,7 @@ from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import Directory
 from imgsim.encoder.embed import EmbeddedImage
 from imgsim.errors import ImageError, ImageUnavailable, ImgsimError
-from imgsim.images.decode import is_other_file
+from imgsim.images.decode import is_other_file, is_outdated
 from imgsim.images.roots import Roots, State, is_gone, is_same_file
 from imgsim.images.scan import Notes
 from imgsim.jobs.batch import Batch
@@ -99,7 +99,7 @@ class _Ingest:
         """
         self._catalog = directory.catalog
         self._store = directory.store
-        self._contents = Contents(directory.load_encoder(), directory)
+        self._contents = Contents(directory.load_encoder(), directory, settings.rules)
         self._settings = settings
         self._on_progress = on_progress
         with self._catalog.snapshot() as snapshot:
@@ -191,13 +191,19 @@ class _Ingest:
                 stamp, known = (file.size, file.mtime_ns), file.path in stored
                 if known and stored[file.path] == stamp and not self._settings.rehash:
                     self._counts["unchanged"] += 1
-                elif refused.get(file.path, ())[:2] == stamp and not self._settings.retry_refused:
-                    self._refused.append(Refusal(file.path, refused[file.path][2]))
+                elif refused.get(file.path, ())[:2] == stamp and not self._retries(
+                    reason := refused[file.path][2]
+                ):
+                    self._refused.append(Refusal(file.path, reason))
                 elif file.path in linked:
                     self._counts["linked"] += 1
                 else:
                     yield file, known
             yield None
+
+    def _retries(self, reason: str) -> bool:
+        """Say whether to try a file again that was refused for this reason."""
+        return self._settings.retry_refused or is_outdated(reason, self._settings.rules)
 
     @staticmethod
     def _linked(snapshot: Snapshot, files: Sequence[ImageFile]) -> set[str]:

@@ -13,6 +13,7 @@ from PIL import Image
 from imgsim.errors import ImageError
 from imgsim.files import absolute, replacing, writing
 from imgsim.images.decode import dimensions, thumbnail
+from imgsim.options import DECODE_RULES, DecodeRules
 from imgsim.output.selection import select
 from imgsim.output.target import PAGES, check_target
 from imgsim.results import Progress, QueryResult
@@ -27,6 +28,7 @@ def write_page(
     path: Path,
     results: Sequence[QueryResult],
     on_progress: Progress | None = None,
+    rules: DecodeRules = DECODE_RULES,
     *,
     embedded: int = _EMBEDDED,
 ) -> int:
@@ -38,7 +40,7 @@ def write_page(
     """
     check_target(path, PAGES)
     selection = select(results, _MOST)
-    gallery = _Gallery(embedded, selection.pictures, on_progress)
+    gallery = _Gallery(embedded, selection.pictures, on_progress, rules)
     sections = "\n".join(map(gallery.section, selection.results))
     style = _STYLE + "\n".join(gallery.rules)
     with writing(path), replacing(path.resolve()) as temporary:
@@ -49,9 +51,11 @@ def write_page(
 class _Gallery:
     """The pictures of a page: ``rules`` of its style sheet have the thumbnails."""
 
-    def __init__(self, embedded: int, pictures: int, on_progress: Progress | None) -> None:
+    def __init__(
+        self, embedded: int, pictures: int, on_progress: Progress | None, rules: DecodeRules
+    ) -> None:
         self.rules: list[str] = []
-        self._embedded, self._pictures = embedded, pictures
+        self._embedded, self._pictures, self._rules = embedded, pictures, rules
         self._on_progress = on_progress
         self._done = 0
         self._known: dict[str, tuple[str, str]] = {}
@@ -84,7 +88,7 @@ class _Gallery:
         name = html.escape(printable(path))
         try:
             if len(self.rules) < self._embedded:
-                pixels, number = thumbnail(path, _THUMBNAIL), len(self.rules)
+                pixels, number = thumbnail(path, _THUMBNAIL, self._rules), len(self.rules)
                 width, height = pixels.size
                 self.rules.append(f".p{number}{{background-image:url({_data(pixels.values)})}}")
                 shown = f'<i class="p{number}" role="img" aria-label="{name}"></i>'

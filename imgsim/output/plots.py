@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from imgsim.errors import ImageError
 from imgsim.files import replacing, writing
 from imgsim.images.decode import thumbnail
+from imgsim.options import DECODE_RULES, DecodeRules
 from imgsim.output.fonts import choose_fonts
 from imgsim.output.selection import select
 from imgsim.output.target import FIGURES, check_target
@@ -69,7 +70,10 @@ def draw_reconstructions(
 
 
 def draw_matches(
-    path: Path, results: Sequence[QueryResult], on_progress: Progress | None = None
+    path: Path,
+    results: Sequence[QueryResult],
+    on_progress: Progress | None = None,
+    rules: DecodeRules = DECODE_RULES,
 ) -> Drawing:
     """Draw each query with its matches beside it, nearest first, ten in a row.
 
@@ -77,7 +81,7 @@ def draw_matches(
     """
     selection = select(results, _MOST)
     longest = max((len(result.matches) for result in selection.results), default=0)
-    grid = _Grid(1 + min(longest, _IN_A_ROW), selection.pictures, on_progress)
+    grid = _Grid(1 + min(longest, _IN_A_ROW), selection.pictures, on_progress, rules)
     for result in selection.results:
         grid.begin_row()
         grid.draw(result.query, "query")
@@ -87,14 +91,14 @@ def draw_matches(
 
 
 def draw_retrieved(
-    path: Path, retrieved: Sequence[RetrievalExample], on_progress: Progress | None = None
+    path: Path, retrieved: Sequence[RetrievalExample], rules: DecodeRules = DECODE_RULES
 ) -> Drawing:
     """Draw a row for each query: the image, then its nearest, right ones green and wrong ones red.
 
     Wrong ones are dashed as well, for those who cannot tell the colours.
     """
     columns = 1 + max(len(query.nearest) for query in retrieved)
-    grid = _Grid(columns, sum(1 + len(query.nearest) for query in retrieved), on_progress)
+    grid = _Grid(columns, sum(1 + len(query.nearest) for query in retrieved), None, rules)
     for query in retrieved:
         grid.begin_row()
         grid.draw(query.query, query.label)
@@ -106,8 +110,10 @@ def draw_retrieved(
 class _Grid:
     """Pictures in ``columns``, drawn from the left; the first column is that of the queries."""
 
-    def __init__(self, columns: int, pictures: int, on_progress: Progress | None) -> None:
-        self._columns, self._pictures = columns, pictures
+    def __init__(
+        self, columns: int, pictures: int, on_progress: Progress | None, rules: DecodeRules
+    ) -> None:
+        self._columns, self._pictures, self._rules = columns, pictures, rules
         self._on_progress = on_progress
         self._row, self._column, self._drawn = -1, 0, 0
         self._figure = Figure()
@@ -126,7 +132,7 @@ class _Grid:
         self._axes.text(x, y - 0.49, text, fontsize=7, ha="center", va="bottom", parse_math=False)
         width = height = _PICTURE
         try:
-            pixels = thumbnail(path, _THUMBNAIL).values
+            pixels = thumbnail(path, _THUMBNAIL, self._rules).values
             height, width = (_PICTURE * side / max(pixels.shape) for side in pixels.shape[:2])
             edges = x - width / 2, x + width / 2, y + height / 2, y - height / 2
             self._axes.imshow(pixels, extent=edges)

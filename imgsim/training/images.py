@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError, ImageError
 from imgsim.images.decode import content_hash, decode, sorted_out
-from imgsim.options import TrainingSettings
+from imgsim.options import DECODE_RULES, DecodeRules, TrainingSettings
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile
 from imgsim.results import Refusal
@@ -29,11 +29,12 @@ class TrainingImages:
         self,
         found: Iterable[ImageFile | ImageError],
         side: int,
+        rules: DecodeRules = DECODE_RULES,
         *,
         most_held_out: int = 2_000,  # an epoch of 20,000 images is followed by them
     ) -> None:
         self.paths, refused = sorted_out(found)
-        self._side = side
+        self._side, self._rules = side, rules
         self._most_held_out = most_held_out
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._refused = {refusal.path: refusal.reason for refusal in refused}
@@ -85,7 +86,7 @@ class TrainingImages:
             return self._cache[number]
         path = self.paths[number]
         try:
-            pixels = decode(path, self._side, self._side)
+            pixels = decode(path, self._side, self._side, self._rules)
         except ImageError as error:
             self._refused[path] = error.reason
             raise

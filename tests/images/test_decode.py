@@ -15,7 +15,6 @@ from PIL import Image, ImageOps
 
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
 from imgsim.images.decode import (
-    MAX_PIXELS,
     decode,
     decode_open,
     dimensions,
@@ -24,6 +23,7 @@ from imgsim.images.decode import (
     thumbnail,
 )
 from imgsim.images.scan import Notes, find
+from imgsim.options import MAX_PIXELS
 from imgsim.records import ImageFile
 
 
@@ -130,32 +130,6 @@ class TestDecode:
         assert pixels[0][16, 4, 2] > 200
         assert pixels[0][16, 28, 0] > 200
         assert not pixels[1].any()  # there is nothing in any frame: the first one
-
-    @pytest.mark.parametrize(
-        ("name", "head", "told"),
-        [
-            ("a.HEIC", b"\0\0\0\x14ftypheic", "HEIF"),
-            ("phone", b"\0\0\0\x14ftypmif1", "HEIF"),
-            ("a.cr3", b"\0\0\0\x14ftypcrx ", "CR3"),
-            ("a.raf", b"FUJIFILMCCD-RAW 0201", "RAF"),
-            ("a.jxl", b"\xff\x0a", "JPEG XL"),
-            ("a.jxl", b"\0\0\0\x0cJXL \r\n", "JPEG XL"),
-            ("a.orf", b"IIRO", "ORF"),
-            ("a.dng", b"II*\0", "DNG"),
-            ("a.NEF", b"MM\0*", "NEF"),
-            ("a.tif", b"MM\0*", "a TIFF of this kind"),
-            ("a.svg", b"\n<svg width='9'", "SVG"),
-            ("a.exr", b"v/1\x01", "OpenEXR"),
-        ],
-    )
-    def test_images_that_are_not_read_are_named(self, tmp_path, name, head, told):
-        path = tmp_path / name
-        path.write_bytes(head + bytes(99))
-        with pytest.raises(ImageError, match=f"{told} is not read") as raised:
-            decode(str(path), 8, 8)
-        assert not isinstance(raised.value, NotAnImage)
-        paths, refused = sorted_out(find([str(tmp_path)]))
-        assert (paths, [each.reason for each in refused]) == ([], [f"{told} is not read"])
 
     def test_films_and_texts_are_not_images(self, tmp_path):
         (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x14ftypisom" + bytes(99))
