@@ -12,6 +12,9 @@ from imgsim.exclusions import checked_patterns
 MAX_PIXELS = 178_956_970
 """An image of more pixels is refused: a small file could fill the memory."""
 
+Damaged = Literal["refuse", "accept"]
+"""What to do with an image of which not all pixels can be decoded."""
+
 SHRINK = 16
 """Height and width of a latent are those of the image divided by this."""
 
@@ -133,7 +136,8 @@ class IngestSettings:
     matches one, its path being relative to the folder that is ingested, is left out. They follow
     ``imgsim.exclusions.DEFAULTS``, and so ``!@eaDir`` takes these folders in. It becomes a tuple;
     what is no pattern raises ValueError. Images of more than ``max_pixels`` are refused; a JPEG
-    counts at the scale at which it is decoded.
+    counts at the scale at which it is decoded. If ``damaged`` is "accept", JPEGs and PNGs of which
+    not all pixels can be decoded are stored as far as they can, and refused files are tried again.
     """
 
     rehash: bool = False
@@ -142,15 +146,18 @@ class IngestSettings:
     count_first: bool = True
     exclude: str | Iterable[str] = ()
     max_pixels: int = MAX_PIXELS
+    damaged: Damaged = "refuse"
 
     def __post_init__(self) -> None:
-        """Refuse what is no pattern."""
+        """Refuse what makes no sense."""
         object.__setattr__(self, "exclude", checked_patterns(self.exclude))
+        if self.damaged not in get_args(Damaged):
+            raise ValueError(f"damaged must be one of {', '.join(get_args(Damaged))}")
 
     @property
     def rules(self) -> DecodeRules:
         """Return which images are decoded; raise ValueError if that makes no sense."""
-        return DecodeRules(self.max_pixels)
+        return DecodeRules(self.max_pixels, accept_damaged=self.damaged == "accept")
 
 
 @dataclass(frozen=True)

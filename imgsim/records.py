@@ -90,6 +90,7 @@ class StoredImage:
     path: str
     width: int
     height: int
+    damaged: bool
     segment: Segment
     row: int
 

@@ -100,13 +100,17 @@ class EmbeddingMatches:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """A stored image: ``width`` and ``height`` of the upright pixels, ``bytes`` of the file."""
+    """A stored image: ``width`` and ``height`` of the upright pixels, ``bytes`` of the file.
+
+    Of a ``damaged`` one, some pixels could not be decoded, and this was accepted.
+    """
 
     id: int
     path: str
     width: int
     height: int
     bytes: int
+    damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,9 +165,10 @@ class IngestReport:
     which the catalog keeps in mind; ``unreachable`` ones could not be read this time. Besides, of
     the images stored at and under the paths, ``not_found`` ones were not among the files: all the
     others are those added, changed, moved and unchanged. So many of the stored files are
-    ``hard_linked``: further names of one of them. ``excluded`` says how many folders and files each
-    pattern has left out, whatever is in these folders. ``warnings`` say what went wrong after all
-    images were stored.
+    ``hard_linked``: further names of one of them. Of ``damaged`` ones, added or changed, some
+    pixels could not be decoded, and this was accepted. ``excluded`` says how many folders and files
+    each pattern has left out, whatever is in these folders. ``warnings`` say what went wrong after
+    all images were stored.
     """
 
     added: int
@@ -176,6 +181,7 @@ class IngestReport:
     not_found: int = 0
     linked: int = 0
     hard_linked: int = 0
+    damaged: int = 0
     excluded: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

@@ -247,11 +247,9 @@ class Snapshot:
         ).all()
         found = self.records([number for number, *_ in rows])
         return tuple(
-            StoredImage(
-                number, found[number].path, found[number].width, found[number].height, *place
-            )
+            StoredImage(number, image.path, image.width, image.height, image.damaged, *place)
             for number, row, *facts in rows
-            for place in ((Segment(*facts), row),)
+            for image, place in ((found[number], (Segment(*facts), row)),)
         )
 
     def id_at(self, path: str) -> int | None:
@@ -292,7 +290,7 @@ class Snapshot:
         ]
         found = (self._images(each.order_by(image.id)) for each in chosen or [IMAGE_FACTS])
         for number, each in merge(*found, key=lambda pair: pair[0]):
-            yield ImageInfo(number, each.path, each.width, each.height, each.size)
+            yield ImageInfo(number, each.path, each.width, each.height, each.size, each.damaged)
 
     def _images(self, chosen: Select[Any]) -> Iterator[tuple[int, ImageRecord]]:
         """Yield id and facts of the images that a statement chooses.

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from imgsim.output.listing import JSON_SCHEMA, Row, query_rows, write_csv, write_jsonl
-from imgsim.results import QueryResult, Refusal
+from imgsim.results import ImageInfo, QueryResult, Refusal
 from imgsim.scores import Evaluation
 from imgsim.text import printable
 
@@ -46,6 +46,15 @@ def print_refused(refused: Sequence[Refusal], *, as_json: bool) -> None:
             print_json(asdict(refusal))
         else:
             print(f"{printable(refusal.path)}\t{printable(refusal.reason)}")
+
+
+def print_images(images: Iterable[ImageInfo], *, as_json: bool) -> None:
+    """Print the path of each image in a line, or what is known of it as JSON Lines."""
+    for image in images:
+        if as_json:
+            print_json(asdict(image))
+        else:
+            print(printable(image.path))
 
 
 def print_results(results: Sequence[QueryResult], form: QueryFormat, *, null: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from imgsim.cli.answers import print_facts, print_json, print_refused
+from imgsim.cli.answers import print_facts, print_images, print_json, print_refused
 from imgsim.cli.console import interruptible, progress_bar, say
 from imgsim.cli.options import (
     DryRun,
@@ -20,7 +20,7 @@ from imgsim.cli.options import (
     roots_of,
 )
 from imgsim.errors import ImageError
-from imgsim.options import MAX_PIXELS, IngestSettings
+from imgsim.options import MAX_PIXELS, Damaged, IngestSettings
 from imgsim.results import IngestReport
 
 
@@ -41,6 +41,9 @@ def ingest(
         bool, typer.Option(help="Try refused files again that have not changed.")
     ] = False,
     max_pixels: MaxPixels = MAX_PIXELS,
+    damaged: Annotated[
+        Damaged, typer.Option(help="What to do with JPEGs and PNGs that decode only in part.")
+    ] = "refuse",
     strict: Annotated[
         bool, typer.Option(help="Exit with 20 if any file was not read, not only if none was.")
     ] = False,
@@ -56,6 +59,7 @@ def ingest(
             count_first=sys.stderr.isatty(),
             exclude=exclude or (),
             max_pixels=max_pixels,
+            damaged=damaged,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
@@ -94,6 +98,8 @@ def _print_ingest(report: IngestReport, options: Options, *, dry_run: bool, as_j
         + (f", {report.linked:,} stored under another name" if report.linked else "")
         + (f", {left_out}" if left_out else "")
     )
+    if report.damaged:
+        options.note(f"stored although damaged: {report.damaged:,}; `imgsim info --damaged`")
     if report.hard_linked:
         options.note(
             f"stored images that are one file with another, by hard links: {report.hard_linked:,}"
@@ -109,11 +115,19 @@ def _print_ingest(report: IngestReport, options: Options, *, dry_run: bool, as_j
 def info(
     ctx: typer.Context,
     refused: Annotated[bool, typer.Option("--refused", help="List refused files instead.")] = False,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="List images instead that are stored though damaged.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print facts about the collection."""
     options: Options = ctx.obj
+    if refused and damaged:
+        raise typer.BadParameter("give one of --refused and --damaged")
     with options.open() as collection:
+        if damaged:
+            print_images((each for each in collection.images() if each.damaged), as_json=as_json)
+            return
         if refused:
             print_refused(collection.refused(), as_json=as_json)
             return

@@ -113,7 +113,7 @@ def embed(image: OpenImage, encoder: Encoder) -> EmbeddedImage:
     """Decode and encode an open image, once."""
     pixels = image.decode(encoder.preprocessing.height, encoder.preprocessing.width)
     embedding = embedding_of(image.path, pixels.values, encoder)
-    return EmbeddedImage(record_of(image, pixels.size), embedding)
+    return EmbeddedImage(record_of(image, pixels.size, damaged=pixels.damaged), embedding)
 
 
 def embedding_of(path: str, pixels: NDArray[np.uint8], encoder: Encoder) -> NDArray[np.float32]:
@@ -124,6 +124,6 @@ def embedding_of(path: str, pixels: NDArray[np.uint8], encoder: Encoder) -> NDAr
     return embedding
 
 
-def record_of(image: OpenImage, size: tuple[int, int]) -> ImageRecord:
+def record_of(image: OpenImage, size: tuple[int, int], *, damaged: bool) -> ImageRecord:
     """Return what the catalog keeps of an open image of a ``size`` (width, height)."""
-    return ImageRecord(image.path, image.size, image.mtime_ns, image.sha256, *size)
+    return ImageRecord(image.path, image.size, image.mtime_ns, image.sha256, *size, damaged)

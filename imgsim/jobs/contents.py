@@ -68,7 +68,8 @@ class Contents:
         with self._lock:
             future = self._new.setdefault(image.sha256, mine)
         if future is not mine and (same := future.result()) is not None:
-            return replace(same, record=record_of(image, (same.record.width, same.record.height)))
+            size = same.record.width, same.record.height
+            return replace(same, record=record_of(image, size, damaged=same.record.damaged))
         found: EmbeddedImage | KnownContent | None = None
         try:
             known = self._known(image)
@@ -83,4 +84,5 @@ class Contents:
             with self._catalog.snapshot() as snapshot:
                 stored = snapshot.with_content(image.sha256)
         size = (stored[0].width, stored[0].height) if stored else (0, 0)
-        return KnownContent(record_of(image, size), stored)
+        damaged = any(each.damaged for each in stored)
+        return KnownContent(record_of(image, size, damaged=damaged), stored)

@@ -107,6 +107,7 @@ class _Ingest:
         self._notes = notes
         self._batch = _IngestBatch(self._settings.batch)
         self._counts: Counter[str] = Counter()
+        self._damaged = 0
         self._moved: set[int] = set()
         self._refused: list[Refusal] = []
         self._unreachable: list[Refusal] = []
@@ -121,6 +122,7 @@ class _Ingest:
             unchanged=self._counts["unchanged"],
             linked=self._counts["linked"],
             skipped=self._counts["skipped"],
+            damaged=self._damaged,
             refused=tuple(self._refused),
             unreachable=tuple(self._unreachable),
             excluded=dict(self._notes.excluded),
@@ -203,7 +205,8 @@ class _Ingest:
 
     def _retries(self, reason: str) -> bool:
         """Say whether to try a file again that was refused for this reason."""
-        return self._settings.retry_refused or is_outdated(reason, self._settings.rules)
+        rules = self._settings.rules
+        return self._settings.retry_refused or rules.accept_damaged or is_outdated(reason, rules)
 
     @staticmethod
     def _linked(snapshot: Snapshot, files: Sequence[ImageFile]) -> set[str]:
@@ -276,5 +279,6 @@ class _Ingest:
         self._catalog.commit_batch(segment, images, batch.stamps, batch.refused)
         _LOG.debug("committed %d images, %d stamps", len(images), len(batch.stamps))
         self._counts += batch.counts
+        self._damaged += sum(image.record.damaged for image in batch.images)
         self._batch = _IngestBatch(self._settings.batch, batch)
         self._contents.forget()

@@ -33,6 +33,7 @@ IMAGE_COLUMNS = {
     "width": "int32",
     "height": "int32",
     "bytes": "int64",
+    "damaged": "bool",
 }
 
 Row = tuple[Any, ...]
@@ -108,7 +109,7 @@ def write_jsonl(file: TextIO, rows: Iterable[Row]) -> None:
 
 def image_rows(image: ImageInfo) -> Iterator[Row]:
     """Yield the row of IMAGE_COLUMNS."""
-    yield image.id, image.path, image.width, image.height, image.bytes
+    yield image.id, image.path, image.width, image.height, image.bytes, image.damaged
 
 
 def schema_of(columns: dict[str, str]) -> "pa.Schema":
