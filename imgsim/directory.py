@@ -143,11 +143,11 @@ class Directory:
             with self.catalog.snapshot() as snapshot:
                 record = snapshot.encoder()
         directory = self.encoder_path(record.fingerprint)
-        encoder = Encoder(directory)
-        if (encoder.fingerprint, encoder.preprocessing.dim) != (record.fingerprint, record.dim):
+        encoder = Encoder(directory, record.fingerprint)
+        if encoder.preprocessing.dim != record.dim:
             raise EncoderMismatch(
-                f"{directory / MODEL_NAME}: is not the encoder that made the embeddings: expected "
-                f"sha256 {record.fingerprint}, found {encoder.fingerprint}"
+                f"{directory / MODEL_NAME}: gives {encoder.preprocessing.dim} values, and the "
+                f"embeddings have {record.dim}"
             )
         return encoder
 
@@ -199,9 +199,7 @@ def _add_lost_encoders(folder: Path, catalog: Catalog) -> None:
         names = [] if snapshot.encoders() else sorted(os.listdir(folder))
     for name in filter(_FINGERPRINT.fullmatch, names):
         with suppress(EncoderError):
-            encoder = Encoder(folder / name)
-            if encoder.fingerprint == name:
-                catalog.add_encoder(name, encoder.preprocessing.dim)
+            catalog.add_encoder(name, Encoder(folder / name, name).preprocessing.dim)
 
 
 def discard(path: Path) -> None:

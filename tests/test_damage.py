@@ -130,6 +130,22 @@ def test_a_rebuilt_catalog_has_all_that_can_be_read(filled, empty, pictures):
     assert after.items() <= before.items()
 
 
+def test_names_that_are_not_utf8(filled, empty, pictures, imgsim):
+    """What SQLite and ONNX Runtime say of them cannot be decoded."""
+    filled.close()
+    path = empty / "catalog.db"
+    path.write_bytes(
+        path.read_bytes().replace(b"CREATE TABLE refused", b"CREATE TABLE ref\xed\xed\xed\xed")
+    )
+    (model,) = empty.glob("encoders/*/encoder.onnx")
+    content = model.read_bytes()
+    for code, damaged in ((14, content), (32, content[:-4] + 4 * b"\xa0")):
+        model.write_bytes(damaged)
+        done = imgsim("-c", empty, "query", *sorted(pictures.iterdir())[:1])
+        assert (done.returncode, done.stderr.count(b"\n")) == (code, 1)
+        assert imgsim("-c", empty, "check", "--repair").returncode == {14: 0, 32: 14}[code]
+
+
 def test_a_sound_catalog_stays_as_it_is(filled, empty):
     filled.close()
     before = (empty / "catalog.db").read_bytes()

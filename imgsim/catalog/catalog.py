@@ -1,7 +1,6 @@
 """The catalog: what exists, and every query on its tables."""
 
 import shlex
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from imgsim.catalog.damage import wrong_removed
 from imgsim.catalog.paths import encoded
 from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
-from imgsim.catalog.sqlite import engine_of, translated, upgrade
+from imgsim.catalog.sqlite import UNSOUND, engine_of, translated, upgrade
 from imgsim.errors import EncoderError, EncoderMismatch
 from imgsim.records import EncoderRecord, ImageFile, ImageRecord, Segment
 from imgsim.results import Refusal
@@ -52,7 +51,7 @@ class Catalog:
                 cursor = connection.cursor()
                 cursor.execute("SELECT 1 FROM images WHERE sha256 = ? LIMIT 1", (sha256,))
                 return cursor.fetchone() is not None
-        except sqlite3.Error as error:
+        except UNSOUND as error:
             raise translated(self._path, error) from error
 
     def add_encoder(

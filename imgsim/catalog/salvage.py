@@ -17,7 +17,7 @@ from imgsim.catalog import changes
 from imgsim.catalog.checksums import record_of
 from imgsim.catalog.schema import ENCODERS, IMAGES, METADATA, SEALS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
-from imgsim.catalog.sqlite import SCHEMA, engine_of, upgrade
+from imgsim.catalog.sqlite import SCHEMA, UNSOUND, engine_of, upgrade
 from imgsim.errors import CollectionDamaged
 from imgsim.files import replacing, writing
 
@@ -56,7 +56,7 @@ def _is_sound(path: Path) -> bool:
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("SELECT version_num FROM alembic_version")  # or it is empty
             return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    except sqlite3.Error:
+    except UNSOUND:
         return False
 
 
@@ -66,7 +66,7 @@ def _reindex(path: Path) -> bool:
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("REINDEX")
             connection.commit()
-    except sqlite3.Error:
+    except UNSOUND:
         return False
     return _is_sound(path)
 
@@ -77,7 +77,7 @@ def _schema(path: Path) -> str | None:
         with closing(sqlite3.connect(path)) as connection:
             found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             return None if found is None else str(found[0])
-    except sqlite3.Error:
+    except UNSOUND:
         return None
 
 
@@ -143,7 +143,7 @@ def _readable(source: sqlite3.Connection, table: str, names: str) -> Iterator[tu
             for rowid, *row in source.execute(chosen, (at,)):
                 yield tuple(row)
                 at, step = max(at, rowid), 1
-        except sqlite3.Error:
+        except UNSOUND:
             at, step = at + step, 2 * step
         else:
             return

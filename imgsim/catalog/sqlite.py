@@ -31,6 +31,9 @@ from imgsim.locks import LOCAL_DISK, require_record_locks
 _DAMAGE = "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH"
 """What SQLite says where the statements are right, and the tables are not."""
 
+UNSOUND = sqlite3.Error, UnicodeDecodeError
+"""What the module raises; the latter for messages with names that are not UTF-8."""
+
 _LOG = logging.getLogger(__name__)
 
 SCHEMA = "0005"
@@ -63,13 +66,13 @@ def engine_of(path: Path) -> Engine:
 
     @event.listens_for(engine, "handle_error")
     def translate(context: ExceptionContext) -> None:
-        if isinstance(context.original_exception, sqlite3.Error):
+        if isinstance(context.original_exception, UNSOUND):
             raise translated(path, context.original_exception) from context.original_exception
 
     return engine
 
 
-def translated(path: Path, error: sqlite3.Error) -> CollectionError:
+def translated(path: Path, error: BaseException) -> CollectionError:
     """Return what to raise for what SQLite says of the catalog at ``path``."""
     name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
     if name.startswith(_DAMAGE):
@@ -89,8 +92,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     except OSError as error:
         reason = error.strerror or error
         raise CollectionError(path, f"cannot be opened: {reason}") from error
-    for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL", "fullfsync=ON"):
-        connection.execute(f"PRAGMA {setting}")
+    try:
+        for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL", "fullfsync=ON"):
+            connection.execute(f"PRAGMA {setting}")
+    except UnicodeDecodeError as error:
+        raise translated(path, error) from error
     return connection
 
 

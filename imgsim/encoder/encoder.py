@@ -14,7 +14,7 @@ from imgsim.encoder.preprocessing import (
     read_preprocessing,
     write_preprocessing,
 )
-from imgsim.errors import EncoderError
+from imgsim.errors import EncoderError, EncoderMismatch
 from imgsim.results import Damage
 
 MODEL_NAME = "encoder.onnx"
@@ -22,9 +22,13 @@ _LARGEST = 2 << 30
 
 
 class Encoder:
-    """The encoder whose files are in ``directory``; safe to use from several threads."""
+    """The encoder whose files are in ``directory``; safe to use from several threads.
 
-    def __init__(self, directory: Path) -> None:
+    With a ``fingerprint``, a model that has another one is not loaded: that raises
+    :class:`EncoderMismatch`.
+    """
+
+    def __init__(self, directory: Path, fingerprint: str | None = None) -> None:
         path = directory / MODEL_NAME
         try:
             if path.stat().st_size > _LARGEST:
@@ -32,9 +36,14 @@ class Encoder:
             content = path.read_bytes()
         except OSError as error:
             raise EncoderError(f"{path}: cannot be read: {error.strerror}") from error
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+        if fingerprint not in {None, self.fingerprint}:
+            raise EncoderMismatch(
+                f"{path}: is not the encoder that made the embeddings: expected sha256 "
+                f"{fingerprint}, found {self.fingerprint}"
+            )
         self._model = Model(content, str(path))
         self.preprocessing = self._fed(directory)
-        self.fingerprint = hashlib.sha256(content).hexdigest()
         told = zip(self._model.shape[1:], self.preprocessing.shape(1)[1:], strict=True)
         fits = all(size == asked for size, asked in told if isinstance(size, int))
         if (
@@ -80,7 +89,7 @@ def encoder_damages(directory: Path, fingerprint: str, dim: int) -> list[Damage]
     """Return what is wrong with the files of an encoder, if anything is."""
     path, expected = directory / MODEL_NAME, f"sha256 {fingerprint}, {dim} values"
     try:
-        encoder = Encoder(directory)
+        encoder = Encoder(directory, fingerprint)
         found = f"sha256 {encoder.fingerprint}, {encoder.preprocessing.dim} values"
     except EncoderError as error:
         found = str(error)

@@ -45,20 +45,21 @@ class Model:
         self._failures: tuple[type[Exception], ...] = (
             *(state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf),
             *(state.NotImplemented, state.RuntimeException),
+            UnicodeDecodeError,  # from names that are not UTF-8, and messages with these
         )
         self.name = name
         try:
             self._session = ort.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
             )
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+            self.properties: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         except self._failures as error:
             raise EncoderError(f"{name}: cannot be loaded: {first_line(error)}") from error
-        inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(each.name for each in inputs)
             raise EncoderError(f"{name}: must have one input, the image; it has {names or 'none'}")
         self._input = inputs[0].name
-        self.properties: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.shape: list[Any] = inputs[0].shape
         if inputs[0].type not in _TYPES or len(self.shape) != 4:
             raise EncoderError(
@@ -66,7 +67,6 @@ class Model:
                 f"{inputs[0].type} {self.shape}"
             )
         self.dtype = _TYPES[inputs[0].type]
-        outputs = self._session.get_outputs()
         self.outputs = {each.name: each.shape for each in outputs if each.type in _NUMBERS}
         if not self.outputs:
             raise EncoderError(f"{name}: has no output of numbers")
