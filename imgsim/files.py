@@ -79,7 +79,8 @@ def writing(path: Path, besides: str = "") -> Iterator[None]:
 def new_directory(parent: Path) -> Iterator[Path]:
     """Yield a new temporary directory in ``parent`` that is removed unless it was renamed."""
     temporary = parent / f".{secrets.token_hex(8)}.tmp"
-    temporary.mkdir(parents=True)
+    with writing(parent):
+        temporary.mkdir(parents=True)
     try:
         yield temporary
     finally:
@@ -88,11 +89,12 @@ def new_directory(parent: Path) -> Iterator[Path]:
 
 def publish_directory(temporary: Path, target: Path) -> None:
     """Durably rename the directory ``temporary`` and the files in it to ``target``."""
-    for path in temporary.iterdir():
-        sync_file(path)
-    sync_directory(temporary)
-    temporary.rename(target)
-    sync_directory(target.parent)
+    with writing(target):
+        for path in temporary.iterdir():
+            sync_file(path)
+        sync_directory(temporary)
+        temporary.rename(target)
+        sync_directory(target.parent)
 
 
 def absolute(path: str) -> str:

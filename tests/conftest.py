@@ -1,9 +1,11 @@
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,17 @@ Run = Callable[..., subprocess.CompletedProcess[bytes]]
 def interruptible() -> None:
     """Undo in a child what a background job inherits: that SIGINT is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def file_limit(most: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes; a write that would is cut short, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def encoder_directory() -> Path:

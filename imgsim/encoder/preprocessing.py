@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError
+from imgsim.files import writing
 from imgsim.options import Channels, Layout, Scale
 
 PREPROCESSING_NAME = "encoder.json"
@@ -78,7 +79,8 @@ def inscribe(model: Path, preprocessing: Preprocessing) -> None:
     properties = {each.key: each.value for each in content.metadata_props}
     noted = {_PROPERTY: json.dumps(asdict(preprocessing))}
     onnx.helper.set_model_props(content, properties | noted)
-    onnx.save(content, model)
+    with writing(model):
+        onnx.save(content, model)
 
 
 def inscribed(properties: Mapping[str, str]) -> Preprocessing | None:
@@ -91,7 +93,9 @@ def inscribed(properties: Mapping[str, str]) -> Preprocessing | None:
 def write_preprocessing(directory: Path, preprocessing: Preprocessing) -> None:
     """Write ``encoder.json`` into ``directory``."""
     text = json.dumps({"format": _FORMAT, **asdict(preprocessing)}, indent=2)
-    (directory / PREPROCESSING_NAME).write_text(text + "\n", encoding="utf-8")
+    path = directory / PREPROCESSING_NAME
+    with writing(path):
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def read_preprocessing(directory: Path) -> Preprocessing:

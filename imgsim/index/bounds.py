@@ -49,7 +49,6 @@ longer than 1e15 do without.
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -178,7 +177,8 @@ def write_bounds(
             norm = max(norm, longest)
             for number, array in enumerate(levels):
                 content = array.tobytes()
-                os.pwrite(file.fileno(), content, places[number])
+                file.seek(places[number])
+                file.write(content)  # a bare pwrite may stop half-way where the disk is full
                 places[number] += len(content)
         if norm < _SMALLEST:
             raise OverflowError

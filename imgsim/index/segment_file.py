@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from imgsim.errors import CollectionDamaged, CollectionError, StoreError
 from imgsim.files import replacing, sha256_file, writing
 
-# Magic, dimension, rows, two unused counts, trained flag, metric (1 = L2), number of values.
+# Magic, dimension, rows, two unused counts, trained flag, metric (1 = L2), and of the embeddings
+# the number of values.
 _HEADER = struct.Struct("<4siqqqBiQ")
+_ID_MAP_HEADER = struct.Struct("<4siqqqBi")
+
 ROW = np.dtype([("id", "<i8"), ("sum", "<u8")])
 """A row of the table: the id of its image, and a checksum of the id and the embedding."""
 
@@ -29,15 +32,39 @@ TABLE_END = ".rows.npy"
 _BLOCK_BYTES = 4 << 20
 _MANY = 64  # rows from which on it is quicker to map the file than to read each
 
+Block = NDArray[np.float32]
+"""Embeddings (n, dim)."""
+
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
-def write_flat(path: Path, rows: int, dim: int, blocks: Iterable[NDArray[np.float32]]) -> None:
-    """Write an ``IndexFlatL2`` of ``rows`` x ``dim`` from ``blocks`` (n, dim) of rows, in order."""
+def write_id_map(
+    path: Path, rows: int, dim: int, blocks: Iterable[tuple[NDArray[np.int64], Block]]
+) -> None:
+    """Write an ``IndexIDMap2`` over an ``IndexFlatL2``, from ids (n,) and embeddings (n, dim).
+
+    FAISS would write the same bytes, and take no note of a disk that is full at the last of them.
+    """
+    ids: list[NDArray[np.int64]] = []
+
+    def embeddings() -> Iterator[Block]:
+        for block_ids, block in blocks:
+            ids.append(block_ids)
+            yield block
+
     with path.open("wb") as file:
-        file.write(_HEADER.pack(b"IxF2", dim, rows, 1 << 20, 1 << 20, 1, 1, rows * dim))
-        for block in blocks:
-            file.write(block.astype("<f4", copy=False).tobytes())
+        file.write(_ID_MAP_HEADER.pack(b"IxM2", dim, rows, 1 << 20, 1 << 20, 1, 1))
+        _write_flat(file, rows, dim, embeddings())
+        file.write(struct.pack("<Q", rows))
+        for block_ids in ids:
+            file.write(block_ids.astype("<i8", copy=False).tobytes())
+
+
+def _write_flat(file: IO[bytes], rows: int, dim: int, blocks: Iterable[Block]) -> None:
+    """Write an ``IndexFlatL2`` of ``rows`` x ``dim`` from blocks (n, dim) of rows, in order."""
+    file.write(_HEADER.pack(b"IxF2", dim, rows, 1 << 20, 1 << 20, 1, 1, rows * dim))
+    for block in blocks:
+        file.write(block.astype("<f4", copy=False).tobytes())
 
 
 def write_segment(path: Path, embeddings: NDArray[np.float32]) -> str:
@@ -51,10 +78,11 @@ def write_segment(path: Path, embeddings: NDArray[np.float32]) -> str:
     return write_blocks(path, len(embeddings), embeddings.shape[1], [embeddings])
 
 
-def write_blocks(path: Path, rows: int, dim: int, blocks: Iterable[NDArray[np.float32]]) -> str:
+def write_blocks(path: Path, rows: int, dim: int, blocks: Iterable[Block]) -> str:
     """Do what :func:`write_segment` does with ``rows`` x ``dim`` values that come in blocks."""
     with writing(path), replacing(path) as temporary:
-        write_flat(temporary, rows, dim, blocks)
+        with temporary.open("wb") as file:
+            _write_flat(file, rows, dim, blocks)
         return sha256_file(temporary)
 
 

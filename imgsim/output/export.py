@@ -17,7 +17,7 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from imgsim.files import replacing, writing
-from imgsim.index.segment_file import write_flat
+from imgsim.index.segment_file import write_id_map
 from imgsim.output.listing import (
     NEIGHBOUR_COLUMNS,
     PATH_BYTES,
@@ -201,24 +201,8 @@ def _embeddings_pickle(path: Path, data: Embeddings) -> None:
 
 
 def _index(path: Path, data: Embeddings) -> None:
-    import faiss  # noqa: PLC0415 - only this export needs it
-
-    ids = np.empty(data.rows, np.int64)
-
-    def embeddings() -> Iterator[NDArray[np.float32]]:
-        for part, (block_ids, _, block) in data.parts():
-            ids[part] = block_ids
-            yield block
-
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        flat = Path(scratch) / "flat.faiss"
-        write_flat(flat, data.rows, data.dim, embeddings())
-        empty = faiss.IndexFlatL2(data.dim)  # IndexIDMap2 accepts no other when it is made
-        index = faiss.IndexIDMap2(empty)
-        index.index = mapped = faiss.read_index(str(flat), faiss.IO_FLAG_MMAP_IFC)
-        faiss.copy_array_to_vector(ids, index.id_map)
-        index.ntotal = mapped.ntotal
-        faiss.write_index(index, str(path))
+    blocks = ((ids, embeddings) for ids, _, embeddings in data.blocks)
+    write_id_map(path, data.rows, data.dim, blocks)
 
 
 _NEIGHBOUR_WRITERS = dict(zip(NEIGHBOURS, (_csv, _jsonl, _parquet, _npz), strict=True))

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from imgsim.encoder.onnx_model import first_line
 from imgsim.errors import EncoderError
+from imgsim.files import writing
 
 # What Keras and tf2onnx raise, beside TensorFlow's own, for files and layers that are not for them.
 _KERAS_ERRORS = OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError
@@ -34,6 +35,7 @@ def export_layer(path: Path, layer: str, side: int | None, target: Path) -> None
         part = keras.Model(model.inputs[0], output)
         shape = [size or side or 32 for size in (1, *model.inputs[0].shape[1:])]
         part(np.zeros(shape, np.float32))
-        export_onnx(part, target)
+        with writing(target):
+            export_onnx(part, target)
     except (*_KERAS_ERRORS, tf.errors.OpError) as error:
         raise EncoderError(f"{path}: {first_line(error)}") from error

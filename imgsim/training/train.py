@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
 from imgsim.encoder.preprocessing import Preprocessing, inscribe, write_preprocessing
 from imgsim.errors import EncoderError, TrainingDiverged
+from imgsim.files import writing
 from imgsim.options import TrainingSettings
 from imgsim.output import plots
 from imgsim.results import (
@@ -164,13 +165,14 @@ def _saved(
     sample: NDArray[np.uint8],
 ) -> float:
     """Write the encoder's files; return how far ONNX and Keras differ on a sample."""
-    autoencoder.save(directory / "model.keras")
-    export_onnx(encoder, directory / MODEL_NAME)
     _, height, width, _ = sample.shape
     preprocessing = Preprocessing(height, width, encoder.output.shape[1])
+    with writing(directory, "; `--resume` goes on from the last epoch"):
+        autoencoder.save(directory / "model.keras")
+        export_onnx(encoder, directory / MODEL_NAME)
+        _write_history(directory / "history.csv", history)
     inscribe(directory / MODEL_NAME, preprocessing)
     write_preprocessing(directory, preprocessing)
-    _write_history(directory / "history.csv", history)
     plots.draw_history(directory / "history.png", history)
     outputs = autoencoder.predict_on_batch(sample.astype(np.float32))[RECONSTRUCTION]
     plots.draw_reconstructions(

@@ -8,9 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from imgsim import Collection, EncoderError, EncoderSource, TrainingSettings
+from imgsim import Collection, EncoderError, EncoderSource, StoreError, TrainingSettings
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
+from tests.conftest import file_limit
 from tests.models import write_model, write_projection
 
 
@@ -342,6 +343,10 @@ class TestKeras:
     def test_refusals(self, collection, keras_file, name, layer):
         with pytest.raises(EncoderError, match=name):
             adopted(collection, keras_file.with_name(name), layer=layer)
+
+    def test_a_full_disk_is_not_the_fault_of_the_file(self, collection, keras_file):
+        with file_limit(100), pytest.raises(StoreError, match=r"encoder\.onnx: cannot be written"):
+            adopted(collection, keras_file, layer="features")
 
 
 class TestCommand:

@@ -12,6 +12,7 @@ from imgsim.index.projection import (
     read_projection,
     write_projection_file,
 )
+from tests.conftest import file_limit
 from tests.index.test_searcher import some_basis
 
 U = 2.0**-24
@@ -159,6 +160,15 @@ class TestFiles:
     ):
         projection = Projection(np.zeros(12), projection.directions, 4)
         write_bounds(tmp_path / "a.bounds", 70, projection, [rows * np.float32(scale)])
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_disk_that_is_full_at_the_last_byte(self, tmp_path, rows, projection):
+        path = tmp_path / "a.bounds"
+        write_bounds(path, 70, projection, [rows])
+        most = path.stat().st_size - 1
+        path.unlink()
+        with file_limit(most), pytest.raises(OSError, match="File too large"):
+            write_bounds(path, 70, projection, [rows])
         assert list(tmp_path.iterdir()) == []
 
     def test_altered_bytes_are_no_bounds(self, tmp_path, rows, projection):

@@ -194,6 +194,8 @@ class TestFeatures:
         assert type(index) is faiss.IndexIDMap2
         assert type(faiss.downcast_index(index.index)) is faiss.IndexFlatL2
         assert faiss.vector_to_array(index.id_map).tolist() == stored[0].tolist()
+        faiss.write_index(index, str(tmp_path / "theirs.faiss"))
+        assert (tmp_path / "theirs.faiss").read_bytes() == (tmp_path / "i.faiss").read_bytes()
         for image_id, embedding in zip(stored[0].tolist(), stored[2], strict=True):
             assert index.reconstruct(image_id).tobytes() == embedding.tobytes()
 
