@@ -1,7 +1,7 @@
 """Which folders and files a search for images leaves out: patterns as in a .gitignore file."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 DEFAULTS = (
@@ -32,24 +32,18 @@ hidden. ``Thumbs.db`` is no image. All of these are folders: so files cost nothi
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A pattern; ``excludes`` is false for one that takes in again what others leave out."""
+    """A pattern, which is about names or else about paths.
+
+    ``excludes`` is false for one that takes in again what others leave out. An expression of the
+    library that is not ``open`` also matches what is below an entry, where it ends early.
+    """
 
     pattern: str
     excludes: bool
-    regex: "re.Pattern[str]"
+    search: Callable[[str], "re.Match[str] | None"]
     by_name: bool
     is_for_folders: bool
     is_open: bool
-
-    def matches(self, name: str, path: str) -> bool:
-        """Say whether it is about the entry at a path, which for a folder ends in a slash.
-
-        The library's expressions also match what is below an entry: there they end early.
-        """
-        if self.by_name:
-            return self.regex.search(name) is not None
-        found = self.regex.search(path)
-        return found is not None and (self.is_open or found.end() == len(path))
 
 
 class Exclusions:
@@ -85,8 +79,13 @@ def checked_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def _deciding(rules: Iterable[_Rule], path: str, name: str) -> str | None:
+    """Return the first pattern that is about an entry, if it leaves it out.
+
+    Path and name of a folder end in a slash.
+    """
     for rule in rules:
-        if rule.matches(name, path):
+        found = rule.search(name if rule.by_name else path)
+        if found and (rule.is_open or found.end() == len(path)):
             return rule.pattern if rule.excludes else None
     return None
 
@@ -103,11 +102,12 @@ def _rule(pattern: str) -> _Rule:
         hint = "; write \\# for a name that begins with #" if pattern.startswith("#") else ""
         raise ValueError(f"the pattern {pattern!r} matches nothing{hint}")
     text = pattern.rstrip().removeprefix("!")
+    by_name = "/" not in text.removesuffix("/")
     return _Rule(
         pattern=pattern,
         excludes=include,
-        regex=regex,
-        by_name="/" not in text.removesuffix("/"),
+        search=regex.search,
+        by_name=by_name,
         is_for_folders=text.endswith("/"),
-        is_open=text.endswith(("**", "**/")),
+        is_open=by_name or text.endswith(("**", "**/")),
     )

@@ -98,9 +98,9 @@ def encoder_damages(directory: Path, fingerprint: str, dim: int) -> list[Damage]
     return [] if _is_told(directory, encoder) else [_other(directory / PREPROCESSING_NAME)]
 
 
-def renew_preprocessing(directory: Path) -> None:
+def renew_preprocessing(directory: Path, fingerprint: str) -> None:
     """Write ``encoder.json`` anew where it is not what the model says."""
-    encoder = Encoder(directory)
+    encoder = Encoder(directory, fingerprint)
     if not _is_told(directory, encoder):
         write_preprocessing(directory, encoder.preprocessing)
 

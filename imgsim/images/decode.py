@@ -251,7 +251,8 @@ def _decode(
     except Exception as error:  # the decode boundary: hostile files raise anything
         # Tracebacks would keep what the decoder has in memory.
         error.with_traceback(None).__cause__ = error.__context__ = None
-        raise refusal(path, error) from error
+        name = image.format if image.format in _UPRIGHT_FORMATS - {"TIFF"} else ""
+        raise refusal(path, error, name or "") from error
     return Pixels(pixels, whole[::-1] if form[1] in SIDEWAYS else whole, damaged)
 
 

@@ -74,6 +74,7 @@ class _Walk:
     def under(self, start: str, root: str) -> Iterator[ImageFile | ImageError]:
         """Yield the files at and under a root, or a link under one."""
         concern_files, inodes = self._exclusions.concern_files, self._notes.inodes
+        below = _below(root)
         pending: list[tuple[str, int | None]] = [(start, None)]
         while pending:
             path, device = pending.pop()
@@ -84,7 +85,11 @@ class _Walk:
                     pending += [(child, facts.st_dev) for child in children]
                 elif stat.S_ISREG(facts.st_mode):
                     is_root = path == root
-                    if concern_files and not is_root and self._excludes(path, root, facts):
+                    if (
+                        concern_files
+                        and not is_root
+                        and self._counts(self._exclusions.of_file(path[below:]))
+                    ):
                         continue
                     if path == start and not is_root and self._has_own_name(path, facts):
                         continue
@@ -107,7 +112,7 @@ class _Walk:
         is_root = directory == root
         if _identity(facts) in self.entered:
             return []
-        if not is_root and self._excludes(directory, root, facts):
+        if not is_root and self._counts(self._exclusions.of_folder(directory[_below(root) :])):
             return []
         found, links = self._children(directory)
         if not is_root and all(os.path.join(directory, name) in found for name in _COLLECTION):
@@ -119,12 +124,8 @@ class _Walk:
         self.links.extend((link, root) for link in links)
         return found
 
-    def _excludes(self, path: str, root: str, facts: os.stat_result) -> bool:
-        """Say whether a pattern leaves out an entry, and count it."""
-        relative = path[len(root.rstrip("/")) + 1 :]
-        is_folder = stat.S_ISDIR(facts.st_mode)
-        of = self._exclusions.of_folder if is_folder else self._exclusions.of_file
-        pattern = of(relative)
+    def _counts(self, pattern: str | None) -> bool:
+        """Count an entry that a pattern leaves out; say whether there is one that does."""
         if pattern is not None:
             self._notes.excluded[pattern] += 1
         return pattern is not None
@@ -149,6 +150,11 @@ class _Walk:
         met = _identity(facts) in self._linked
         self._linked.add(_identity(facts))
         return met
+
+
+def _below(root: str) -> int:
+    """Return where in a path under a root begins what is relative to it."""
+    return len(root.rstrip("/")) + 1
 
 
 def _identity(facts: os.stat_result) -> tuple[int, int]:

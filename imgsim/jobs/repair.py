@@ -67,7 +67,8 @@ def repair(directory: Directory) -> RepairReport:
     with catalog.snapshot() as snapshot:
         for record in snapshot.encoders():
             with suppress(EncoderError):  # `check` names it
-                renew_preprocessing(directory.encoder_path(record.fingerprint))
+                path = directory.encoder_path(record.fingerprint)
+                renew_preprocessing(path, record.fingerprint)
     bounds = store.remove_damaged_bounds(segments)
     dropped = drop_damaged(directory)
     count, forgotten, kept = 0, list(lost.values()), list[str]()

@@ -428,7 +428,7 @@ class TestContrastive:
         for number in range(12):
             with Image.open(crops[number if mode == "L" else 0]) as opened:
                 image = opened.convert(mode)
-            image.putpixel((number, 0), 255)
+            image.putpixel((number, 0), 255 - image.getpixel((number, 0)))
             image.save(tmp_path / f"{number}.png")
         settings = replace(VIEWS, epochs=1, principal=5, colours="much")
         with Collection.open(tmp_path / "c", create=True) as collection:
