@@ -221,13 +221,13 @@ def _write_pictures(folder: Path, each: int, seed: int) -> None:
 
 
 def _damage(path: Path) -> None:
-    """Damage embeddings, ids, bounds if there are any, and how an encoder is said to be fed."""
+    """Damage embeddings, a table of rows, bounds if there are any, and how an encoder is said to be fed."""
     with Collection.open(path) as collection:
         spare = Path(collection.encoders.get("third").directory)
         with collection._directory.reading() as snapshot:  # names of segments have no public face
             first, second, third, *_ = [segment.name for segment in snapshot.segments()]
     (spare / "encoder.json").unlink()
-    os.truncate(path / "segments" / f"{second}.ids.npy", 100)
+    os.truncate(path / "segments" / f"{second}.rows.npy", 100)
     for name in (f"{first}.faiss", f"{third}.bounds"):
         file = path / "segments" / name
         if file.exists():

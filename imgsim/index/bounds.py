@@ -104,17 +104,12 @@ class Bounds:
 
         All of it is read, once, to compare its checksum.
         """
-        header = _header(path)
-        expected = {"format": 2, "rows": rows, "basis": projection.fingerprint}
-        shapes = _shapes(rows, projection)
-        size = _HEADER_BYTES + sum(map(_size, shapes))
-        if not expected.items() <= header.items() or path.stat().st_size != size:
-            raise ValueError(f"{path}: not the bounds of {rows} rows under this projection")
+        header = _header_of(path, rows, projection)
         self.norm = float(header["norm"])
         mapped, arrays = np.asarray(np.memmap(path, np.uint8, "r", _HEADER_BYTES)), []
         if xxh3_128_hexdigest(mapped.data) != header["xxh3_128"]:
             raise ValueError(f"{path}: has altered bytes")
-        for shape, kind in shapes:
+        for shape, kind in _shapes(rows, projection):
             here, mapped = np.split(mapped, [_size((shape, kind))])
             arrays.append(here.view(kind).reshape(shape))
         self.levels = Levels(*arrays)
@@ -131,12 +126,31 @@ class Bounds:
         return errors
 
 
+def are_there(path: Path, rows: int, projection: Projection) -> bool:
+    """Say whether a file has the bounds of so many rows and this projection, by its header."""
+    try:
+        _header_of(path, rows, projection)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def are_of_another(path: Path, projection: Projection) -> bool:
     """Say whether the file at ``path`` has bounds under another projection, which are of no use."""
     try:
         return bool(_header(path).get("basis") != projection.fingerprint)
     except (OSError, ValueError):
         return False
+
+
+def _header_of(path: Path, rows: int, projection: Projection) -> dict[str, Any]:
+    """Return the header of the file, or raise ValueError if it is not of these bounds."""
+    header = _header(path)
+    expected = {"format": 2, "rows": rows, "basis": projection.fingerprint}
+    size = _HEADER_BYTES + sum(map(_size, _shapes(rows, projection)))
+    if not expected.items() <= header.items() or path.stat().st_size != size:
+        raise ValueError(f"{path}: not the bounds of {rows} rows under this projection")
+    return header
 
 
 def _header(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imgsim.errors import CollectionDamaged
 from imgsim.files import sha256_file, writing
-from imgsim.index.bounds import TILE, Bounds, are_of_another, write_bounds
+from imgsim.index.bounds import TILE, Bounds, are_of_another, are_there, write_bounds
 from imgsim.index.gallery import Gallery
 from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
 from imgsim.index.projection import (
@@ -204,10 +204,11 @@ class VectorStore:
             if projection is None or not projection.near:
                 return
             for segment, rows in zip(segments, mapped, strict=True):
-                if self._bounds(segment, projection) is None:
+                path = self._bounds_path(segment.name)
+                if not are_there(path, segment.rows, projection):
                     starts = range(0, segment.rows, TILE)
                     blocks = (rows.span(start, start + TILE)[1] for start in starts)
-                    write_bounds(self._bounds_path(segment.name), segment.rows, projection, blocks)
+                    write_bounds(path, segment.rows, projection, blocks)
 
     def forget_projection(self) -> None:
         """Remove the projection, so that the next bounds are for one that is fitted anew."""
