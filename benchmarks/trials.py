@@ -221,7 +221,7 @@ def _write_pictures(folder: Path, each: int, seed: int) -> None:
 
 
 def _damage(path: Path) -> None:
-    """Damage embeddings, a table of rows, bounds if there are any, and how an encoder is said to be fed."""
+    """Damage embeddings, a table of rows, any bounds, and how an encoder is said to be fed."""
     with Collection.open(path) as collection:
         spare = Path(collection.encoders.get("third").directory)
         with collection._directory.reading() as snapshot:  # names of segments have no public face
