@@ -153,11 +153,7 @@ class IngestSettings:
         object.__setattr__(self, "exclude", checked_patterns(self.exclude))
         if self.damaged not in get_args(Damaged):
             raise ValueError(f"damaged must be one of {', '.join(get_args(Damaged))}")
-
-    @property
-    def rules(self) -> DecodeRules:
-        """Return which images are decoded; raise ValueError if that makes no sense."""
-        return DecodeRules(self.max_pixels, accept_damaged=self.damaged == "accept")
+        DecodeRules(self.max_pixels)
 
 
 @dataclass(frozen=True)

@@ -176,13 +176,13 @@ class IngestReport:
     moved: int
     unchanged: int
     skipped: int
+    excluded: dict[str, int]
     refused: tuple[Refusal, ...] = ()
     unreachable: tuple[Refusal, ...] = ()
     not_found: int = 0
     linked: int = 0
     hard_linked: int = 0
     damaged: int = 0
-    excluded: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property

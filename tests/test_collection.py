@@ -379,6 +379,7 @@ class TestListings:
             "width": 96,
             "height": 96,
             "bytes": first.bytes,
+            "damaged": False,
             "path_bytes": os.fsencode(first.path),
         }
         many = [f"/nowhere/{number}" for number in range(300)]

@@ -22,7 +22,6 @@ from imgsim.images.decode import decode
 from imgsim.index import scan_numba, scan_numpy
 from imgsim.index.bounds import Bounds, write_bounds
 from imgsim.index.projection import fit_projection
-from imgsim.index.segment_file import MappedEmbeddings, write_segment
 from imgsim.training.head_fit import weight_of_colours
 from tests.conftest import DATA
 from tests.index.test_searcher import searcher_of, source_of
@@ -163,12 +162,11 @@ def test_exact_neighbours_of_sift(tmp_path, backend):
     sources = []
     for number, ids in enumerate(np.array_split(np.arange(len(base)), 5)):
         path = tmp_path / f"{number}.faiss"
-        write_segment(path, base[ids])
         bounds = None
         if number and projection.near:
             write_bounds(path.with_suffix(".bounds"), len(ids), projection, [base[ids]])
             bounds = Bounds(path.with_suffix(".bounds"), len(ids), projection)
-        sources.append(source_of(ids, MappedEmbeddings(path, len(ids), 128), bounds))
+        sources.append(source_of(path, ids, base[ids], bounds))
     searcher = searcher_of(sources, projection, 128, backend)
     for number, (found_ids, found) in enumerate(searcher.search(queries, 100).nearest):
         assert found_ids.tolist() == expected[number].tolist()

@@ -225,7 +225,7 @@ class TestInstants:
         loaded = []
         init = Encoder.__init__
         monkeypatch.setattr(
-            Encoder, "__init__", lambda self, path: (loaded.append(path), init(self, path))[1]
+            Encoder, "__init__", lambda self, *given: (loaded.append(given), init(self, *given))[1]
         )
         filled.query(crops[:1])
         with filled.searcher() as searcher:

@@ -146,14 +146,14 @@ class TestSQLite:
         before = kept(stored)
         for arguments in (["query", crops[0]], ["ingest", *crops]):
             assert told(faulty(f"mmap:{name}:-shm", "-c", stored, *arguments)) == (
-                f"{stored}/catalog.db: cannot be opened: disk I/O error; this file system lacks "
+                f"{stored}/catalog.db: SQLite says: disk I/O error; this file system lacks "
                 f"the locks or the shared memory that SQLite needs; {ADVICE}"
             )
         assert kept(stored) == before
 
     def test_a_catalog_that_cannot_be_read(self, stored, crops, faulty):
         done = faulty("read:EIO:/catalog.db", "-c", stored, "query", crops[0])
-        assert told(done) == f"{stored}/catalog.db: cannot be opened: disk I/O error"
+        assert told(done) == f"{stored}/catalog.db: SQLite says: disk I/O error"
 
 
 def test_embeddings_that_cannot_be_mapped(stored, crops, faulty):

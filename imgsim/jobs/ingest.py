@@ -20,7 +20,7 @@ from imgsim.images.scan import Notes
 from imgsim.jobs.batch import Batch
 from imgsim.jobs.compact import tidy, what_pays
 from imgsim.jobs.contents import Contents, KnownContent
-from imgsim.options import BatchLimits, IngestSettings
+from imgsim.options import BatchLimits, DecodeRules, IngestSettings
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile, ImageRecord, StoredImage
 from imgsim.results import IngestReport, Progress, Refusal
@@ -99,7 +99,9 @@ class _Ingest:
         """
         self._catalog = directory.catalog
         self._store = directory.store
-        self._contents = Contents(directory.load_encoder(), directory, settings.rules)
+        accepts = settings.damaged == "accept"
+        self._rules = DecodeRules(settings.max_pixels, accept_damaged=accepts)
+        self._contents = Contents(directory.load_encoder(), directory, self._rules)
         self._settings = settings
         self._on_progress = on_progress
         with self._catalog.snapshot() as snapshot:
@@ -205,8 +207,8 @@ class _Ingest:
 
     def _retries(self, reason: str) -> bool:
         """Say whether to try a file again that was refused for this reason."""
-        rules = self._settings.rules
-        return self._settings.retry_refused or rules.accept_damaged or is_outdated(reason, rules)
+        again = self._settings.retry_refused or self._rules.accept_damaged
+        return again or is_outdated(reason, self._rules)
 
     @staticmethod
     def _linked(snapshot: Snapshot, files: Sequence[ImageFile]) -> set[str]:

@@ -20,6 +20,7 @@ from imgsim.output import plots
 from imgsim.results import (
     EncoderInfo,
     EpochRecord,
+    Recognition,
     TrainingProgress,
     TrainingReport,
     TrainingStage,
@@ -78,16 +79,14 @@ def train(
     sample = images.first(split[1], _COMPARED)
     difference = _saved(job.directory, encoder, autoencoder, fitted.history, sample)
     stages.enter("check")
-    checked = images.first([*split[1], *split[0]], _CHECKED)
-    recognised = recognition(Encoder(job.directory).encode, checked, settings.seed)
+    recognised = _recognised(images.first([*split[1], *split[0]], _CHECKED), job, settings)
     info = publish(state.name)
     if not fitted.interrupted:
         job.checkpoints.clear()
-    trained, held_out = map(images.readable, split)
-    unseen = _unseen(trained, fitted.history)
+    unseen = _unseen(images.readable(split[0]), fitted.history)
     return TrainingReport(
         encoder=info,
-        images=trained + held_out - unseen,
+        images=sum(map(images.readable, split)) - unseen,
         unseen=unseen,
         refused=images.refused(),
         history=fitted.history,
@@ -155,6 +154,12 @@ def _resumed(images: TrainingImages, state: TrainingState) -> TrainingState:
             "changed; train anew without --resume"
         )
     return state
+
+
+def _recognised(
+    checked: NDArray[np.uint8], job: TrainingJob, settings: TrainingSettings
+) -> Recognition:
+    return recognition(Encoder(job.directory).encode, checked, settings.seed)
 
 
 def _saved(

@@ -67,6 +67,7 @@ class TestIngest:
             "not_found": 0,
             "linked": 0,
             "hard_linked": 0,
+            "damaged": 0,
             "excluded": {},
             "warnings": [],
             "dry_run": False,
