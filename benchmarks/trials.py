@@ -22,7 +22,7 @@ from measure import median
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgsim import Collection, EncoderSource
+from imgsim import Collection, CollectionDamaged, EncoderSource
 from imgsim.cli.main import main
 from imgsim.images.formats import formats
 from imgsim.index.distance import distances
@@ -310,25 +310,31 @@ def inspect(path: Path, *, settle: bool = False) -> Found:
 
 
 def _images(collection: Collection) -> tuple[Images, int]:
-    """Return the images, and how many segments they are in."""
+    """Return the images, and how many segments they are in; damaged embeddings as they are."""
     images: Images = {}
-    directory = collection._directory  # embeddings by id have no public face
-    with directory.reading() as snapshot, directory.gallery(snapshot) as gallery:
-        for ids, rows in gallery.blocks():
-            numbers = ids.tolist()
+    with collection._directory.reading() as snapshot:  # embeddings by id have no public face
+        for segment in snapshot.segments():
+            ids = snapshot.segment_ids(segment)
+            content = (collection.path / "segments" / f"{segment.name}.faiss").read_bytes()
+            rows = np.frombuffer(content, np.float32, offset=45).reshape(-1, segment.dim)
+            numbers = ids[ids >= 0].tolist()
             paths, contents = snapshot.paths(numbers), snapshot.contents(numbers)
-            for number, row in zip(numbers, rows, strict=True):
+            for number, row in zip(numbers, rows[ids >= 0], strict=True):
                 images[number] = paths[number], contents[number], row.tobytes()
         return images, len(snapshot.segments())
 
 
 def _wrong_ranks(collection: Collection, images: Images) -> int:
+    """Return how many ranks differ from a scan of all; an error that names damage is no rank."""
     ids = np.array(sorted(images))
     rows = np.stack([np.frombuffer(images[n][2], np.float32) for n in ids.tolist()])
     some = rows[:: max(1, len(rows) // 8)]
     queries = (some + some[::-1] / 8).astype(np.float32)
-    with collection.searcher() as searcher:
-        found, _ = searcher.search_embeddings(queries, K)
+    try:
+        with collection.searcher() as searcher:
+            found, _ = searcher.search_embeddings(queries, K)
+    except CollectionDamaged:
+        return 0
     truth = np.stack([_nearest(query, rows, ids) for query in queries])
     return int((found[:, : truth.shape[1]] != truth).sum())
 

@@ -8,7 +8,7 @@ from imgsim import Collection
 from tests.conftest import make_collection
 from tests.jobs.test_ingest import embeddings
 
-KILLS = 100
+KILLS = 50
 
 INGEST = """
 import os, random, select, signal, sys, time
@@ -50,7 +50,7 @@ while kills:
 """
 
 
-def test_sigkill_at_a_hundred_moments(tmp_path, pictures, crops):
+def test_sigkill_at_fifty_moments(tmp_path, pictures, crops):
     for number in range(600):
         content = Path(crops[number % 36]).read_bytes()
         (pictures / f"{number}.jpg").write_bytes(content + number.to_bytes(2, "big"))

@@ -62,7 +62,7 @@ def test_the_main_job_on_clothing(clothing, tmp_path, imgsim):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    run("train", clothing, "--image-size", "32", "--epochs", "2")
+    run("train", *sorted(clothing.rglob("*.jpg"))[::10], "--image-size", "32", "--epochs", "2")
     report = json.loads(run("ingest", clothing, "--json"))
     assert (report["added"], report["skipped"], report["refused"]) == (3786, 1, [])
     assert json.loads(run("ingest", clothing, "--json"))["unchanged"] == 3786

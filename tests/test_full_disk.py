@@ -20,15 +20,16 @@ from tests.models import write_projection
 SPACE = Path(__file__).parents[1] / "benchmarks" / "space.py"
 
 
-def test_every_command_with_too_little_room(tmp_path):
+def test_commands_with_too_little_room(tmp_path):
     table = tmp_path / "table.json"
     room = "--amounts", "49152"  # a catalog can be opened, and not much be written
-    command = [sys.executable, SPACE, *room, "--without-slow", "--json", table]
+    some = "ingest", "compact", "reencode", "encoder import", "check", "query", "remove"
+    command = [sys.executable, SPACE, *room, "--json", table, "--only", *some]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-4_000:] + run.stderr
     rows = json.loads(table.read_text())["commands"]
-    assert sum(row["failed cleanly"] for row in rows) > 10
-    assert sum(row["succeeded"] for row in rows) > 10
+    assert sum(row["failed cleanly"] for row in rows) > 4
+    assert sum(row["succeeded"] for row in rows) > 4
     if not any(row["limit of"] == "disk" for row in rows):
         pytest.skip("only root can mount a file system; limits of the size of files are tested")
 
