@@ -88,7 +88,7 @@ def work(path: Path, pictures: str, job: str) -> int:
 
 def main() -> None:
     template, pictures, scratch, mode, job = sys.argv[1:]
-    for number in itertools.count():
+    for number in itertools.count(step=1 if mode == "kill" else 2):  # half will do
         path = Path(shutil.copytree(template, f"{scratch}/{mode}-{number}"))
         os.environ["EFFECT"] = f"{scratch}/{mode}-{number}.effect"
         child = os.fork()
