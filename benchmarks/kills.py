@@ -10,6 +10,7 @@ import argparse
 import os
 import random
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -70,6 +71,7 @@ def main() -> None:
         for number, command in enumerate(chosen):
             count = len(range(number, options.kills, len(chosen)))
             kills += killed(command, Path(scratch) / "trial", count, moments)
+            print(f"{command.name}: {len(kills):,} kills are done", file=sys.stderr, flush=True)
     report(kills, options.json)
     if any(kill.violations for kill in kills):
         raise SystemExit(1)

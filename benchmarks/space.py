@@ -11,6 +11,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -91,6 +92,7 @@ def sweep(chosen: Sequence[Command], scratch: Path, options: argparse.Namespace)
                     ended, violations = tried(room)
                     told = ended.told[-2_000:]
                     yield Run(command.name, name, room, ended.code, told, tuple(violations))
+                print(f"{command.name}: the {name} limit is done", file=sys.stderr, flush=True)
 
 
 @contextmanager
