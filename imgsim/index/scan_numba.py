@@ -25,7 +25,6 @@ from imgsim.index.scan_numpy import (
     RowsInput,
     ScanState,
     Singles,
-    Sums,
     Words,
 )
 
@@ -144,7 +143,7 @@ def look(inputs: LookInput, embeddings: Singles) -> tuple[Doubles, Doubles, int]
 def _look(
     inputs: LookInput,
     embeddings: Singles,
-    words: tuple[Words, Sums],
+    words: tuple[Words, Words],
     lows: Doubles,
     highs: Doubles,
 ) -> int:
@@ -162,13 +161,13 @@ def _look(
 
 
 @_inlined
-def _row_sum(words: Words, number: int, weights: Sums) -> np.uint64:
+def _row_sum(words: Words, number: int, weights: Words) -> np.uint64:
     """Return the checksum of a row, as checksum.py explains it."""
     dim, bits = len(words), np.uint64(number)
-    total: np.uint64 = (bits & np.uint64(0xFFFFFFFF)) * weights[dim]
-    total += (bits >> np.uint64(32)) * weights[dim + 1]
+    total: np.uint64 = (bits & np.uint64(0xFFFFFFFF)) * np.uint64(weights[dim])
+    total += (bits >> np.uint64(32)) * np.uint64(weights[dim + 1])
     for j in range(dim):
-        total += np.uint64(words[j]) * weights[j]
+        total += np.uint64(words[j]) * np.uint64(weights[j])  # the processor has this product
     return total
 
 

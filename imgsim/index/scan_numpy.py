@@ -51,7 +51,6 @@ Integers = NDArray[np.int64]
 Codes = NDArray[np.int8]
 Bits = NDArray[np.uint8]
 Words = NDArray[np.uint32]
-Sums = NDArray[np.uint64]
 
 
 class BoundsInput(NamedTuple):
