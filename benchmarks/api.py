@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from imgsim import Collection
 from imgsim.catalog.catalog import Catalog
+from imgsim.catalog.checksums import image_sum
 from imgsim.index.vector_store import VectorStore
-from imgsim.records import Segment
+from imgsim.records import ImageRecord, Segment
 
 BATCH = 131_072  # images, as in a segment that was merged
 NOISE = 0.3  # length, beside embeddings of length 1
@@ -76,6 +77,7 @@ def fill(collection: Path, source: Path, count: int) -> None:
             numbers = np.arange(start, min(start + BATCH, count))
             segment = store.add(numbers + 1, noisy(embeddings[numbers % len(embeddings)], random))
             insert(connection, segment, start)
+    catalog.renew_notes()
     with catalog.snapshot() as snapshot:
         store.build_bounds(snapshot.segments(), snapshot.segment_ids)
     catalog.close()
@@ -91,13 +93,19 @@ def insert(connection: sqlite3.Connection, segment: Segment, start: int) -> None
         (segment.name, segment.rows, segment.dim, segment.sha256),
     ).fetchone()
     connection.executemany(
-        "INSERT INTO images VALUES (?, ?, 200000, 1, ?, 640, 480, ?, ?)",
-        (
-            (i + 1, b"/pictures/%d/%d.jpg" % (i // 1_000, i), i.to_bytes(32), number, i - start)
-            for i in range(start, start + segment.rows)
-        ),
+        "INSERT INTO images (id, path, size, mtime_ns, sha256, width, height, checksum, "
+        "segment_id, row) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        ((*made_up(start + row), number, row) for row in range(segment.rows)),
     )
     connection.execute("COMMIT")
+
+
+def made_up(number: int) -> tuple[object, ...]:
+    """Return what the catalog has of a made-up image."""
+    path = f"/pictures/{number // 1_000}/{number}.jpg"
+    image = ImageRecord(path, 200_000, 1, number.to_bytes(32), 640, 480)
+    facts = image.size, image.mtime_ns, image.sha256, image.width, image.height
+    return number + 1, path.encode(), *facts, image_sum(number + 1, image)
 
 
 def noisy(rows: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:

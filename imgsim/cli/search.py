@@ -91,10 +91,11 @@ def query(
     if explain:
         say_stats(results.stats)
     print_results(results, "jsonl" if as_json else form, null=null)
+    shown = DecodeRules(max_pixels, accept_damaged=True)  # as it is stored
     if figure is not None:
-        _draw(figure, results, DecodeRules(max_pixels), options)
+        _draw(figure, results, shown, options)
     if page is not None:
-        _write(page, results, DecodeRules(max_pixels), options)
+        _write(page, results, shown, options)
     if failures:
         raise typer.Exit(max(error.exit_code for error in failures))
 
