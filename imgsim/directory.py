@@ -99,6 +99,8 @@ class Directory:
         """Be the one writer, or raise :class:`CollectionLocked` or :class:`CollectionError`."""
         with writer_lock(self.path):
             _refuse_links(self.path)
+            if not self.catalog.is_in_place():
+                raise CollectionError(self.path, "its catalog was replaced meanwhile; open it anew")
             yield
 
     @contextmanager
@@ -228,7 +230,7 @@ def _refuse_links(path: Path) -> None:
             continue
         except OSError as error:
             raise CollectionError(path, f"cannot be opened: {error.strerror}") from error
-        shared = facts.st_nlink > 1 and name.startswith(f"{CATALOG}-")  # SQLite overwrites it
+        shared = facts.st_nlink > 1 and name.startswith(CATALOG)  # SQLite overwrites it
         if stat.S_ISLNK(facts.st_mode) or shared:
             raise CollectionError(path, f"{name} in it is a link, which imgsim does not follow")
 

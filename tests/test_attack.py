@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing, suppress
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -56,9 +57,9 @@ def do_everything(path, pictures, tmp_path):
         lambda c: c.query(str(new[0])),
         lambda c: c.export_neighbours(tmp_path / "n.csv"),
     ):
-        with suppress(ImgsimError), open_small(path) as small:
-            act(small)
         with suppress(ImgsimError), Collection.open(path) as collection:
+            with suppress(ImgsimError), open_small(path) as small:
+                act(small)
             act(collection)
 
 
@@ -76,7 +77,9 @@ def test_links_in_place_of_what_it_holds(filled, empty, pictures, victim, tmp_pa
     shutil.rmtree(place, ignore_errors=True)
     place.unlink(missing_ok=True)
     if hard:
-        os.link(victim / "catalog.db", place)
+        with closing(sqlite3.connect(victim / "mine.db")) as connection, connection:
+            connection.execute("CREATE TABLE mine (content)")
+        os.link(victim / "mine.db", place)
     else:
         place.symlink_to(victim if is_folder else victim / "catalog.db")
     before = content(victim)
@@ -120,6 +123,20 @@ def test_names_that_lead_out(filled, empty, pictures, victim, tmp_path, statemen
     with suppress(ImgsimError), Collection.open(empty) as collection:
         collection.encoders.remove("evil")
     assert content(victim) == before
+
+
+def test_an_encoder_is_described_in_its_own_folder(filled, empty, pictures, victim, tmp_path):
+    model = write_projection(tmp_path / "other.onnx")
+    report = filled.encoders.add(EncoderSource(str(model), "other"))
+    described = Path(report.encoder.directory) / "encoder.json"
+    told = described.read_text()
+    described.unlink()
+    described.symlink_to(victim / "letter.txt")
+    before = content(victim)
+    filled.repair()
+    assert content(victim) == before
+    assert not described.is_symlink()
+    assert described.read_text() == told
 
 
 def test_files_that_are_not_its_own_stay(filled, empty, pictures):

@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 from PIL import Image
 
-from imgsim import BatchLimits, IngestSettings, StoreError
+from imgsim import BatchLimits, CollectionDamaged, CollectionError, IngestSettings, StoreError
 from imgsim.catalog.catalog import Catalog
 from imgsim.images import decode as images
 from imgsim.index.vector_store import VectorStore
@@ -72,6 +74,21 @@ class TestDamage:
         assert filled.check() == []
         assert embeddings(filled) == before | {str(pictures / "copy.jpg"): before[str(last)]}
 
+    def test_an_image_in_the_row_of_another(self, filled, empty, pictures):
+        """Its embedding is neither a query nor that of a copy."""
+        filled.remove([sorted(pictures.iterdir())[3]])
+        with closing(sqlite3.connect(empty / "catalog.db")) as connection, connection:
+            connection.execute("UPDATE images SET row = 3 WHERE id = 6")
+        with filled.searcher() as searcher:
+            with pytest.raises(CollectionDamaged, match="image 6 in row 3, found image 4"):
+                searcher.search_ids([6])
+            searcher.search_ids([5])
+        copy = shutil.copy2(sorted(pictures.iterdir())[5], pictures / "copy.png")
+        assert filled.ingest([copy]).added == 1
+        with filled.searcher() as searcher:
+            (found,) = searcher.search(str(copy), k=2)
+        assert [match.distance for match in found.matches] == [0.0, 0.0]  # itself, and its source
+
     def test_a_lost_segment_stops_nothing(self, filled, empty, pictures, crops):
         first, second, *_ = sorted(pictures.iterdir())
         only_segment(empty).unlink()
@@ -93,6 +110,15 @@ class TestDamage:
         assert report.added == 1
         assert "damaged: expected sha256" in report.warnings[0]
         assert filled.info().images == 44
+
+    def test_a_catalog_that_was_replaced_meanwhile(self, filled, empty, pictures):
+        shutil.copy2(empty / "catalog.db", empty / "new.db")
+        (empty / "new.db").replace(empty / "catalog.db")
+        with pytest.raises(CollectionError, match="replaced"):
+            filled.remove([pictures])
+        (empty / "catalog.db").unlink()
+        with pytest.raises(CollectionError, match="replaced"):
+            filled.remove([pictures])
 
 
 class TestFiles:

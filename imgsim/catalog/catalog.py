@@ -1,5 +1,6 @@
 """The catalog: what exists, and every query on its tables."""
 
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -32,6 +33,11 @@ class Catalog:
         self._is_closed = False
         self._engine = engine_of(path)
         self.was_upgraded = upgrade(self._engine, path)
+        self._facts = path.stat()
+
+    def is_in_place(self) -> bool:
+        """Say whether the file that is open is still the one at its path."""
+        return self._path.exists() and os.path.samestat(self._facts, self._path.stat())
 
     def close(self) -> None:
         """Close the database; whatever is asked of it raises ValueError from then on."""

@@ -211,15 +211,15 @@ class Snapshot:
                 ids[pairs[:, 0]] = pairs[:, 1]
         return ids
 
-    def places(self, ids: Sequence[int]) -> dict[int, tuple[Segment, int]]:
-        """Return the segment and the row of each of some images."""
+    def places(self, ids: Sequence[int]) -> dict[int, tuple[int, Segment, int]]:
+        """Return the id, the segment and the row of each of some images, by id."""
         found = {}
         for start in range(0, len(ids), IN_LIMIT):
             chosen = IMAGES.c.id.in_(ids[start : start + IN_LIMIT])
             rows = select(IMAGES.c.id, IMAGES.c.row).add_columns(*SEGMENT_FACTS)
             rows = rows.join(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id)
             for number, row, *facts in self.connection.execute(rows.where(chosen)):
-                found[number] = Segment(*facts), row
+                found[number] = number, Segment(*facts), row
         return found
 
     def stamps(self, paths: Sequence[str]) -> dict[str, tuple[int, int]]:

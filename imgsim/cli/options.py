@@ -54,8 +54,6 @@ FromFile = Annotated[
 Null = Annotated[
     bool, typer.Option("--null", "-0", help="Paths in --from-file end in NUL characters.")
 ]
-_SHOWN = 20  # characters that no font has
-
 Exclude = Annotated[
     list[str] | None,
     typer.Option(
@@ -76,6 +74,8 @@ Name = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="What to call the encoder.", show_default="its checksum"),
 ]
+
+_SHOWN = 20  # characters that no font has
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError
-from imgsim.files import writing
+from imgsim.files import replacing, writing
 from imgsim.options import Channels, Layout, Scale
 
 PREPROCESSING_NAME = "encoder.json"
@@ -94,8 +94,8 @@ def write_preprocessing(directory: Path, preprocessing: Preprocessing) -> None:
     """Write ``encoder.json`` into ``directory``."""
     text = json.dumps({"format": _FORMAT, **asdict(preprocessing)}, indent=2)
     path = directory / PREPROCESSING_NAME
-    with writing(path):
-        path.write_text(text + "\n", encoding="utf-8")
+    with writing(path), replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_preprocessing(directory: Path) -> Preprocessing:

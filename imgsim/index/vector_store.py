@@ -101,19 +101,24 @@ class VectorStore:
                 yield rows[here]
 
     def embeddings(
-        self, places: Sequence[tuple[Segment, int]], ids_of: IdsOf
+        self, places: Sequence[tuple[int, Segment, int]], ids_of: IdsOf
     ) -> NDArray[np.float32]:
-        """Return the embeddings (n, dim) of some rows of segments, in the order given.
+        """Return the embeddings (n, dim) of images: of their ids, and their rows of segments.
 
         Raises :class:`CollectionDamaged` if they are not those that were stored.
         """
+        ids = np.array([number for number, _, _ in places])
         numbers: dict[Segment, list[int]] = {}
-        for number, (segment, _) in enumerate(places):
+        for number, (_, segment, _) in enumerate(places):
             numbers.setdefault(segment, []).append(number)
-        found = np.empty((len(places), places[0][0].dim), np.float32)
+        found = np.empty((len(places), places[0][1].dim), np.float32)
         for segment, some in numbers.items():
-            rows = np.array([places[number][1] for number in some])
-            found[some] = self._segment(segment, ids_of).take(rows)[1]
+            rows = np.array([places[number][2] for number in some])
+            theirs, found[some] = self._segment(segment, ids_of).take(rows)
+            for other in np.flatnonzero(theirs != ids[some])[:1].tolist():
+                path = self._table_path(segment.name)
+                expected = f"image {ids[some[other]]} in row {rows[other]}"
+                raise CollectionDamaged(path, expected, f"image {theirs[other]}")
         return found
 
     def gallery(

@@ -51,7 +51,8 @@ class Contents:
 
     def copied(self, known: KnownContent) -> EmbeddedImage:
         """Return the embedding that is stored for a content, or anew if its file is damaged."""
-        place = known.stored[0].segment, known.stored[0].row
+        stored = known.stored[0]
+        place = stored.id, stored.segment, stored.row
         with suppress(CollectionDamaged), self._catalog.snapshot() as snapshot:
             rows = self._store.embeddings([place], snapshot.segment_ids)
             return EmbeddedImage(known.record, rows[0])
