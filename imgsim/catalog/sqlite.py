@@ -35,6 +35,7 @@ UNSOUND = sqlite3.Error, UnicodeDecodeError
 """What the module raises; the latter for messages with names that are not UTF-8."""
 
 _LOG = logging.getLogger(__name__)
+_TRIES = 20  # a tenth of a second apart
 
 SCHEMA = "0005"
 """The revision that this code reads and writes: the newest in migrations/versions."""
@@ -93,11 +94,25 @@ def _connect(path: Path) -> sqlite3.Connection:
         reason = error.strerror or error
         raise CollectionError(path, f"cannot be opened: {reason}") from error
     try:
-        for setting in ("foreign_keys=ON", "journal_mode=WAL", "synchronous=FULL", "fullfsync=ON"):
+        _use_log(connection)
+        for setting in ("foreign_keys=ON", "synchronous=FULL", "fullfsync=ON"):
             connection.execute(f"PRAGMA {setting}")
     except UnicodeDecodeError as error:
         raise translated(path, error) from error
     return connection
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Have a write-ahead log; where others switch to it at once, SQLite itself does not wait."""
+    for left in reversed(range(_TRIES)):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if not left or not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _reading(path: Path) -> sqlite3.Connection:
