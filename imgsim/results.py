@@ -5,7 +5,7 @@ surrogates, and :func:`os.fsencode` gives the exact bytes back.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 if TYPE_CHECKING:
@@ -58,8 +58,10 @@ class SearchStats:
 
     def __add__(self, other: "SearchStats") -> "SearchStats":
         """Return the sums."""
-        mine, others = asdict(self), asdict(other)
-        return SearchStats(**{name: mine[name] + others[name] for name in mine})
+        return SearchStats(*(getattr(self, name) + getattr(other, name) for name in _COUNTS))
+
+
+_COUNTS = [each.name for each in fields(SearchStats)]
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,20 @@
-"""Lower and upper bounds of Euclidean distances from a few principal directions, and their files.
+"""Lower bounds of Euclidean distances from a few principal directions, and their files.
 
 For a mean mu and a matrix V (d, m) with orthonormal columns, let p = V'(x - mu), and let r be the
 length of the rest, x - mu - V p. With the same for a query q, Pythagoras and the triangle
 inequality give
 
-    |p - p_q|^2 + (r - r_q)^2  <=  |x - q|^2 = |p - p_q|^2 + |rest - rest_q|^2
-                               <=  |p - p_q|^2 + (r + r_q)^2.
+    |p - p_q|^2 + (r - r_q)^2  <=  |x - q|^2 = |p - p_q|^2 + |rest - rest_q|^2.
 
-So the distance of the short rows b = [p, r] is a lower bound of the true distance, and with -r_q
-for r_q an upper bound, for any V and mu, whatever they were fitted on. There are two levels: the
-first m1 directions with their own rest, scanned for every row, and all m2 directions, looked at for
-the rows that the first level leaves. Coordinates are stored as 8-bit codes times a scale of the
-direction and tile, c_j = code_j scale_j, beside the length e of the error b - [c, r*] that this
-causes, where r* is r in float32. The triangle inequality takes care of it:
+So the distance of the short rows b = [p, r] is a lower bound of the true distance, for any V and
+mu, whatever they were fitted on. There are two levels: the first m1 directions with their own rest,
+scanned for every row, and all m2 directions, looked at for the rows that the first level leaves.
+Rests in many dimensions are almost orthogonal, so |p - p_q|^2 + r^2 + r_q^2 is a good guess of the
+square: rows that are within the limit by it are looked at themselves, which lowers the limit.
+
+Coordinates are stored as 8-bit codes times a scale of the direction and tile, c_j = code_j scale_j,
+beside the length e of the error b - [c, r*] that this causes, where r* is r in float32. The
+triangle inequality takes care of it:
 
     |b - b_q| >= |[c, r*] - b_q| - e.
 
@@ -34,10 +36,7 @@ Q that of b_q, in either level; stars mark values computed in float32.
    directions and of their rest. The computed vector of differences departs from the real one by
    at most u (B + Q) and a relative u, and the float32 sum of m2 - m1 squares by a relative
    (m2 - m1 + 2) u. So, D* being the computed square and rho = (m2 - m1 + 8) u, the length
-   |[c, r*] - b_q| is
-
-       at least (1 - rho) sqrt(D* - 2 error) - margin,
-       at most  (1 + rho) sqrt(D* + 2 error) + margin.
+   |[c, r*] - b_q| is at least (1 - rho) sqrt(D* - 2 error) - margin.
 
 4. Distances that are compared with these are computed in float64, with a relative error below
    1e-11; a limit is raised by a relative 1e-10 before a bound is compared with it.

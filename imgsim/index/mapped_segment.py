@@ -1,17 +1,30 @@
 """One segment, mapped: embeddings and the ids of their images, verified when they are read."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.errors import CollectionDamaged
 from imgsim.files import sha256_file
-from imgsim.index.checksum import row_sums
+from imgsim.index.checksum import row_sums, weights
 from imgsim.index.distance import Block
 from imgsim.index.segment_file import ROW, TABLE_END, MappedEmbeddings
+
+
+class StoredRows(NamedTuple):
+    """All rows of a segment, not verified: ``embeddings`` (n, d) float32, ``table`` (n,) of ROW.
+
+    ``words`` (n, d) are the bits of the embeddings, and ``weights`` (d + 2,) those of checksums.
+    """
+
+    embeddings: NDArray[np.float32]
+    table: NDArray[np.void]
+    words: NDArray[np.uint32]
+    weights: NDArray[np.uint32]
 
 
 class Table(Protocol):
@@ -95,9 +108,12 @@ class MappedSegment:
                 self._is_sound = True
         return self._embeddings.mapped()
 
-    def unverified(self) -> tuple[NDArray[np.float32], NDArray[np.void]]:
-        """Return the embeddings (rows, d) and the table (rows,), mapped and perhaps not aligned."""
-        return self._embeddings.mapped(), self._table.mapped()[:, 0]
+    @cached_property
+    def stored(self) -> StoredRows:
+        """Return all rows, mapped and perhaps not aligned, which whoever reads one verifies."""
+        embeddings = self._embeddings.mapped()
+        sums = weights(self._embeddings.dim + 2)
+        return StoredRows(embeddings, self._table.mapped()[:, 0], embeddings.view("<u4"), sums)
 
     def damage(self, row: int) -> CollectionDamaged:
         """Return what to raise for a row whose checksum is another."""

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from imgsim.index.bounds import LANES, TILE
-from imgsim.index.checksum import weights
+from imgsim.index.mapped_segment import StoredRows
 from imgsim.index.projection import Projection
 from imgsim.index.scan_numpy import (
     RAISED,
@@ -21,7 +21,6 @@ from imgsim.index.scan_numpy import (
     Doubles,
     Group,
     Integers,
-    LookInput,
     RowsInput,
     ScanState,
     Singles,
@@ -80,8 +79,8 @@ def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int,
     """Scan the bounds of the rows from ``start`` to ``stop``.
 
     ``start`` is a multiple of TILE, or where a scan stopped. Returns where to go on: ``stop``, or
-    before if a query has no room for more candidates. The
-    first tile goes in small steps, so that the first limits come soon.
+    before if a query has no room for more candidates; or for a row whose checksum is not that of
+    the table, its complement. The first tile goes in small steps, so that limits come soon.
     """
     levels, queries = inputs.levels, len(group.norms)
     scores = np.empty((TILE // LANES, queries, LANES), np.float32)
@@ -99,7 +98,10 @@ def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int,
         _add_products(levels.near[groups], weights, scores)
         reached = group.norms, state.limits
         count = _first_level(levels.near_error[groups], rows, inputs, reached, scores, left)
-        _second_level(inputs, group, state, first, scores, (left[0][:count], left[1][:count]))
+        some = left[0][:count], left[1][:count]
+        wrong: int = _second_level(inputs, group, state, first, scores, some)
+        if wrong >= 0:
+            return ~wrong
         first += rows
     return stop
 
@@ -132,32 +134,35 @@ def scan_rows(inputs: RowsInput, group: Group, state: ScanState, start: int, sto
     return stop
 
 
-def look(inputs: LookInput, embeddings: Singles) -> tuple[Doubles, Doubles, int]:
-    """Return bounds of the distances of some rows to embeddings, in pairs, as in scan_rows."""
-    bounds = np.empty(len(inputs.rows)), np.empty(len(inputs.rows))
-    words = inputs.embeddings.view("<u4"), weights(embeddings.shape[1] + 2)
-    return *bounds, _look(inputs, embeddings, words, *bounds)
-
-
 @_compiled
-def _look(
-    inputs: LookInput,
-    embeddings: Singles,
-    words: tuple[Words, Words],
-    lows: Doubles,
-    highs: Doubles,
-) -> int:
-    dim = embeddings.shape[1]
-    rho, lost = (dim + 8) * UNIT, dim * 2.0**-120
-    for i in range(len(inputs.rows)):
-        row = inputs.rows[i]
-        square = np.float64(_square(inputs.embeddings[row], embeddings[inputs.owners[i]]))
-        lows[i], highs[i] = _around(square, rho, lost)
-        if i == 0 or row != inputs.rows[i - 1]:
-            stored = inputs.table[row]
-            if _row_sum(words[0][row], stored["id"], words[1]) != stored["sum"]:
-                return i
-    return -1
+def look(
+    stored: StoredRows, pairs: tuple[Integers, Integers], embeddings: Singles
+) -> tuple[Doubles, Doubles, int]:
+    """Return bounds of the distances of some rows to embeddings, in pairs, as in scan_rows."""
+    rows, owners = pairs
+    lows, highs = np.empty(len(rows)), np.empty(len(rows))
+    for i in range(len(rows)):
+        lows[i], highs[i] = _looked_at(stored, rows[i], embeddings[owners[i]])
+        if (i == 0 or rows[i] != rows[i - 1]) and not _is_whole(stored, rows[i]):
+            return lows, highs, rows[i]
+    return lows, highs, -1
+
+
+@_inlined
+def _looked_at(stored: StoredRows, row: int, embedding: Singles) -> tuple[float, float]:
+    """Return the least and the greatest distance that a row can have, by its square in float32."""
+    dim = len(embedding)
+    square = np.float64(_square(stored.embeddings[row], embedding))
+    bounds: tuple[float, float] = _around(square, (dim + 8) * UNIT, dim * 2.0**-120)
+    return bounds
+
+
+@_inlined
+def _is_whole(stored: StoredRows, row: int) -> bool:
+    """Say whether the checksum of a row is what the table says."""
+    noted = stored.table[row]
+    equal: bool = _row_sum(stored.words[row], noted["id"], stored.weights) == noted["sum"]
+    return equal
 
 
 @_inlined
@@ -270,13 +275,18 @@ def _second_level(
     first: int,
     scores: Singles,
     left: tuple[Integers, Integers],
-) -> None:
-    """Keep those rows of the tile from row ``first`` that the second level does not rule out."""
+) -> int:
+    """Keep those rows of the tile from row ``first`` that the second level does not rule out.
+
+    Those that the guess takes for nearer than the limit are looked at right away. Returns a row
+    whose checksum is another, or -1.
+    """
     levels = inputs.levels
     count, tile = levels.far.shape[1], first // TILE
     rho = (count + 8) * UNIT
     for a, place in zip(left[0], left[1]):  # noqa: B905 - numba knows no strict
-        row, limit = first + place, state.limits[a] * RAISED
+        row: int = first + place
+        limit = state.limits[a] * RAISED
         if _is_excluded(inputs.excluded, row):
             continue
         state.tally[0] += 1
@@ -294,9 +304,14 @@ def _second_level(
         low = np.sqrt(max(0.0, along + (rest - query_rest) ** 2 - 2 * inputs.errors[a]))
         low = max(0.0, low * (1 - rho) - off)
         if low <= limit:
-            high = np.sqrt(max(0.0, along + (rest + query_rest) ** 2 + 2 * inputs.errors[a]))
+            high = np.inf
+            if len(state.highs[a]) and along + rest**2 + query_rest**2 <= limit * limit:
+                low, high = _looked_at(inputs.stored, row, group.embeddings[a])
+                if not _is_whole(inputs.stored, row):
+                    return row
             state.tally[1] += 1
-            _keep(state, a, inputs.first + row, low, high * (1 + rho) + off)
+            _keep(state, a, inputs.first + row, low, high)
+    return -1
 
 
 @_compiled

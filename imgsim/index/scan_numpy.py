@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.index.bounds import LANES, TILE, Levels
+from imgsim.index.checksum import row_sums
 from imgsim.index.distance import distances
+from imgsim.index.mapped_segment import StoredRows
 from imgsim.index.projection import Projection
 
 
@@ -34,7 +36,7 @@ class Backend(Protocol):
         """See below."""
 
     def look(
-        self, inputs: "LookInput", embeddings: NDArray[np.float32]
+        self, stored: StoredRows, pairs: tuple["Integers", "Integers"], embeddings: "Singles"
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
         """See below."""
 
@@ -61,6 +63,7 @@ class BoundsInput(NamedTuple):
     """
 
     levels: Levels
+    stored: StoredRows
     excluded: Bits
     first: int
     margins: Doubles
@@ -73,19 +76,6 @@ class RowsInput(NamedTuple):
     embeddings: Singles
     excluded: Bits
     first: int
-
-
-class LookInput(NamedTuple):
-    """Some rows of a segment, to be looked at for one query each.
-
-    ``embeddings`` (n, d) float32 and ``table`` (n,) of ROW are those of all rows; ``rows`` (m,) are
-    the numbers of some, in order, and ``owners`` (m,) those of the queries.
-    """
-
-    embeddings: Singles
-    table: NDArray[np.void]
-    rows: Integers
-    owners: Integers
 
 
 class Group(NamedTuple):
@@ -129,7 +119,8 @@ def project(projection: Projection, queries: Singles) -> tuple[Doubles, Doubles]
 def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int, stop: int) -> int:
     """Scan the bounds of the rows from ``start``, a multiple of TILE, to ``stop``.
 
-    Returns where to go on: ``stop``, or before if a query has no room for more candidates.
+    Returns where to go on: ``stop``, or before if a query has no room for more candidates; or for a
+    row whose checksum is not that of the table, its complement.
     """
     levels = inputs.levels
     for first in range(start, stop, TILE):
@@ -148,10 +139,17 @@ def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int,
         row = first + number * LANES + lane
         here = (row < stop) & (state.limits[queries] >= 0)
         here[here] = _count(inputs.excluded, row[here])
-        left = row[here], queries[here], scores[number, queries, lane][here].astype(np.float64)
-        state.tally[0] += len(left[0])
-        low, high = _second_level(inputs, group, *left)
-        _keep(state, left[1], inputs.first + left[0], low, high)
+        row, queries = row[here], queries[here]
+        score = scores[number[here], queries, lane[here]].astype(np.float64)
+        state.tally[0] += len(row)
+        low, guess = _second_level(inputs, group, row, queries, score)
+        high, likely = np.full(len(row), np.inf), _likely(state, queries, guess)
+        wrong = _damaged(inputs.stored, row[likely])
+        if wrong >= 0:
+            return ~wrong
+        true = distances(group.embeddings[queries[likely]], inputs.stored.embeddings[row[likely]])
+        low[likely] = high[likely] = true
+        _keep(state, queries, inputs.first + row, low, high)
     return stop
 
 
@@ -169,13 +167,23 @@ def scan_rows(inputs: RowsInput, group: Group, state: ScanState, start: int, sto
     return stop
 
 
-def look(inputs: LookInput, embeddings: Singles) -> tuple[Doubles, Doubles, int]:
-    """Return lower and upper bounds of the distances of some rows to embeddings (q, d), in pairs.
+def look(
+    stored: StoredRows, pairs: tuple[Integers, Integers], embeddings: Singles
+) -> tuple[Doubles, Doubles, int]:
+    """Return lower and upper bounds of the distances of some rows to embeddings (q, d).
 
-    They are as good as can be had for less than the distances cost: here, none. Returns as well
-    which of ``inputs.rows`` has another checksum than the table says, -1 for none that was read.
+    The ``pairs`` are numbers of rows (m,), in order, and of their queries (m,). The bounds are as
+    good as can be had for less than the distances cost: here, none. Returns as well a row with
+    another checksum than the table says, -1 if none that was read has one.
     """
-    return np.zeros(len(inputs.rows)), np.full(len(inputs.rows), np.inf), -1
+    return np.zeros(len(pairs[0])), np.full(len(pairs[0]), np.inf), -1
+
+
+def _damaged(stored: StoredRows, rows: Integers) -> int:
+    """Return one of the rows that has another checksum than the table says; -1 if none has."""
+    table = stored.table[rows]
+    wrong = rows[row_sums(table["id"], stored.embeddings[rows]) != table["sum"]]
+    return int(wrong[0]) if len(wrong) else -1
 
 
 def _count(excluded: Bits, rows: Integers) -> NDArray[np.bool_]:
@@ -189,7 +197,7 @@ def _count(excluded: Bits, rows: Integers) -> NDArray[np.bool_]:
 def _second_level(
     inputs: BoundsInput, group: Group, rows: Integers, queries: Integers, scores: Doubles
 ) -> tuple[Doubles, Doubles]:
-    """Return the lower and upper bounds of some rows' distances to some queries, in pairs."""
+    """Return lower bounds of some rows' distances to some queries, in pairs; and guesses."""
     levels = inputs.levels
     near = levels.near_rest[rows // LANES, rows % LANES] - group.near_rest[queries]
     difference = levels.far[rows] * levels.far_scale[rows // TILE] - group.far[queries]
@@ -199,11 +207,19 @@ def _second_level(
     rho = (levels.far.shape[1] + 8) * UNIT
     off, doubt = inputs.margins[queries] + error, 2 * inputs.errors[queries]
     low = along + (rest - group.far_rest[queries]) ** 2 - doubt
-    high = along + (rest + group.far_rest[queries]) ** 2 + doubt
-    return (
-        np.maximum(0, np.sqrt(np.maximum(0, low)) * (1 - rho) - off),
-        np.sqrt(np.maximum(0, high)) * (1 + rho) + off,
-    )
+    guess = np.sqrt(np.maximum(0, along + rest**2 + group.far_rest[queries] ** 2))
+    return np.maximum(0, np.sqrt(np.maximum(0, low)) * (1 - rho) - off), guess
+
+
+def _likely(state: ScanState, queries: Integers, guess: Doubles) -> NDArray[np.bool_]:
+    """Say which rows are among the ``k`` nearest of their query by the guess, within its limit."""
+    likely = guess <= state.limits[queries]
+    k = state.highs.shape[1]
+    for a in np.unique(queries[likely]).tolist():
+        mine = np.flatnonzero(likely & (queries == a))
+        if len(mine) > k:
+            likely[mine[np.argpartition(guess[mine], k)[k:]]] = False
+    return likely
 
 
 def _has_room(state: ScanState) -> bool:

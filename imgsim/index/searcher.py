@@ -25,7 +25,6 @@ from imgsim.index.scan_numpy import (
     Backend,
     BoundsInput,
     Group,
-    LookInput,
     RowsInput,
     ScanState,
 )
@@ -177,9 +176,12 @@ class _Search:
         in_threads: Callable[[Callable[[], _Scanned]], list[_Scanned]] = lambda scan: [scan()],
     ) -> Answer:
         """Return the nearest of each query; ``in_threads`` calls a function in some threads."""
-        group = self._group()
-        parts = iter(self._parts())  # each scan takes the next
-        scanned = in_threads(lambda: self._scan(group, parts))
+        group, parts = self._group(), self._parts()
+        following = iter(parts)  # each scan takes the next
+        if len(parts) > 1:
+            scanned = in_threads(lambda: self._scan(group, following))
+        else:
+            scanned = [self._scan(group, following)]
         best = self._request.best(*(best for _, best, _ in scanned))
         best, computed = self._settle([state for state, _, _ in scanned], best)
         mine = SearchStats(queries=len(self._request.queries), distances=computed)
@@ -215,7 +217,7 @@ class _Search:
         for number, at, stop in parts:
             kind, scan = self._scan_of(number, group, state)
             counts[kind] += len(self._request.queries) * (stop - at)
-            while (at := scan(at, stop)) < stop:
+            while (at := self._reached(number, scan(at, stop))) < stop:
                 best, computed = self._settle([state], best)
                 counts["distances"] += computed
                 self._request.tighten(state.limits, best)
@@ -226,6 +228,12 @@ class _Search:
             SearchStats(first_level=first_level, second_level=second_level, **counts),
         )
 
+    def _reached(self, number: int, at: int) -> int:
+        """Return where a scan of a source goes on, or raise what a damaged row asks for."""
+        if at < 0:
+            raise self._sources[number].segment.damage(~at)
+        return at
+
     def _scan_of(
         self, number: int, group: Group, state: ScanState
     ) -> tuple[str, Callable[[int, int], int]]:
@@ -233,7 +241,10 @@ class _Search:
         source, first = self._sources[number], int(self._firsts[number])
         if source.bounds is not None and group.norms.max() < LARGEST:
             margins, errors = source.bounds.margin(group.norms), source.bounds.error(group.norms)
-            bounds = BoundsInput(source.bounds.levels, source.excluded, first, margins, errors)
+            stored = source.segment.stored
+            bounds = BoundsInput(
+                source.bounds.levels, stored, source.excluded, first, margins, errors
+            )
             scan = self._backend.scan_bounds
             return "bounded", lambda start, stop: scan(bounds, group, state, start, stop)
         rows = RowsInput(source.segment.verified(), source.excluded, first)
@@ -290,10 +301,10 @@ class _Search:
         for number in np.flatnonzero(np.diff(cuts) >= _MANY).tolist():
             part = slice(cuts[number], cuts[number + 1])
             segment, rows = self._sources[number].segment, numbers[part] - self._firsts[number]
-            found = LookInput(*segment.unverified(), rows, owners[part])
-            lows[part], highs[part], wrong = self._backend.look(found, self._request.queries)
+            found = segment.stored, (rows, owners[part]), self._request.queries
+            lows[part], highs[part], wrong = self._backend.look(*found)
             if wrong >= 0:
-                raise segment.damage(int(rows[wrong]))
+                raise segment.damage(wrong)
         self._request.tighten(limits, self._request.best(Candidates(owners, numbers, highs)))
         near = lows <= limits[owners] * RAISED
         return owners[near], numbers[near]

@@ -219,13 +219,11 @@ MUTANTS = [
     (" + levels.near_error[groups, None]", " + 0 * levels.near_error[groups, None]"),
     (" / 2 - inputs.errors\n", " / 2 + 0 * inputs.errors\n"),
     ("* (1 - rho) - off", "* (1 - rho)"),
-    ("* (1 + rho) + off", "* (1 + rho)"),
     (
         "doubt = inputs.margins[queries] + error, 2 *",
         "doubt = inputs.margins[queries] + error, 0 *",
     ),
     ("(rest - group.far_rest[queries])", "(rest + group.far_rest[queries])"),
-    ("(rest + group.far_rest[queries])", "(rest - group.far_rest[queries])"),
     ("state.limits[a], state.highs[a, 0]", "state.limits[a], state.highs[a, -1]"),
     ("here[here] = _count(inputs.excluded, row[here])", "pass"),
 ]
