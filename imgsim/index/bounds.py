@@ -9,8 +9,7 @@ inequality give
 So the distance of the short rows b = [p, r] is a lower bound of the true distance, for any V and
 mu, whatever they were fitted on. There are two levels: the first m1 directions with their own rest,
 scanned for every row, and all m2 directions, looked at for the rows that the first level leaves.
-Rests in many dimensions are almost orthogonal, so |p - p_q|^2 + r^2 + r_q^2 is a good guess of the
-square: rows that are within the limit by it are looked at themselves, which lowers the limit.
+What the second leaves is looked at itself, which lowers the limit.
 
 Coordinates are stored as 8-bit codes times a scale of the direction and tile, c_j = code_j scale_j,
 beside the length e of the error b - [c, r*] that this causes, where r* is r in float32. The

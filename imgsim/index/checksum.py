@@ -23,10 +23,15 @@ def weights(count: int) -> NDArray[np.uint32]:
     return np.array([pow(FACTOR, j + 1, 1 << 32) for j in range(count)], np.uint32)
 
 
+@cache
+def _wide(count: int) -> NDArray[np.uint64]:
+    return weights(count).astype(np.uint64)
+
+
 def row_sums(ids: NDArray[np.int64], embeddings: NDArray[np.float32]) -> NDArray[np.uint64]:
     """Return the checksums (n,) of rows with these ids (n,) and embeddings (n, d)."""
     dim = embeddings.shape[1]
-    own, halves = np.split(weights(dim + 2).astype(np.uint64), [dim])
+    own, halves = _wide(dim + 2)[:dim], _wide(dim + 2)[dim:]
     words = embeddings.astype("<f4", copy=False).view("<u4")
     sums: NDArray[np.uint64] = (ids.astype("<i8")[:, None].view("<u4") * halves).sum(axis=1)
     for start in range(0, len(words), _STEP):

@@ -86,6 +86,12 @@ class MappedSegment:
         """Return copies of the ids and embeddings of some rows, in the order given."""
         return self._verified(rows, self._table.take(rows), self._embeddings.take(rows))
 
+    def again(self, rows: NDArray[np.int64]) -> Block:
+        """Do what :meth:`take` does with rows that a scan has verified."""
+        if "stored" in vars(self):  # it has mapped them, too
+            return self.stored.table["id"][rows], self.stored.embeddings[rows]
+        return self._table.take(rows)["id"][:, 0], self._embeddings.take(rows)
+
     def span(self, start: int, stop: int) -> Block:
         """Return ids and embeddings of the rows from ``start`` to ``stop``, or to the last."""
         rows = np.arange(start, min(stop, len(self)))

@@ -134,20 +134,6 @@ def scan_rows(inputs: RowsInput, group: Group, state: ScanState, start: int, sto
     return stop
 
 
-@_compiled
-def look(
-    stored: StoredRows, pairs: tuple[Integers, Integers], embeddings: Singles
-) -> tuple[Doubles, Doubles, int]:
-    """Return bounds of the distances of some rows to embeddings, in pairs, as in scan_rows."""
-    rows, owners = pairs
-    lows, highs = np.empty(len(rows)), np.empty(len(rows))
-    for i in range(len(rows)):
-        lows[i], highs[i] = _looked_at(stored, rows[i], embeddings[owners[i]])
-        if (i == 0 or rows[i] != rows[i - 1]) and not _is_whole(stored, rows[i]):
-            return lows, highs, rows[i]
-    return lows, highs, -1
-
-
 @_inlined
 def _looked_at(stored: StoredRows, row: int, embedding: Singles) -> tuple[float, float]:
     """Return the least and the greatest distance that a row can have, by its square in float32."""
@@ -276,10 +262,9 @@ def _second_level(
     scores: Singles,
     left: tuple[Integers, Integers],
 ) -> int:
-    """Keep those rows of the tile from row ``first`` that the second level does not rule out.
+    """Look at those rows of the tile from row ``first`` that the second level does not rule out.
 
-    Those that the guess takes for nearer than the limit are looked at right away. Returns a row
-    whose checksum is another, or -1.
+    Returns a row whose checksum is another, or -1.
     """
     levels = inputs.levels
     count, tile = levels.far.shape[1], first // TILE
@@ -304,11 +289,9 @@ def _second_level(
         low = np.sqrt(max(0.0, along + (rest - query_rest) ** 2 - 2 * inputs.errors[a]))
         low = max(0.0, low * (1 - rho) - off)
         if low <= limit:
-            high = np.inf
-            if len(state.highs[a]) and along + rest**2 + query_rest**2 <= limit * limit:
-                low, high = _looked_at(inputs.stored, row, group.embeddings[a])
-                if not _is_whole(inputs.stored, row):
-                    return row
+            if not _is_whole(inputs.stored, row):
+                return row
+            low, high = _looked_at(inputs.stored, row, group.embeddings[a])
             state.tally[1] += 1
             _keep(state, a, inputs.first + row, low, high)
     return -1

@@ -35,11 +35,6 @@ class Backend(Protocol):
     ) -> int:
         """See below."""
 
-    def look(
-        self, stored: StoredRows, pairs: tuple["Integers", "Integers"], embeddings: "Singles"
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-        """See below."""
-
 
 RAISED = 1 + 1e-10
 """What a limit is raised by before a bound is compared with it."""
@@ -142,14 +137,12 @@ def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int,
         row, queries = row[here], queries[here]
         score = scores[number[here], queries, lane[here]].astype(np.float64)
         state.tally[0] += len(row)
-        low, guess = _second_level(inputs, group, row, queries, score)
-        high, likely = np.full(len(row), np.inf), _likely(state, queries, guess)
-        wrong = _damaged(inputs.stored, row[likely])
-        if wrong >= 0:
-            return ~wrong
-        true = distances(group.embeddings[queries[likely]], inputs.stored.embeddings[row[likely]])
-        low[likely] = high[likely] = true
-        _keep(state, queries, inputs.first + row, low, high)
+        low = _second_level(inputs, group, row, queries, score)
+        for a in np.unique(queries).tolist():
+            mine = queries == a
+            damaged = _look(inputs, group.embeddings[a], state, a, (row[mine], low[mine]))
+            if damaged >= 0:
+                return ~damaged
     return stop
 
 
@@ -163,27 +156,30 @@ def scan_rows(inputs: RowsInput, group: Group, state: ScanState, start: int, sto
         rows = inputs.embeddings[numbers].astype(np.float64)
         for a in np.flatnonzero(state.limits >= 0).tolist():
             true = distances(group.embeddings[a], rows)
-            _keep(state, np.full(len(true), a), inputs.first + numbers, true, true)
+            _keep(state, a, inputs.first + numbers, true)
     return stop
 
 
-def look(
-    stored: StoredRows, pairs: tuple[Integers, Integers], embeddings: Singles
-) -> tuple[Doubles, Doubles, int]:
-    """Return lower and upper bounds of the distances of some rows to embeddings (q, d).
+def _look(
+    inputs: BoundsInput,
+    embedding: Singles,
+    state: ScanState,
+    a: int,
+    left: tuple[Integers, Doubles],
+) -> int:
+    """Keep those of the rows that are near, by their lower bounds and then by their distances.
 
-    The ``pairs`` are numbers of rows (m,), in order, and of their queries (m,). The bounds are as
-    good as can be had for less than the distances cost: here, none. Returns as well a row with
-    another checksum than the table says, -1 if none that was read has one.
+    The most likely lower the limit for the others. Returns a row whose checksum is another, or -1.
     """
-    return np.zeros(len(pairs[0])), np.full(len(pairs[0]), np.inf), -1
-
-
-def _damaged(stored: StoredRows, rows: Integers) -> int:
-    """Return one of the rows that has another checksum than the table says; -1 if none has."""
-    table = stored.table[rows]
-    wrong = rows[row_sums(table["id"], stored.embeddings[rows]) != table["sum"]]
-    return int(wrong[0]) if len(wrong) else -1
+    rows, low = left
+    for some in np.split(np.argsort(low), [state.highs.shape[1]]):
+        here = rows[some[low[some] <= state.limits[a] * RAISED]]
+        embeddings, table = inputs.stored.embeddings[here], inputs.stored.table[here]
+        wrong = here[row_sums(table["id"], embeddings) != table["sum"]]
+        if len(wrong):
+            return int(wrong[0])
+        _keep(state, a, inputs.first + here, distances(embedding, embeddings))
+    return -1
 
 
 def _count(excluded: Bits, rows: Integers) -> NDArray[np.bool_]:
@@ -196,8 +192,8 @@ def _count(excluded: Bits, rows: Integers) -> NDArray[np.bool_]:
 
 def _second_level(
     inputs: BoundsInput, group: Group, rows: Integers, queries: Integers, scores: Doubles
-) -> tuple[Doubles, Doubles]:
-    """Return lower bounds of some rows' distances to some queries, in pairs; and guesses."""
+) -> Doubles:
+    """Return lower bounds of some rows' distances to some queries, in pairs."""
     levels = inputs.levels
     near = levels.near_rest[rows // LANES, rows % LANES] - group.near_rest[queries]
     difference = levels.far[rows] * levels.far_scale[rows // TILE] - group.far[queries]
@@ -207,19 +203,8 @@ def _second_level(
     rho = (levels.far.shape[1] + 8) * UNIT
     off, doubt = inputs.margins[queries] + error, 2 * inputs.errors[queries]
     low = along + (rest - group.far_rest[queries]) ** 2 - doubt
-    guess = np.sqrt(np.maximum(0, along + rest**2 + group.far_rest[queries] ** 2))
-    return np.maximum(0, np.sqrt(np.maximum(0, low)) * (1 - rho) - off), guess
-
-
-def _likely(state: ScanState, queries: Integers, guess: Doubles) -> NDArray[np.bool_]:
-    """Say which rows are among the ``k`` nearest of their query by the guess, within its limit."""
-    likely = guess <= state.limits[queries]
-    k = state.highs.shape[1]
-    for a in np.unique(queries[likely]).tolist():
-        mine = np.flatnonzero(likely & (queries == a))
-        if len(mine) > k:
-            likely[mine[np.argpartition(guess[mine], k)[k:]]] = False
-    return likely
+    bounds: Doubles = np.maximum(0, np.sqrt(np.maximum(0, low)) * (1 - rho) - off)
+    return bounds
 
 
 def _has_room(state: ScanState) -> bool:
@@ -237,17 +222,15 @@ def _has_room(state: ScanState) -> bool:
     return True
 
 
-def _keep(state: ScanState, queries: Integers, rows: Integers, low: Doubles, high: Doubles) -> None:
-    """Add candidates of some queries, and their upper bounds where they are among the least."""
+def _keep(state: ScanState, a: int, rows: Integers, true: Doubles) -> None:
+    """Add candidates of a query, and their distances where they are among the least."""
     k = state.highs.shape[1]
-    for a in np.unique(queries).tolist():
-        mine = queries == a
-        if k:
-            highs = np.concatenate([state.highs[a], high[mine]])
-            state.highs[a] = np.partition(highs, k - 1)[k - 1 :: -1]
-            state.limits[a] = min(state.limits[a], state.highs[a, 0])
-        mine &= low <= state.limits[a] * RAISED
-        place = slice(state.counts[a], state.counts[a] + int(mine.sum()))
-        state.rows[a, place], state.lows[a, place] = rows[mine], low[mine]
-        state.counts[a] = place.stop
-        state.tally[1] += place.stop - place.start
+    if k:
+        highs = np.concatenate([state.highs[a], true])
+        state.highs[a] = np.partition(highs, k - 1)[k - 1 :: -1]
+        state.limits[a] = min(state.limits[a], state.highs[a, 0])
+    near = true <= state.limits[a] * RAISED
+    place = slice(state.counts[a], state.counts[a] + int(near.sum()))
+    state.rows[a, place], state.lows[a, place] = rows[near], true[near]
+    state.counts[a] = place.stop
+    state.tally[1] += len(rows)

@@ -38,7 +38,6 @@ _LOADING = 200_000_000  # values whose scan in NumPy takes as long as loading th
 _GROUP = 64  # queries that are scanned for together, or fewer if each wants very many
 _AT_ONCE = 1_024  # queries whose candidates are in memory at the same time
 _ROOM = 4 * TILE  # candidates of a query before their distances are computed
-_MANY = 256  # candidates of a segment whose embeddings are worth mapping for a look in float32
 _PAIR_BYTES = 1 << 19  # of differences that are computed at once; much more is slow to allocate
 
 
@@ -117,6 +116,12 @@ class SegmentSearcher:
         self._most_highs = most_highs
         self._threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, "imgsim-search")
+        step = TILE * max(8, int(self.firsts[-1]) // TILE // (4 * self._threads))
+        self.parts = [  # number of the source, first row and end of what is scanned in one go
+            (number, start, min(start + step, len(source)))
+            for number, source in enumerate(sources)
+            for start in range(0, len(source), step)
+        ]
 
     def close(self) -> None:
         """End the threads."""
@@ -167,6 +172,7 @@ class _Search:
 
     def __init__(self, searcher: SegmentSearcher, backend: Backend, request: TopKRequest) -> None:
         self._sources, self._firsts = searcher.sources, searcher.firsts
+        self._parts = searcher.parts
         self._projection = searcher.projection
         self._backend = backend
         self._request = request
@@ -176,12 +182,13 @@ class _Search:
         in_threads: Callable[[Callable[[], _Scanned]], list[_Scanned]] = lambda scan: [scan()],
     ) -> Answer:
         """Return the nearest of each query; ``in_threads`` calls a function in some threads."""
-        group, parts = self._group(), self._parts()
-        following = iter(parts)  # each scan takes the next
-        if len(parts) > 1:
-            scanned = in_threads(lambda: self._scan(group, following))
-        else:
-            scanned = [self._scan(group, following)]
+        group, parts = self._group(), iter(self._parts)  # each scan takes the next
+        limits = self._limits(len(group.norms))
+
+        def scan() -> _Scanned:
+            return self._scan(group, parts, self._nothing_found(limits))
+
+        scanned = in_threads(scan) if len(self._parts) > 1 else [scan()]
         best = self._request.best(*(best for _, best, _ in scanned))
         best, computed = self._settle([state for state, _, _ in scanned], best)
         mine = SearchStats(queries=len(self._request.queries), distances=computed)
@@ -201,18 +208,11 @@ class _Search:
             queries, narrow[:, :near].copy(), narrow[:, near:].copy(), *rests, np.sqrt(squares)
         )
 
-    def _parts(self) -> list[tuple[int, int, int]]:
-        """Return (number of the source, first row, end) of what is scanned in one go."""
-        step = TILE * max(8, int(self._firsts[-1]) // TILE // 16)
-        return [
-            (number, start, min(start + step, len(source)))
-            for number, source in enumerate(self._sources)
-            for start in range(0, len(source), step)
-        ]
-
-    def _scan(self, group: Group, parts: Iterator[tuple[int, int, int]]) -> _Scanned:
+    def _scan(
+        self, group: Group, parts: Iterator[tuple[int, int, int]], state: ScanState
+    ) -> _Scanned:
         """Return the candidates in the parts that this scan gets, and the best of those settled."""
-        state, best = self._nothing_found(len(group.norms)), NONE
+        best = NONE
         counts = {"scanned": 0, "bounded": 0, "distances": 0}
         for number, at, stop in parts:
             kind, scan = self._scan_of(number, group, state)
@@ -251,12 +251,20 @@ class _Search:
         scan_rows = self._backend.scan_rows
         return "scanned", lambda start, stop: scan_rows(rows, group, state, start, stop)
 
-    def _nothing_found(self, queries: int) -> ScanState:
-        """Return where a scan puts what it finds; queries that fill up the group find nothing."""
-        k = self._request.k or 0
-        room = _ROOM + 2 * k
+    def _limits(self, queries: int) -> NDArray[np.float64]:
+        """Return the first limits; queries that fill up the group find nothing."""
         limits = np.full(queries, self._request.radius)
         limits[len(self._request.queries) :] = -1
+        return limits
+
+    def _nothing_found(self, limits: NDArray[np.float64]) -> ScanState:
+        """Return where a scan puts what it finds.
+
+        The scans of all threads lower the same limits. One may undo what another did just then,
+        which leaves a limit that was one before.
+        """
+        k, queries = self._request.k or 0, len(limits)
+        room = _ROOM + 2 * k
         return ScanState(
             limits,
             np.full((queries, k), np.inf),
@@ -284,30 +292,10 @@ class _Search:
             owners.append(rows)
             numbers.append(state.rows[rows, places])
             state.counts[:] = 0
-        pairs = self._looked_at(np.concatenate(owners), np.concatenate(numbers), limits)
-        return self._request.best(best, *self._distances(*pairs)), len(pairs[0])
-
-    def _looked_at(
-        self, owners: NDArray[np.int64], numbers: NDArray[np.int64], limits: NDArray[np.float64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return those pairs of queries and rows, by row, that a look in float32 does not rule out.
-
-        Where a segment has few, it is not looked at.
-        """
-        order = np.argsort(numbers)
-        owners, numbers = owners[order], numbers[order]
-        cuts = np.searchsorted(numbers, self._firsts)
-        lows, highs = np.zeros(len(numbers)), np.full(len(numbers), np.inf)
-        for number in np.flatnonzero(np.diff(cuts) >= _MANY).tolist():
-            part = slice(cuts[number], cuts[number + 1])
-            segment, rows = self._sources[number].segment, numbers[part] - self._firsts[number]
-            found = segment.stored, (rows, owners[part]), self._request.queries
-            lows[part], highs[part], wrong = self._backend.look(*found)
-            if wrong >= 0:
-                raise segment.damage(wrong)
-        self._request.tighten(limits, self._request.best(Candidates(owners, numbers, highs)))
-        near = lows <= limits[owners] * RAISED
-        return owners[near], numbers[near]
+        owner, number = np.concatenate(owners), np.concatenate(numbers)
+        order = np.argsort(number)
+        found = self._distances(owner[order], number[order])
+        return self._request.best(best, *found), len(order)
 
     def _distances(
         self, owners: NDArray[np.int64], numbers: NDArray[np.int64]
@@ -318,7 +306,7 @@ class _Search:
             mine, some = owners[start : start + step], numbers[start : start + step]
             cuts = np.searchsorted(some, self._firsts)
             parts = [
-                self._sources[number].segment.take(
+                self._sources[number].segment.again(
                     some[cuts[number] : cuts[number + 1]] - self._firsts[number]
                 )
                 for number in np.flatnonzero(np.diff(cuts)).tolist()

@@ -215,7 +215,8 @@ for count in (1, 60):
 
 
 MUTANTS = [
-    ("mine &= low <= state.limits[a] * RAISED", "mine &= low < state.limits[a] * RAISED"),
+    ("near = true <= state.limits[a] * RAISED", "near = true < state.limits[a] * RAISED"),
+    ("low[some] <= state.limits[a] * RAISED", "low[some] < state.limits[a] * RAISED"),
     (" + levels.near_error[groups, None]", " + 0 * levels.near_error[groups, None]"),
     (" / 2 - inputs.errors\n", " / 2 + 0 * inputs.errors\n"),
     ("* (1 - rho) - off", "* (1 - rho)"),
