@@ -92,6 +92,8 @@ def other_format(path: str, head: bytes) -> Format | None:
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12])
     suffix = os.path.splitext(path)[1][1:].lower()
+    if head.startswith(TIFF) and head[8:11] == b"CR\x02":
+        return Format("CR2", "raw")
     if head.startswith(TIFF):
         return Format(suffix.upper(), "raw") if suffix in _CAMERAS else Format("", "tiff")
     is_markup = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_MARKUP)
