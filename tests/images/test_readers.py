@@ -11,11 +11,14 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+import skimage
 import tifffile
 from PIL import Image
 
 from imgsim import IngestSettings
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
+from imgsim.images import decode as decoding
+from imgsim.images import jpeg as jpegs
 from imgsim.images.decode import decode, dimensions, opened, sorted_out, thumbnail
 from imgsim.images.extras import readable
 from imgsim.images.readers import jxl, svg, tiff
@@ -36,6 +39,17 @@ def picture(width=64, height=48) -> Image.Image:
     image.paste(RED, (0, 0, width // 2, height // 2))
     image.paste(BLUE, (width // 2, height // 2, width, height))
     return image
+
+
+def coffee() -> Image.Image:
+    """A photograph of 600x400."""
+    return Image.open(Path(skimage.__file__).parent / "data" / "coffee.png")
+
+
+def jpeg(image, **options) -> bytes:
+    with io.BytesIO() as file:
+        image.save(file, "JPEG", **options)
+        return file.getvalue()
 
 
 def write_jxl(path, pixels, **options) -> str:
@@ -732,3 +746,90 @@ class TestDamaged:
         (tmp_path / "a.jpg").write_bytes(content[: start if scans else 10])
         with pytest.raises(ImageError):
             decode(str(tmp_path / "a.jpg"), 32, 32, self.ACCEPT)
+
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    @pytest.mark.parametrize(
+        "options", [{}, {"optimize": True}, {"restart_marker_rows": 1}, {"progressive": True}]
+    )
+    @pytest.mark.parametrize("form", ["closed", "zeros", "zeros, closed", "few zeros"])
+    def test_a_jpeg_that_libjpeg_fills_up(self, tmp_path, mode, options, form):
+        """As an interrupted copy or a tool for lost files leaves it: libjpeg only warns."""
+        if "progressive" in options and form == "closed":
+            return  # this is not seen
+        content = jpeg(coffee().convert(mode), **options)
+        half = len(content) // 2
+        zeros, end = bytes(half if form != "few zeros" else 2_000), b"\xff\xd9"
+        kept = content[: len(content) - len(zeros)]
+        path = tmp_path / "a.jpg"
+        path.write_bytes(kept + (end if form == "closed" else zeros))
+        if form == "zeros, closed":
+            path.write_bytes(kept + zeros[2:] + end)
+        for side in (32, 256):
+            with pytest.raises(ImageError, match="truncated"):
+                decode(str(path), side, side)
+            with opened(str(path), self.ACCEPT) as image:
+                assert image.decode(side, side).damaged
+
+    @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}])
+    @pytest.mark.parametrize("ground", [0, 127, 128, 255])
+    @pytest.mark.parametrize("padding", [0, 99])
+    def test_a_jpeg_that_ends_in_one_colour_is_whole(self, tmp_path, options, ground, padding):
+        """With tables of its own, pixels of one colour may be zeros in the file."""
+        path = tmp_path / "a.jpg"
+        for mode in ("RGB", "L"):
+            image = Image.new("RGB", (600, 900), (ground,) * 3).convert(mode)
+            image.paste(coffee().convert(mode).crop((0, 0, 600, 300)))
+            path.write_bytes(jpeg(image, **options) + bytes(padding))
+            for side in (32, 256):
+                with opened(str(path), self.ACCEPT) as opened_image:
+                    assert not opened_image.decode(side, side).damaged
+
+    @pytest.mark.parametrize("progressive", [False, True])
+    def test_a_jpeg_with_zeros_before_its_end_marker_is_whole(self, tmp_path, progressive):
+        content = jpeg(coffee(), progressive=progressive)
+        (tmp_path / "a.jpg").write_bytes(content[:-2] + bytes(99) + content[-2:])
+        decode(str(tmp_path / "a.jpg"), 32, 32)
+
+    def test_usual_jpegs_are_decoded_once(self, tmp_path, crops, monkeypatch):
+        times = []
+        monkeypatch.setattr(jpegs, "identify", lambda *_: times.append(1))
+        for path in crops:
+            decode(path, 64, 64)
+        assert not times
+
+    def test_several_large_cut_jpegs_are_in_memory_one_at_a_time(self, tmp_path, monkeypatch):
+        """Decoded at a smaller scale they are small; tried at their own, they are not."""
+        monkeypatch.setattr(decoding, "_LARGE_PIXELS", 400 * 300)
+        content = jpeg(coffee())
+        (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+        lock, sizes = decoding._LARGE, []
+        monkeypatch.setattr(decoding, "render", lambda image, *_: spied(image))
+
+        def spied(image):
+            image.draft(None, image.size)
+            sizes.append((image.size, lock._is_owned()))
+            raise OSError
+
+        with pytest.raises(ImageError):
+            decode(str(tmp_path / "a.jpg"), 32, 32)
+        assert sizes[:2] == [((75, 50), False), ((600, 400), True)]
+
+    def test_a_cut_jpeg_counts_whole_where_it_is_tried_at_its_own_scale(
+        self, tmp_path, monkeypatch
+    ):
+        """Also where it was accepted once, and encoding it again has no limit."""
+        content = jpeg(coffee())
+        (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+        monkeypatch.setattr(decoding, "MAX_PIXELS", 600 * 400 - 1)
+        sizes = []
+        original = decoding.render
+        monkeypatch.setattr(
+            decoding,
+            "render",
+            lambda image, *form: sizes.append(image.size) or original(image, *form),
+        )
+        with opened(
+            str(tmp_path / "a.jpg"), DecodeRules(sys.maxsize, accept_damaged=True)
+        ) as image:
+            assert image.decode(32, 32).damaged
+        assert max(sizes) < (600, 400)
