@@ -3,6 +3,7 @@
 import math
 import operator
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -75,6 +76,9 @@ class DecodeRules:
 
 DECODE_RULES = DecodeRules()
 """What goes for images unless somebody decides otherwise."""
+
+STORED_RULES = DecodeRules(sys.maxsize, accept_damaged=True)
+"""What goes for images that are stored: they were accepted once."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ How each kind of picture becomes red, green and blue bytes:
 ================================  ==============================================================
 orientation in EXIF               applied; a damaged EXIF block counts as upright
 orientation in a TIFF             applied, by Pillow
-several frames or pages           the first in which there is something (of an icon: the largest)
+several frames or pages           the first one (of an icon: the largest)
+animated GIF, PNG, WebP, AVIF     the first frame in which there is something
 alpha, or a transparent colour    on white; on black if what is visible is almost white
 1 bit, grey, palette              expanded to RGB
 16-bit grey                       the upper 8 of 16 bits, or of 12 or 8 if no value needs more
@@ -14,6 +15,7 @@ TIFFs of other bands or numbers   [tiff] the first three bands as RGB, or the fi
 CMYK, YCbCr, HSV                  Pillow's conversion; embedded colour profiles are not applied
 L*a*b*                            converted to sRGB with the built-in profiles
 JPEG that lacks its end marker    read if all pixels are there; else cut files are refused
+JPEG that ends in grey or zeros   the same, as libjpeg fills up what is missing
 large JPEG                        decoded at the least scale (1/2, 1/4, 1/8) that is large enough
 HEIF                              [heif] the primary image, with its own transformations applied
 JPEG XL                           [jxl] orientation applied; floats as above

@@ -19,7 +19,7 @@ from imgsim import IngestSettings
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
 from imgsim.images import decode as decoding
 from imgsim.images import jpeg as jpegs
-from imgsim.images.decode import decode, dimensions, opened, sorted_out, thumbnail
+from imgsim.images.decode import decode, dimensions, is_outdated, opened, sorted_out, thumbnail
 from imgsim.images.extras import readable
 from imgsim.images.readers import jxl, svg, tiff
 from imgsim.images.readers import picture as pictures
@@ -471,6 +471,13 @@ class TestSvg:
         assert thumbnail(path, 32).size == dimensions(path) == expected
         assert decode(path, 30, 40).shape == (30, 40, 3)
 
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+    def test_encodings(self, tmp_path, encoding):
+        declared = "<?xml version='1.0' encoding='UTF-16'?>" if encoding == "utf-16" else ""
+        drawing = f"{declared}<svg {SVG} width='8' height='8'><rect width='8' height='8'/></svg>"
+        (tmp_path / "a.svg").write_bytes(drawing.encode(encoding))
+        assert not decode(str(tmp_path / "a.svg"), 8, 8).any()
+
     def test_it_is_drawn_as_large_as_wanted(self, tmp_path):
         path = write_svg(tmp_path / "a.svg", '<rect width="1" height="1"/>', 'width="2" height="2"')
         pixels = decode(path, 200, 200)
@@ -546,12 +553,23 @@ def hide(monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, package, None)
 
 
+PIP = {
+    "heif": "pi-heif",
+    "jxl": "imagecodecs",
+    "raw": "rawpy",
+    "svg": "resvg-py",
+    "tiff": "imagecodecs",
+}
+
+
 class TestExtras:
     @pytest.mark.parametrize(
         ("name", "head", "told", "extra"),
         [
             ("a.HEIC", b"\0\0\0\x14ftypheic", "HEIF", "heif"),
             ("phone", b"\0\0\0\x14ftypmif1", "HEIF", "heif"),
+            ("a.heif", b"\0\0\0\x14ftypheif", "HEIF", "heif"),
+            ("a.heif", b"\0\0\0\x18ftypnew \0\0\0\0mif1heic", "HEIF", "heif"),
             ("a.cr3", b"\0\0\0\x14ftypcrx ", "CR3", "raw"),
             ("a.raf", b"FUJIFILMCCD-RAW 0201", "RAF", "raw"),
             ("a.jxl", b"\xff\x0a", "JPEG XL", "jxl"),
@@ -567,7 +585,7 @@ class TestExtras:
     def test_a_refusal_says_what_to_install(self, tmp_path, monkeypatch, name, head, told, extra):
         (tmp_path / name).write_bytes(head + bytes(99))
         hide(monkeypatch)
-        reason = f"{told} is not read without `pip install 'imgsim[{extra}]'`"
+        reason = f"{told} is not read without {PIP[extra]}: `pip install 'imgsim[{extra}]'`"
         with pytest.raises(ImageError) as raised:
             decode(str(tmp_path / name), 8, 8)
         assert raised.value.reason == reason
@@ -577,7 +595,18 @@ class TestExtras:
 
     @pytest.mark.parametrize(
         ("name", "head", "told"),
-        [("a.exr", b"v/1\x01", "OpenEXR"), ("a.xcf", b"gimp xcf v011", "XCF")],
+        [
+            ("a.exr", b"v/1\x01", "OpenEXR"),
+            ("a.xcf", b"gimp xcf v011", "XCF"),
+            ("a", b"\0\0\0\x18ftypavci\0\0\0\0mif1heic", "HEIF with H.264 inside"),
+            ("a", b"\0\0\0\x18ftypmif1\0\0\0\0mif1j2ki", "HEIF with JPEG 2000 inside"),
+            ("a.hdr", b"#?RGBE\n", "Radiance HDR"),
+            ("a.jxr", b"II\xbc\1", "JPEG XR"),
+            ("a.jls", b"\xff\xd8\xff\xf7", "JPEG-LS"),
+            ("a.svgz", b"\x1f\x8b\x08", "SVGZ"),
+            ("a.wmf", b"\xd7\xcd\xc6\x9a", "WMF"),
+            ("a.emf", b"\1\0\0\0" + bytes(36) + b" EMF", "EMF"),
+        ],
     )
     def test_some_formats_nothing_reads(self, tmp_path, name, head, told):
         (tmp_path / name).write_bytes(head + bytes(99))
@@ -605,6 +634,16 @@ class TestExtras:
         hide(monkeypatch)
         with pytest.raises(ImageError, match="DNG is not read without"):
             decode(path, 8, 8)
+
+    @pytest.mark.parametrize("package", ["", "pi-heif: "])
+    def test_what_was_refused_for_a_package_is_tried_once_it_is_there(self, monkeypatch, package):
+        reason = f"HEIF is not read without {package}`pip install 'imgsim[heif]'`"
+        assert is_outdated(reason, DecodeRules())
+        hide(monkeypatch)
+        assert not is_outdated(reason, DecodeRules())
+
+    def test_formats_that_are_only_recognised_are_not_listed(self):
+        assert not {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"} & set(readable())
 
     def test_formats_that_are_read_here(self, monkeypatch):
         hide(monkeypatch)
