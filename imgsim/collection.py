@@ -30,6 +30,8 @@ from imgsim.jobs.ingest import ingest, preview
 from imgsim.jobs.neighbours import NeighbourLists, paths_of
 from imgsim.jobs.repair import damages, repair
 from imgsim.options import (
+    MAX_PIXELS,
+    DecodeRules,
     EvaluationSettings,
     IngestSettings,
     PathLike,
@@ -219,14 +221,14 @@ class Collection:
 
         return Listing(items, image_rows, IMAGE_COLUMNS)
 
-    def embed(self, images: Images) -> NDArray[np.float32]:
+    def embed(self, images: Images, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
         """Return the embeddings (n, dim) float32 of images, as an ingest would store them.
 
         See :meth:`Searcher.search` for what an image is. Raises :class:`ImageError`.
         """
         with self._directory.catalog.snapshot() as snapshot:
             record = snapshot.encoder()
-        return embed_images(images, self._loaded(record))[1]
+        return embed_images(images, self._loaded(record), rules=DecodeRules(max_pixels))[1]
 
     def searcher(self, within: SearchFilter | None = None) -> Searcher:
         """Return what answers queries about the collection as it is now, and stays warm.
@@ -242,11 +244,12 @@ class Collection:
         on_error: Callable[[ImageError], None] | None = None,
         *,
         within: SearchFilter | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> SearchResults:
         """Do what :meth:`Searcher.search` does, once."""
         checked_k(k)
         with self.searcher(within) as searcher:
-            return searcher.search(images, k, on_error)
+            return searcher.search(images, k, on_error, max_pixels=max_pixels)
 
     def neighbours(
         self,

@@ -1,6 +1,7 @@
 """Which folders and files a search for images leaves out: patterns as in a .gitignore file."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -29,13 +30,18 @@ Thumbnails in hidden folders, as ``.thumbnails`` and ``.@__thumb``, are left out
 hidden. ``Thumbs.db`` is no image. All of these are folders: so files cost nothing.
 """
 
+_ANYWHERE = re.compile(r"^(!?)/?(?:\*\*/)+(?=[^/]+/?\s*$)")
+_REPEATED = re.compile(r"(?<![^/!])(?:\*\*/)+")
+_CLASS = re.compile(r"\[[^]]*\[:")
+
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
     """A pattern, which is about names or else about paths.
 
     ``excludes`` is false for one that takes in again what others leave out. An expression of the
-    library that is not ``open`` also matches what is below an entry, where it ends early.
+    library that is not ``open`` also matches what is below an entry, where it ends early. One of
+    what ``is_below`` an entry matches that entry too.
     """
 
     pattern: str
@@ -44,6 +50,14 @@ class _Rule:
     by_name: bool
     is_for_folders: bool
     is_open: bool
+    is_below: bool
+
+    def matches(self, path: str, name: str) -> bool:
+        """Say whether it is about an entry; path and name of a folder end in a slash."""
+        if self.is_below:
+            return self.search(path[: path.rstrip("/").rfind("/") + 1]) is not None
+        found = self.search(name if self.by_name else path)
+        return found is not None and (self.is_open or found.end() == len(path))
 
 
 class Exclusions:
@@ -52,9 +66,10 @@ class Exclusions:
     def __init__(self, patterns: str | Iterable[str] = ()) -> None:
         """Prepare the patterns; raise ValueError for one that is none."""
         own = [_rule(pattern) for pattern in reversed(listed_patterns(patterns))]
+        self._own, self._named = own, dict[str, str | None]()
         self._folders = own + [_rule(pattern) for pattern in reversed(DEFAULTS)]
         self._files = [rule for rule in own if not rule.is_for_folders]
-        self.concern_files = bool(self._files)
+        self.concern_files = bool(own)
 
     def of_folder(self, path: str) -> str | None:
         """Return the pattern that leaves out the folder at a path relative to its root, if any."""
@@ -63,6 +78,21 @@ class Exclusions:
     def of_file(self, path: str) -> str | None:
         """Return the pattern that leaves out the file at a path relative to its root, if any."""
         return _deciding(self._files, path, path.rpartition("/")[2])
+
+    def of_named(self, path: str) -> str | None:
+        """Return the pattern of the user that leaves out a file that was named itself, if any.
+
+        The path is relative to the working folder. A folder that it is in may be left out.
+        """
+        folder = path.rpartition("/")[0]
+        return (self._above(folder) if folder else None) or self.of_file(path)
+
+    def _above(self, folder: str) -> str | None:
+        if folder not in self._named:
+            above, _, name = folder.rpartition("/")
+            found = self._above(above) if above else None
+            self._named[folder] = found or _deciding(self._own, f"{folder}/", f"{name}/")
+        return self._named[folder]
 
 
 def listed_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
@@ -79,13 +109,9 @@ def checked_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def _deciding(rules: Iterable[_Rule], path: str, name: str) -> str | None:
-    """Return the first pattern that is about an entry, if it leaves it out.
-
-    Path and name of a folder end in a slash.
-    """
+    """Return the first pattern that is about an entry, if it leaves it out."""
     for rule in rules:
-        found = rule.search(name if rule.by_name else path)
-        if found and (rule.is_open or found.end() == len(path)):
+        if rule.matches(path, name):
             return rule.pattern if rule.excludes else None
     return None
 
@@ -93,21 +119,32 @@ def _deciding(rules: Iterable[_Rule], path: str, name: str) -> str | None:
 def _rule(pattern: str) -> _Rule:
     from pathspec import GitIgnoreSpec  # noqa: PLC0415 - queries do not pay for it
 
+    if _CLASS.search(pattern):
+        raise ValueError(f"the pattern {pattern!r} has a class as [:upper:]; write [A-Z]")
     try:
-        parsed = GitIgnoreSpec.from_lines([pattern], backend="simple").patterns
+        with warnings.catch_warnings():  # as of [[], which is what it seems to be
+            warnings.simplefilter("ignore", FutureWarning)
+            parsed = GitIgnoreSpec.from_lines([_plain(pattern)], backend="simple").patterns
     except (ValueError, re.error) as error:
         raise ValueError(f"{pattern}: is no pattern as in a .gitignore file") from error
     include, regex = (parsed[0].include, parsed[0].regex) if parsed else (None, None)
     if include is None or regex is None:  # nothing, a comment, a lone slash or bracket
         hint = "; write \\# for a name that begins with #" if pattern.startswith("#") else ""
         raise ValueError(f"the pattern {pattern!r} matches nothing{hint}")
-    text = pattern.rstrip().removeprefix("!")
-    by_name = "/" not in text.removesuffix("/")
+    text = _plain(pattern).rstrip().removeprefix("!")
+    place = text.removesuffix("/")
+    by_name = "/" not in place
     return _Rule(
         pattern=pattern,
         excludes=include,
         search=regex.search,
         by_name=by_name,
         is_for_folders=text.endswith("/"),
-        is_open=by_name or text.endswith(("**", "**/")),
+        is_open=by_name or place == "/**",
+        is_below=place.endswith("/**") and place != "/**",
     )
+
+
+def _plain(pattern: str) -> str:
+    """Return a pattern with the same meaning, without stars that say nothing."""
+    return _REPEATED.sub("**/", _ANYWHERE.sub(r"\1", pattern))

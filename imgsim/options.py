@@ -3,6 +3,7 @@
 import math
 import operator
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -76,6 +77,9 @@ class DecodeRules:
 DECODE_RULES = DecodeRules()
 """What goes for images unless somebody decides otherwise."""
 
+STORED_RULES = DecodeRules(sys.maxsize, accept_damaged=True)
+"""What goes for images that are stored: they were accepted once."""
+
 
 @dataclass(frozen=True)
 class SearchFilter:
@@ -133,7 +137,8 @@ class IngestSettings:
     ``rehash`` reads every file, whatever its size and time say; ``retry_refused`` tries refused
     files that have not changed. With ``count_first`` progress has a total, and folders are walked
     through twice; else it is 0. ``exclude`` is a pattern as in a .gitignore file, or several: what
-    matches one, its path being relative to the folder that is ingested, is left out. They follow
+    matches one, its path being relative to the folder that is ingested, is left out, and so are
+    files that are named, whose paths are relative to the working folder. They follow
     ``imgsim.exclusions.DEFAULTS``, and so ``!@eaDir`` takes these folders in. It becomes a tuple;
     what is no pattern raises ValueError. Images of more than ``max_pixels`` are refused; a JPEG
     counts at the scale at which it is decoded. If ``damaged`` is "accept", JPEGs and PNGs of which

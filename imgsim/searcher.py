@@ -20,7 +20,7 @@ from imgsim.images.source import Images
 from imgsim.index.searcher import Answer
 from imgsim.jobs.nearest import Own, nearest_but
 from imgsim.jobs.neighbours import matches, nearest_others
-from imgsim.options import MAX_PIXELS, DecodeRules, SearchFilter, checked_k
+from imgsim.options import MAX_PIXELS, Damaged, DecodeRules, SearchFilter, checked_k
 from imgsim.records import EncoderRecord
 from imgsim.results import EmbeddingMatches, QueryResult, SearchResults, SearchStats
 
@@ -93,13 +93,15 @@ class Searcher:
         on_error: Callable[[ImageError], None] | None = None,
         *,
         max_pixels: int = MAX_PIXELS,
+        damaged: Damaged = "refuse",
     ) -> SearchResults:
         """Return for each image its ``k`` nearest stored images (None: all), nearest first.
 
         Images are one or several. An image is a path, the bytes of a file, a Pillow image, or
         uint8 pixels (height, width), (height, width, 3) or (height, width, 4). One that cannot be
         decoded raises its :class:`ImageError`; with ``on_error``, the error is handed over and it
-        has no result. One of more than ``max_pixels`` cannot; see :class:`IngestSettings`.
+        has no result. One of more than ``max_pixels`` cannot, nor without ``damaged`` "accept" one
+        of which not all pixels are there; see :class:`IngestSettings`.
         """
         self._refuse_if_closed()
         k, began = checked_k(k), time.perf_counter()
@@ -107,7 +109,7 @@ class Searcher:
         _LOG.debug("the encoder is there after %.1f ms", _milliseconds(began))
         began = time.perf_counter()
         hashed = self._within.no_self or self._within.distinct
-        rules = DecodeRules(max_pixels)
+        rules = DecodeRules(max_pixels, accept_damaged=damaged == "accept")
         queries, embeddings = embed_images(images, encoder, on_error, rules, hashed=hashed)
         if not queries:
             return SearchResults((), SearchStats())

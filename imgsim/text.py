@@ -5,13 +5,19 @@ from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
 
+_JOINERS = "\u200c\u200d"  # parts of words and of emojis
+
 
 def printable(text: str) -> str:
     """Return text that is safe to show: control characters and lone surrogates escaped."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    is_shown = character.isprintable() or character in _JOINERS
+    if is_shown or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 def short_name(path: str) -> str:

@@ -76,6 +76,17 @@ def repository(tmp_path_factory):
         ["sp ace "],
         ["\\#recycle", "\\@eaDir"],
         ["keep/a.jpg"],
+        ["a/b/**", "!a/b/x.jpg"],
+        ["a/**", "!a/b/", "a/b/*", "!a/b/x.jpg"],
+        ["foo/**/"],
+        ["a/**/"],
+        ["**/a/**/"],
+        ["**/b/**"],
+        ["/**/*"],
+        ["/**"],
+        ["**/"],
+        ["**/**/", "!/a/"],
+        ["[[a]/b/x.jpg"],
     ],
 )
 def test_git_leaves_out_the_same(monkeypatch, repository, patterns):
@@ -102,6 +113,24 @@ def test_what_is_no_pattern_is_refused_with_the_settings(pattern):
     for settings in (IngestSettings, TrainingSettings):
         with pytest.raises(ValueError, match="pattern"):
             settings(exclude=[pattern])
+
+
+@pytest.mark.parametrize("pattern", ["[[:upper:]]*", "!a/[b[:digit:]]"])
+def test_classes_that_would_match_nothing_are_refused(pattern):
+    with pytest.raises(ValueError, match=r"has a class as \[:upper:\]; write \[A-Z\]"):
+        IngestSettings(exclude=pattern)
+
+
+def test_what_is_left_out_of_named_files():
+    """By default nothing, and of folders only what they are called from here on."""
+    rules = Exclusions(["*.tif", "trash/", "/old", "!keep.tif"])
+    named = ["a.tif", "keep.tif", "trash/a.jpg", "x/trash/y/keep.tif", "old/a.jpg", "x/old/a.jpg"]
+    left_out = {path: rules.of_named(path) for path in [*named, "@eaDir/a.jpg"]}
+    assert {path for path, pattern in left_out.items() if pattern is None} == {
+        "keep.tif",
+        "x/old/a.jpg",
+        "@eaDir/a.jpg",
+    }
 
 
 def test_one_pattern_is_not_taken_for_its_letters():

@@ -19,6 +19,7 @@ from imgsim import (
     EncoderSource,
     ImageError,
     ImageNotFound,
+    IngestSettings,
     NotAnImage,
     SearchFilter,
 )
@@ -113,6 +114,25 @@ class TestImages:
     def test_more_pixels_than_are_read_from_files(self, searcher):
         with pytest.raises(ImageError, match="limit"):
             searcher.search([Image.new("1", (20_000, 10_000))])
+
+    def test_limits_of_a_query_are_those_of_its_ingest(self, filled, tmp_path, crops):
+        image = Image.new("RGB", (800, 600), "red")
+        with pytest.raises(ImageError, match="limit of 479999"):
+            filled.query(image, 1, max_pixels=479_999)
+        with pytest.raises(ImageError, match="limit of 479999"):
+            filled.embed(image, max_pixels=479_999)
+        assert filled.embed(image, max_pixels=480_000).shape[0] == 1
+
+    def test_a_damaged_image_is_asked_for_if_that_is_accepted(self, filled, tmp_path, crops):
+        content = Path(crops[0]).read_bytes()
+        path = tmp_path / "cut.jpg"
+        path.write_bytes(content[: len(content) * 2 // 3])
+        filled.ingest(path, IngestSettings(damaged="accept"))
+        with filled.searcher() as searcher:
+            with pytest.raises(ImageError, match="truncated"):
+                searcher.search(path, 1)
+            (result,) = searcher.search(path, 1, damaged="accept")
+        assert (result.matches[0].path, result.matches[0].distance) == (str(path), 0)
 
 
 class TestEmbeddings:

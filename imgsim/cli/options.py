@@ -58,8 +58,9 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATTERN",
-        help="Leave out what matches a pattern as in .gitignore; !@eaDir takes in what is left out "
-        "by default; may be repeated.",
+        help="Leave out what matches a pattern as in .gitignore, below a folder that is named, or "
+        "of the files that are named or listed; !@eaDir takes in what is left out by default; may "
+        "be repeated.",
     ),
 ]
 MaxPixels = Annotated[

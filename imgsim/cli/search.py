@@ -25,7 +25,7 @@ from imgsim.cli.options import (
     told_left_out,
 )
 from imgsim.errors import ImageError
-from imgsim.options import MAX_PIXELS, DecodeRules, SearchFilter
+from imgsim.options import MAX_PIXELS, STORED_RULES, Damaged, SearchFilter
 from imgsim.output.listing import neighbour_rows
 from imgsim.output.target import FIGURES, PAGES, check_target
 from imgsim.results import SearchResults
@@ -46,6 +46,9 @@ def query(
     no_self: NoSelf = False,
     distinct: Distinct = False,
     max_pixels: MaxPixels = MAX_PIXELS,
+    damaged: Annotated[
+        Damaged, typer.Option(help="What to do with JPEGs and PNGs that decode only in part.")
+    ] = "refuse",
     form: Annotated[
         QueryFormat, typer.Option("--format", help="How to print the matches.")
     ] = "table",
@@ -85,34 +88,33 @@ def query(
     with options.open() as collection:
         paths = list(expanded(images, options, fail, null=null))
         with collection.searcher(within) as searcher:
-            results = searcher.search(paths, k, fail, max_pixels=max_pixels)
+            results = searcher.search(paths, k, fail, max_pixels=max_pixels, damaged=damaged)
             searched = len(searcher)
     _note_silence(results, searched, within, options)
     if explain:
         say_stats(results.stats)
     print_results(results, "jsonl" if as_json else form, null=null)
-    shown = DecodeRules(max_pixels, accept_damaged=True)  # as it is stored
     if figure is not None:
-        _draw(figure, results, shown, options)
+        _draw(figure, results, options)
     if page is not None:
-        _write(page, results, shown, options)
+        _write(page, results, options)
     if failures:
         raise typer.Exit(max(error.exit_code for error in failures))
 
 
-def _draw(target: Path, results: SearchResults, rules: DecodeRules, options: Options) -> None:
+def _draw(target: Path, results: SearchResults, options: Options) -> None:
     from imgsim.output.plots import draw_matches  # noqa: PLC0415 - matplotlib takes a second
 
     with progress_bar("figure", quiet=options.quiet) as on_progress:
-        drawing = draw_matches(target, results, on_progress, rules)
+        drawing = draw_matches(target, results, on_progress, STORED_RULES)
     note_figure(target, drawing, options)
 
 
-def _write(target: Path, results: SearchResults, rules: DecodeRules, options: Options) -> None:
+def _write(target: Path, results: SearchResults, options: Options) -> None:
     from imgsim.output.html import write_page  # noqa: PLC0415 - Pillow is not needed otherwise
 
     with progress_bar("page", quiet=options.quiet) as on_progress:
-        left_out = write_page(target, results, on_progress, rules)
+        left_out = write_page(target, results, on_progress, STORED_RULES)
     options.note(f"page: {target}{told_left_out(left_out)}")
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +13,9 @@ from imgsim.encoder.encoder import Encoder
 from imgsim.errors import ImageError
 from imgsim.images.decode import OpenImage, opened
 from imgsim.images.source import Images, ImageSource, decode_source, listed_images, name_of
-from imgsim.options import DECODE_RULES, DecodeRules
+from imgsim.options import DECODE_RULES, STORED_RULES, DecodeRules
 from imgsim.parallel import in_threads
 from imgsim.records import ImageRecord
-
-_STORED = DecodeRules(max_pixels=sys.maxsize, accept_damaged=True)  # it was accepted once
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +88,7 @@ def _embed_source(
 
 def stamp(path: str) -> tuple[int, int, bytes]:
     """Return size, time and hash of the image file at ``path``."""
-    with opened(path, _STORED) as image:
+    with opened(path, STORED_RULES) as image:
         return image.size, image.mtime_ns, image.sha256
 
 
@@ -101,7 +98,7 @@ def embed_again(
     """Yield the embeddings of images whose files still have their content."""
 
     def again(record: ImageRecord) -> EmbeddedImage:
-        with opened(record.path, _STORED) as image:
+        with opened(record.path, STORED_RULES) as image:
             if image.sha256 != record.sha256:
                 raise ImageError(record.path, "has other content by now")
             return embed(image, encoder)

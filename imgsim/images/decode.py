@@ -5,7 +5,8 @@ How each kind of picture becomes red, green and blue bytes:
 ================================  ==============================================================
 orientation in EXIF               applied; a damaged EXIF block counts as upright
 orientation in a TIFF             applied, by Pillow
-several frames or pages           the first in which there is something (of an icon: the largest)
+several frames or pages           the first one (of an icon: the largest)
+animated GIF, PNG, WebP, AVIF     the first frame in which there is something
 alpha, or a transparent colour    on white; on black if what is visible is almost white
 1 bit, grey, palette              expanded to RGB
 16-bit grey                       the upper 8 of 16 bits, or of 12 or 8 if no value needs more
@@ -14,6 +15,7 @@ TIFFs of other bands or numbers   [tiff] the first three bands as RGB, or the fi
 CMYK, YCbCr, HSV                  Pillow's conversion; embedded colour profiles are not applied
 L*a*b*                            converted to sRGB with the built-in profiles
 JPEG that lacks its end marker    read if all pixels are there; else cut files are refused
+JPEG that ends in grey or zeros   the same, as libjpeg fills up what is missing
 large JPEG                        decoded at the least scale (1/2, 1/4, 1/8) that is large enough
 HEIF                              [heif] the primary image, with its own transformations applied
 JPEG XL                           [jxl] orientation applied; floats as above
@@ -30,13 +32,12 @@ import hashlib
 import io
 import os
 import re
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import tee
-from threading import Lock
+from threading import RLock
 from typing import BinaryIO
 
 import numpy as np
@@ -48,6 +49,7 @@ from imgsim.errors import ImageError, ImageUnavailable, NotAnImage, unavailable
 from imgsim.files import mtime_ns
 from imgsim.images.extras import is_readable_now
 from imgsim.images.identify import facts_of, identify, open_file, refusal
+from imgsim.images.jpeg import LARGEST, has_scans, may_lack_pixels, whole
 from imgsim.images.render import SIDEWAYS, is_blank, render
 from imgsim.options import DECODE_RULES, MAX_PIXELS, DecodeRules
 from imgsim.parallel import in_threads
@@ -55,8 +57,7 @@ from imgsim.records import ImageFile
 from imgsim.results import Refusal
 
 _LARGE_PIXELS = 1 << 24
-_LARGEST_ENDED = 1 << 28  # bytes of a JPEG without an end that is tried once more
-_LARGE = Lock()
+_LARGE = RLock()
 
 # Pillow takes memory for pixels in blocks. What is over 32 MB goes back to the system when it is
 # freed; the usual 16 MB may stay with the thread that had them.
@@ -65,8 +66,6 @@ Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined] # its stubs le
 _ORIENTATION = 0x0112
 _JPEG = frozenset({"JPEG", "MPO"})
 _OVER = re.compile(r"pixels exceed the limit of (\d+); see --max-pixels$")
-_START_OF_SCAN = 0xDA
-_ONE_SCAN_FRAMES = frozenset({0xC0, 0xC1})
 _UPRIGHT_FORMATS = frozenset({"HEIF", "JPEG XL", "RAW", "SVG", "TIFF"})
 
 
@@ -272,7 +271,7 @@ def _part(
         raise error
     if image.format in _JPEG and "progressive" in image.info:  # or no scan would be shown
         file.seek(0)
-        image = identify(path, io.BytesIO(file.read(_LARGEST_ENDED) + b"\xff\xd9"))
+        image = identify(path, io.BytesIO(file.read(LARGEST) + b"\xff\xd9"))
         image.draft(None, size)
     elif image.format in _JPEG | {"PNG"} and isinstance(image, PillowFile):
         image.tile = []  # or it would be decoded once more
@@ -301,24 +300,9 @@ def _drafted(file: BinaryIO, image: Image.Image, size: tuple[int, int]) -> int:
     image.draft(None, size)
     if image.format == "SVG":
         return size[0] * size[1]
-    if image.format in _JPEG and not (pixels > _LARGE_PIXELS and _has_scans(file)):
+    if image.format in _JPEG and not (pixels > _LARGE_PIXELS and has_scans(file)):
         return image.width * image.height
     return pixels
-
-
-def _has_scans(file: BinaryIO) -> bool:
-    """Say whether a JPEG comes in several scans, or is unusual otherwise."""
-    bands = 0
-    file.seek(2)
-    while True:
-        mark, marker, length = struct.unpack(">BBH", file.read(4))
-        if mark != 0xFF or length < 2:
-            return True
-        content = file.read(length - 2)
-        if marker == _START_OF_SCAN:
-            return content[0] != bands
-        if marker in _ONE_SCAN_FRAMES:
-            bands = content[5]
 
 
 def _refuse_huge(path: str, size: tuple[int, int], pixels: int, rules: DecodeRules) -> None:
@@ -349,43 +333,30 @@ def _scaled(
     Their ``form`` is the size, and the orientation in which the image is stored.
     """
     try:
-        return render(image, *form)
+        pixels = render(image, *form)
     except OSError:
         if image.format not in _JPEG:
             raise
+    else:
+        if image.format in _JPEG and may_lack_pixels(file, image):
+            whole(path, file, form[0])
+        return pixels
     with suppress(OSError):  # a lossless JPEG cannot be decoded at a smaller scale
-        return render(_whole(path, file, rules), *form)
-    file.seek(0)
-    return render(_ended(path, file.read(_LARGEST_ENDED), form[0]), *form)
+        return _at_its_own_scale(path, file, form, rules)
+    return render(whole(path, file, form[0]), *form)
 
 
-def _whole(path: str, file: BinaryIO, rules: DecodeRules) -> Image.Image:
-    """Return an image that is to be decoded at its own scale; raise OSError if it is too large."""
+def _at_its_own_scale(
+    path: str, file: BinaryIO, form: tuple[tuple[int, int], int], rules: DecodeRules
+) -> NDArray[np.uint8]:
+    """Return upright pixels of an image; raise OSError if it is too large."""
     file.seek(0)
     image = identify(path, file)
-    if image.width * image.height > rules.max_pixels:
+    pixels = image.width * image.height
+    if pixels > min(rules.max_pixels, MAX_PIXELS):
         raise OSError("it is too large")
-    return image
-
-
-def _ended(path: str, content: bytes, size: tuple[int, int]) -> Image.Image:
-    """Return a JPEG whose pixels are all there, though its end marker is not; or raise OSError.
-
-    They are all there if they do not depend on what follows. In a progressive one, later scans may
-    be missing.
-    """
-    first = None
-    for filler in (b"", b"\0", b"\x55", b"\xaa", b"\xfe"):
-        image = identify(path, io.BytesIO(content.rstrip(b"\xff") + 64 * filler + b"\xff\xd9"))
-        if "progressive" in image.info:
-            raise OSError("image file is truncated")
-        image.draft(None, size)
-        image.load()
-        first = first or image
-        if image.tobytes() != first.tobytes():
-            raise OSError("image file is truncated")
-    assert first is not None  # there are fillers
-    return first
+    with _LARGE if pixels > _LARGE_PIXELS else nullcontext():
+        return render(image, *form)
 
 
 def _orientation(image: Image.Image) -> int:

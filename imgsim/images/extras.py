@@ -32,7 +32,8 @@ def readable() -> tuple[str, ...]:
 
 def missing(found: Format) -> str:
     """Return why a file is refused whose extra is not installed, and what to do."""
-    return f"{found.name} is not read without {_remedy(found.extra)}"
+    package = _PACKAGES[found.extra].replace("_", "-")
+    return f"{found.name} is not read without {package}: {_remedy(found.extra)}"
 
 
 def is_readable_now(reason: str) -> bool:

@@ -14,7 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage, unavailable
 from imgsim.images.extras import has_reader, missing, read
 from imgsim.images.formats import COMMON, TIFF, Format, formats, other_format
-from imgsim.images.tags import tiff_layout
+from imgsim.images.render import scale_transparency
+from imgsim.images.tags import TiffLayout, is_preview, tiff_layout
 
 # What readers raise where they took a damaged file for sound; the words are about their code.
 _STUMBLES = TypeError, LookupError, AttributeError, ArithmeticError, UnicodeError, struct.error
@@ -78,10 +79,14 @@ def _identified(path: str, file: BinaryIO) -> Image.Image:
     file.seek(0)
     head = file.read(1024)
     other = other_format(path, head)
-    if head.startswith(TIFF) and _is_dng(file):
+    layout = _layout(file) if head.startswith(TIFF) else None
+    if layout is not None and layout.is_dng:
         other = Format("DNG", "raw")
-    if other is not None and other.extra == "raw":  # Pillow takes previews for the whole
-        return _by_extra(path, file, other)
+    elif layout is not None and _is_preview(file):
+        other = other if other is not None and other.extra == "raw" else Format("RAW", "raw")
+    is_misread = layout is not None and layout.is_misread
+    if other is not None and (is_misread or other.extra == "raw"):
+        return _by_extra(path, file, other)  # Pillow takes previews for the whole
     try:
         return _by_pillow(file, formats())
     except (UnidentifiedImageError, ValueError) as error:  # some readers take any text for theirs
@@ -90,9 +95,15 @@ def _identified(path: str, file: BinaryIO) -> Image.Image:
     return _by_extra(path, file, other)
 
 
-def _is_dng(file: BinaryIO) -> bool:
+def _layout(file: BinaryIO) -> TiffLayout | None:
     with suppress(Exception):  # part of the decode boundary
-        return tiff_layout(file).is_dng
+        return tiff_layout(file)
+    return None
+
+
+def _is_preview(file: BinaryIO) -> bool:
+    with suppress(Exception):  # part of the decode boundary
+        return is_preview(file)
     return False
 
 
@@ -107,7 +118,9 @@ def _by_pillow(file: BinaryIO, names: Sequence[str]) -> Image.Image:
             accepted = accepts is None or accepts(head)
             if accepted and not isinstance(accepted, str):  # a string says why not
                 file.seek(0)
-                return factory(file, "")
+                image = factory(file, "")
+                scale_transparency(image)
+                return image
     raise UnidentifiedImageError("not an image in a known format")
 
 
@@ -120,14 +133,9 @@ def _by_extra(path: str, file: BinaryIO, found: Format) -> Image.Image:
         except Exception as error:  # part of the decode boundary
             raise refusal(path, error, found.name or "TIFF") from error
     if found.extra == "tiff":
-        found = Format(_tiff_name(file), found.extra)
+        layout = _layout(file)
+        found = Format(layout.name if layout else "a TIFF of this kind", found.extra)
     raise ImageError(path, missing(found) if found.extra else f"{found.name} is not read")
-
-
-def _tiff_name(file: BinaryIO) -> str:
-    with suppress(Exception):  # part of the decode boundary
-        return tiff_layout(file).name
-    return "a TIFF of this kind"
 
 
 def refusal(path: str, error: Exception, name: str = "") -> ImageError:

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+from PIL.ImageFile import ImageFile
 
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """The EXIF orientations that swap width and height."""
@@ -12,6 +13,8 @@ _DARKNESS = 16  # of 255, on average, that is seen on white
 _JUDGED = 32  # pixels in a row and in a column from which that is judged
 _ANIMATED = {"GIF", "PNG", "WEBP", "AVIF"}
 _FADING = 64  # frames of an animation that may be of one colour before something is seen
+
+_FACTORS = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}  # by Pillow's names of how they are stored
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,10 +35,21 @@ def render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDArr
     ground = _ground(image) if image.mode == "RGBA" else _WHITE
     image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     if image.mode == "F":
-        image = _grey(stretched(np.asarray(image)))
+        values = np.asarray(image)
+        image = _grey(stretched(values, *finite_range(values)))
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return np.asarray(turned(image.convert("RGB"), orientation), dtype=np.uint8)
+
+
+def scale_transparency(image: ImageFile) -> None:
+    """Let a PNG name its transparent colour as its pixels will, which Pillow makes 8 bits of."""
+    factor = _FACTORS.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
+    colour = image.info.get("transparency")
+    if factor is not None and isinstance(colour, int):
+        image.info["transparency"] = int(colour * factor)
+    elif factor is not None and isinstance(colour, tuple):
+        image.info["transparency"] = tuple(int(value * factor) for value in colour)
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
@@ -68,7 +82,7 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
-        return _grey(eight_bits(np.asarray(image).astype(np.uint16)))
+        return _grey16(image)
     if image.mode in {"I", "F"}:
         return image.convert("F")
     if image.mode == "LAB":
@@ -104,22 +118,47 @@ def _seek_something(image: Image.Image) -> None:
     image.load()
 
 
+def _grey16(image: Image.Image) -> Image.Image:
+    """Return 16-bit grey as 8 bits, with alpha if a value of it is transparent."""
+    values = np.asarray(image).astype(np.uint16)
+    grey, hidden = _grey(eight_bits(values, bit_depth(values))), image.info.get("transparency")
+    if hidden is None:
+        return grey
+    return Image.merge("LA", (grey, _grey(255 * (values != hidden)))).convert("RGBA")
+
+
 def _grey(values: NDArray[np.generic]) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8))
 
 
-def eight_bits(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Return 16-bit values as 8 bits; those of a depth of 8 or 12 bits would be black otherwise."""
+def bit_depth(values: NDArray[np.uint16]) -> int:
+    """Return how many bits are in use, as if they were 8, 12 or 16."""
     depth = int(values.max(initial=0)).bit_length()
-    return values >> np.uint16(0 if depth <= 8 else 4 if depth <= 12 else 8)
+    return 8 if depth <= 8 else 12 if depth <= 12 else 16
 
 
-def stretched(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return values from the least to the greatest finite one as 0 to 255."""
-    finite = values[np.isfinite(values)].astype(np.float64)
-    if finite.size == 0:
-        return np.zeros(values.shape)
-    low, high = float(finite.min()), float(finite.max())
-    share = (np.clip(values, low, high) - low) / (high - low or 1.0)
-    bright: NDArray[np.float64] = np.nan_to_num(255 * share)
+def eight_bits(values: NDArray[np.uint16], depth: int) -> NDArray[np.uint16]:
+    """Return the upper 8 of so many bits; without their depth, many values would be black."""
+    return values >> np.uint16(depth - 8)
+
+
+def finite_range(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the least and the greatest finite value; infinities if there is none."""
+    finite = np.isfinite(values)
+    return (
+        float(np.min(values, where=finite, initial=np.inf)),
+        float(np.max(values, where=finite, initial=-np.inf)),
+    )
+
+
+def stretched(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    """Return values from ``low`` to ``high`` as 0 to 255; what is no number is 0."""
+    if low > high:
+        return np.zeros_like(values)
+    bright = np.clip(values, np.float32(low), np.float32(high))
+    bright /= np.float32(2)  # or floats may not hold the difference
+    bright -= np.float32(low / 2)
+    bright /= np.float32((high / 2 - low / 2) or 1.0)
+    bright *= np.float32(255)
+    bright[np.isnan(bright)] = 0
     return bright

@@ -42,8 +42,9 @@ def find(
     Symbolic links are followed, after all else, so that a file has its own name where it has one
     here; a file or a directory is met once however it is reached, so loops end. Left out, unless
     they are roots, are hidden files and directories, other collections, and what the default
-    patterns and those in ``exclude`` say, whose paths are relative to a root. An empty root is
-    nothing; ``collection`` is a directory that is never entered. What cannot be looked at is
+    patterns and those in ``exclude`` say, whose paths are relative to a root. The latter leave out
+    files that are roots, too; there the paths are relative to the working directory. An empty root
+    is nothing; ``collection`` is a directory that is never entered. What cannot be looked at is
     yielded as an :class:`ImageUnavailable`. Paths are absolute; links in them are kept. ``notes``
     are taken on the way.
     """
@@ -70,11 +71,11 @@ class _Walk:
         self._exclusions = exclusions
         self._notes = notes
         self._linked: set[tuple[int, int]] = set()
+        self._here = absolute(".").rstrip("/") + "/"
 
     def under(self, start: str, root: str) -> Iterator[ImageFile | ImageError]:
         """Yield the files at and under a root, or a link under one."""
         concern_files, inodes = self._exclusions.concern_files, self._notes.inodes
-        below = _below(root)
         pending: list[tuple[str, int | None]] = [(start, None)]
         while pending:
             path, device = pending.pop()
@@ -85,11 +86,7 @@ class _Walk:
                     pending += [(child, facts.st_dev) for child in children]
                 elif stat.S_ISREG(facts.st_mode):
                     is_root = path == root
-                    if (
-                        concern_files
-                        and not is_root
-                        and self._counts(self._exclusions.of_file(path[below:]))
-                    ):
+                    if concern_files and self._counts(self._pattern(path, root)):
                         continue
                     if path == start and not is_root and self._has_own_name(path, facts):
                         continue
@@ -123,6 +120,12 @@ class _Walk:
             self._notes.drives.add(directory)
         self.links.extend((link, root) for link in links)
         return found
+
+    def _pattern(self, path: str, root: str) -> str | None:
+        """Return the pattern that leaves out a file at or under a root, if any."""
+        if path == root:
+            return self._exclusions.of_named(path.removeprefix(self._here).lstrip("/"))
+        return self._exclusions.of_file(path[_below(root) :])
 
     def _counts(self, pattern: str | None) -> bool:
         """Count an entry that a pattern leaves out; say whether there is one that does."""

@@ -7,6 +7,7 @@ from matplotlib.ft2font import FaceFlags, FT2Font
 from matplotlib.text import Text
 
 _USUAL = font_manager.FontProperties().get_family()
+_NOT_DRAWN = {"\n", "\u200c", "\u200d"}
 _PLACEHOLDERS = "Last Resort"  # has a box for every character
 
 
@@ -16,7 +17,7 @@ def choose_fonts(texts: Sequence[Text]) -> str:
     Fonts are looked at only for characters that the usual one lacks, and the fewest are chosen.
     """
     usual = FT2Font(font_manager.findfont(font_manager.FontProperties()))
-    wanted = {character for text in texts for character in text.get_text()} - {"\n"}
+    wanted = {character for text in texts for character in text.get_text()} - _NOT_DRAWN
     lacking = _without(usual, wanted)
     if not lacking:
         return ""

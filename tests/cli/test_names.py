@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from imgsim.text import short_name
+from imgsim.text import printable, short_name
 from tests.conftest import GOLDEN
 
 NAMES = [
@@ -125,3 +125,15 @@ def test_wide_names_are_cut_sooner():
     assert short_name("/a/" + 20 * "猫" + ".jpg") == 5 * "猫" + "…" + 4 * "猫" + ".jpg"
     assert short_name("/a/" + 24 * "a") == 24 * "a"
     assert short_name("/a/" + 25 * "a") == 11 * "a" + "…" + 12 * "a"
+
+
+def test_spaces_and_joiners_are_shown():
+    """Names of screenshots on macOS, of Japanese files, Persian words and joined emojis."""
+    for name in (
+        "3\u202fPM\xa0.png",
+        "a\u3000b",
+        "\u0645\u06cc\u200c\u062e",
+        "\U0001f468\u200d\U0001f469",
+    ):
+        assert printable(name) == name
+    assert printable("\u200b\u200e\u2028\ud800\n") == "\\u200b\\u200e\\u2028\\ud800\\n"

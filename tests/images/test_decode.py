@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -174,6 +175,33 @@ class TestDecode:
     def test_transparent_colour_of_an_rgb_png_is_white(self, tmp_path):
         path = save(tmp_path / "a.png", solid("RGB", (9, 9, 9)), transparency=(9, 9, 9))
         assert (decode(path, 4, 4) == 255).all()
+
+    @pytest.mark.parametrize(
+        ("colours", "depth"), [(1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (3, 8), (3, 16)]
+    )
+    def test_transparent_colour_of_any_depth(self, tmp_path, colours, depth):
+        """The left half is transparent; the right half has one less, and is not."""
+        most = (1 << depth) - 1
+        dark, light = most // 2, most // 2 + 1
+        pixels = np.full((8, 8 * colours), dark)
+        pixels[:, : 4 * colours] = light
+        bits = (pixels[..., np.newaxis] >> np.arange(depth)[::-1]) & 1
+        rows = np.packbits(bits.reshape(8, -1).astype(np.uint8), axis=1)
+        raw = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+        chunks = {
+            b"IHDR": struct.pack(">IIBBBBB", 8, 8, depth, 2 if colours == 3 else 0, 0, 0, 0),
+            b"tRNS": struct.pack(">H", light) * colours,
+            b"IDAT": raw,
+            b"IEND": b"",
+        }
+        content = b"\x89PNG\r\n\x1a\n"
+        for kind, body in chunks.items():
+            content += struct.pack(">I", len(body)) + kind + body
+            content += struct.pack(">I", zlib.crc32(kind + body))
+        (tmp_path / "a.png").write_bytes(content)
+        decoded = decode(str(tmp_path / "a.png"), 8, 8)
+        assert decoded[4, 1].tolist() == [255] * 3
+        assert decoded[4, 6].tolist() == pytest.approx([255 * dark // most] * 3, abs=1)
 
     def test_cmyk_jpeg(self, tmp_path):
         path = save(tmp_path / "a.jpg", solid("CMYK", (0, 255, 255, 0)))

@@ -11,13 +11,18 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+import skimage
 import tifffile
 from PIL import Image
 
 from imgsim import IngestSettings
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage
-from imgsim.images.decode import decode, dimensions, opened, sorted_out, thumbnail
+from imgsim.images import decode as decoding
+from imgsim.images import jpeg as jpegs
+from imgsim.images.decode import decode, dimensions, is_outdated, opened, sorted_out, thumbnail
 from imgsim.images.extras import readable
+from imgsim.images.readers import jxl, svg, tiff
+from imgsim.images.readers import picture as pictures
 from imgsim.images.scan import find
 from imgsim.images.source import decode_source
 from imgsim.options import DecodeRules
@@ -36,9 +41,29 @@ def picture(width=64, height=48) -> Image.Image:
     return image
 
 
+def coffee() -> Image.Image:
+    """A photograph of 600x400."""
+    return Image.open(Path(skimage.__file__).parent / "data" / "coffee.png")
+
+
+def jpeg(image, **options) -> bytes:
+    with io.BytesIO() as file:
+        image.save(file, "JPEG", **options)
+        return file.getvalue()
+
+
 def write_jxl(path, pixels, **options) -> str:
     path.write_bytes(imagecodecs.jpegxl_encode(pixels, **options))
     return str(path)
+
+
+def in_boxes(content, first) -> bytes:
+    """Return a codestream of JPEG XL in two boxes, so many bytes in the first one."""
+    parts = [content[:first], content[first:]]
+    marks = 0, 1 << 31 | 1
+    boxes = [struct.pack(">I4sI", 12 + len(parts[i]), b"jxlp", marks[i]) + parts[i] for i in (0, 1)]
+    ftyp = struct.pack(">I4s4sI4s", 20, b"ftyp", b"jxl ", 0, b"jxl ")
+    return b"\0\0\0\x0cJXL \r\n\x87\n" + ftyp + b"".join(boxes)
 
 
 def write_svg(path, content, size='width="64" height="48"') -> str:
@@ -78,6 +103,13 @@ def write_dng(path, preview=None, orientation=1, size=(128, 96)) -> str:
         extratags = raw if preview is not None else model + raw
         file.write(sensor, photometric=32803, metadata=None, extratags=extratags)
     return str(path)
+
+
+def without_dng_version(content) -> bytes:
+    """Return a DNG as a raw file of another kind, whose first page is its preview."""
+    tag = struct.pack("<HHI", 50706, 1, 4)
+    assert content.count(tag) == 1
+    return content.replace(tag, struct.pack("<HHI", 50707, 1, 4))
 
 
 def check_picture(path, size=(64, 48), tolerance=4) -> None:
@@ -182,6 +214,38 @@ class TestJpegXl:
         with pytest.raises(ImageError, match="1073741824x1073741824 pixels exceed the limit"):
             decode(str(tmp_path / "a.jxl"), 8, 8)
 
+    @pytest.mark.parametrize("first", [0, 1, 3, 9])
+    def test_a_header_in_several_boxes(self, tmp_path, first):
+        content = imagecodecs.jpegxl_encode(np.asarray(picture()))
+        (tmp_path / "a.jxl").write_bytes(in_boxes(content, first))
+        check_picture(tmp_path / "a.jxl")
+
+    def test_a_bomb_in_several_boxes(self, tmp_path):
+        """What follows the first box is not the header, whatever it looks like."""
+        size = 0b11 << 1 | (2**30 - 1) << 3 | 0b11 << 36 | (2**30 - 1) << 38
+        content = b"\xff\x0a" + size.to_bytes(14, "little")
+        (tmp_path / "a.jxl").write_bytes(in_boxes(content, 5))
+        with pytest.raises(ImageError, match="1073741824x1073741824 pixels exceed the limit"):
+            decode(str(tmp_path / "a.jxl"), 8, 8)
+
+    @pytest.mark.parametrize(("kind", "bits"), [("u1", 8), ("u2", 12), ("f4", None)])
+    def test_bytes_are_known_before_the_pixels(self, tmp_path, monkeypatch, kind, bits):
+        pixels = np.ones((30, 77, 4), kind)
+        path = write_jxl(tmp_path / "a.jxl", pixels, lossless=True, bitspersample=bits)
+        for limit in (pixels.nbytes, pixels.nbytes - 1):
+            monkeypatch.setattr(pictures, "_MOST_BYTES", limit)
+            if limit < pixels.nbytes:
+                with pytest.raises(ImageError, match=f"take {pixels.nbytes:,} bytes; the limit"):
+                    decode(path, 8, 8)
+            else:
+                decode(path, 8, 8)
+
+    def test_bands_beyond_colours_count(self, tmp_path):
+        pixels = np.ones((60, 8, 8), np.uint8)
+        path = write_jxl(tmp_path / "a.jxl", pixels, photometric="gray", planar=True)
+        with open(path, "rb") as file:
+            assert jxl._facts(jxl._header(file)) == ((8, 8), 62)
+
     def test_boxes_without_an_end(self, tmp_path):
         box = struct.pack(">I4s", 8, b"free")
         (tmp_path / "a.jxl").write_bytes(b"\0\0\0\x0cJXL \r\n\x87\n" + 50_000 * box)
@@ -219,6 +283,15 @@ class TestRaw:
         pixels = decode_source(content, "<bytes 0>", 96, 96).astype(int)
         assert pixels[8, 8, 0] - pixels[8, 8, 2] > 120
 
+    @pytest.mark.parametrize("name", ["a.tif", "a.nef"])
+    def test_without_the_suffix_of_a_camera(self, tmp_path, name):
+        """Such a file is a TIFF of a preview, for which Pillow takes it."""
+        path = Path(write_dng(tmp_path / name, picture(16, 12)))
+        path.write_bytes(without_dng_version(path.read_bytes()))
+        pixels = thumbnail(str(path), 96)
+        assert pixels.size == (128, 96)
+        assert pixels.values.shape == (72, 96, 3)
+
     @pytest.mark.parametrize("kept", [60, 400, 3_000])
     def test_cut(self, tmp_path, kept):
         path = Path(write_dng(tmp_path / "a.dng"))
@@ -252,6 +325,88 @@ class TestTiff:
         path = tmp_path / "a.tif"
         tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=planar)
         check_picture(path, tolerance=0)
+
+    @pytest.mark.parametrize("compression", [None, "zlib"])
+    @pytest.mark.parametrize("bands", [3, 4])
+    def test_16_bits_band_after_band(self, tmp_path, bands, compression):
+        """Pillow takes uncompressed ones for 8 bits."""
+        colours = np.asarray(picture()).astype(np.uint16) * 257
+        stored = np.dstack([colours, np.full((48, 64), 65_535, np.uint16)])[..., :bands]
+        options = {"extrasamples": ["unassalpha"]} if bands == 4 else {}
+        tifffile.imwrite(
+            tmp_path / "a.tif",
+            np.ascontiguousarray(np.moveaxis(stored, -1, 0)),
+            photometric="rgb",
+            planarconfig="separate",
+            compression=compression,
+            **options,
+        )
+        check_picture(tmp_path / "a.tif", tolerance=0)
+
+    @pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+    def test_white_is_zero_with_alpha(self, tmp_path, kind):
+        most = 1.0 if kind == "f4" else np.iinfo(kind).max
+        grey = np.zeros((8, 8, 2), kind)
+        grey[:4, :, 0], grey[..., 1] = most, most
+        grey[:, 6:, 1] = 0
+        options = {"photometric": "miniswhite", "planarconfig": "contig"}
+        tifffile.imwrite(tmp_path / "a.tif", grey, extrasamples=["unassalpha"], **options)
+        decoded = decode(str(tmp_path / "a.tif"), 8, 8)
+        assert decoded[0, 1].tolist() == [0] * 3
+        assert decoded[7, 1].tolist() == decoded[0, 7].tolist() == [255] * 3
+
+    @pytest.mark.parametrize("bands", [2, 4])
+    @pytest.mark.parametrize("kind", ["u2", "f4"])
+    def test_colours_multiplied_by_alpha(self, tmp_path, bands, kind):
+        """Black that is half transparent would be a quarter transparent if it counted twice."""
+        most = 1.0 if kind == "f4" else 65_535
+        pixels = np.full((8, 8, bands), most, kind)
+        pixels[:, :4] = most / 4  # white, seen to a quarter
+        pixels[0, :, :-1] = 0
+        options = {"photometric": "minisblack" if bands == 2 else "rgb", "planarconfig": "contig"}
+        expected = []
+        for alpha in ("assocalpha", "unassalpha"):
+            path = tmp_path / f"{alpha}.tif"
+            tifffile.imwrite(path, pixels, extrasamples=[alpha], **options)
+            expected.append(int(decode(str(path), 8, 8)[4, 1, 0]))
+        assert expected == [pytest.approx(255, abs=2), pytest.approx(207, abs=2)]
+
+    def test_volumes_are_refused(self, tmp_path):
+        options = {"photometric": "rgb", "volumetric": True, "tile": (16, 16, 16)}
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros((16, 16, 16, 3), "f4"), **options)
+        with pytest.raises(ImageError, match="volumes are not read"):
+            decode(str(tmp_path / "a.tif"), 8, 8)
+
+    def test_bytes_are_limited(self, tmp_path, monkeypatch):
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, np.asarray(picture()).astype("f8"), photometric="rgb")
+        monkeypatch.setattr(pictures, "_MOST_BYTES", 64 * 48 * 3 * 8)
+        decode(str(path), 8, 8)
+        monkeypatch.setattr(pictures, "_MOST_BYTES", 64 * 48 * 3 * 8 - 1)
+        with pytest.raises(ImageError, match="take 73,728 bytes; the limit is 73,727"):
+            decode(str(path), 8, 8)
+
+    def test_files_are_read_when_pixels_are(self, tmp_path):
+        class Counted(io.BytesIO):
+            read_in_all = 0
+
+            def read(self, size=-1):
+                content = super().read(size)
+                self.read_in_all += len(content)
+                return content
+
+        contents = {
+            "tiff": io.BytesIO(),
+            "jxl": io.BytesIO(imagecodecs.jpegxl_encode(np.ones((99, 99, 3), np.uint8))),
+            "svg": io.BytesIO(f"<svg {SVG} width='9' height='9'>{99999 * ' '}</svg>".encode()),
+        }
+        tifffile.imwrite(contents["tiff"], np.zeros((99, 99, 3), "f4"), photometric="rgb")
+        read = {"tiff": tiff.read, "jxl": jxl.read, "svg": svg.read}
+        for extra, content in contents.items():
+            file = Counted(content.getvalue() + bytes(99_999) * (extra != "svg"))
+            image = read[extra](file)
+            assert file.read_in_all < 70_000
+            image.load()
 
     def test_grey_with_alpha_of_16_bits(self, tmp_path):
         grey = np.full((8, 8, 2), 100 * 257, np.uint16)
@@ -315,6 +470,13 @@ class TestSvg:
             check_picture(path)
         assert thumbnail(path, 32).size == dimensions(path) == expected
         assert decode(path, 30, 40).shape == (30, 40, 3)
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+    def test_encodings(self, tmp_path, encoding):
+        declared = "<?xml version='1.0' encoding='UTF-16'?>" if encoding == "utf-16" else ""
+        drawing = f"{declared}<svg {SVG} width='8' height='8'><rect width='8' height='8'/></svg>"
+        (tmp_path / "a.svg").write_bytes(drawing.encode(encoding))
+        assert not decode(str(tmp_path / "a.svg"), 8, 8).any()
 
     def test_it_is_drawn_as_large_as_wanted(self, tmp_path):
         path = write_svg(tmp_path / "a.svg", '<rect width="1" height="1"/>', 'width="2" height="2"')
@@ -391,12 +553,23 @@ def hide(monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, package, None)
 
 
+PIP = {
+    "heif": "pi-heif",
+    "jxl": "imagecodecs",
+    "raw": "rawpy",
+    "svg": "resvg-py",
+    "tiff": "imagecodecs",
+}
+
+
 class TestExtras:
     @pytest.mark.parametrize(
         ("name", "head", "told", "extra"),
         [
             ("a.HEIC", b"\0\0\0\x14ftypheic", "HEIF", "heif"),
             ("phone", b"\0\0\0\x14ftypmif1", "HEIF", "heif"),
+            ("a.heif", b"\0\0\0\x14ftypheif", "HEIF", "heif"),
+            ("a.heif", b"\0\0\0\x18ftypnew \0\0\0\0mif1heic", "HEIF", "heif"),
             ("a.cr3", b"\0\0\0\x14ftypcrx ", "CR3", "raw"),
             ("a.raf", b"FUJIFILMCCD-RAW 0201", "RAF", "raw"),
             ("a.jxl", b"\xff\x0a", "JPEG XL", "jxl"),
@@ -404,6 +577,7 @@ class TestExtras:
             ("a.orf", b"IIRO", "ORF", "raw"),
             ("a.dng", b"II*\0", "DNG", "raw"),
             ("a.NEF", b"MM\0*", "NEF", "raw"),
+            ("a.tif", b"II*\0\x10\0\0\0CR\2", "CR2", "raw"),
             ("a.tif", b"MM\0*", "a TIFF of this kind", "tiff"),
             ("a.svg", b"\n<svg width='9'", "SVG", "svg"),
         ],
@@ -411,7 +585,7 @@ class TestExtras:
     def test_a_refusal_says_what_to_install(self, tmp_path, monkeypatch, name, head, told, extra):
         (tmp_path / name).write_bytes(head + bytes(99))
         hide(monkeypatch)
-        reason = f"{told} is not read without `pip install 'imgsim[{extra}]'`"
+        reason = f"{told} is not read without {PIP[extra]}: `pip install 'imgsim[{extra}]'`"
         with pytest.raises(ImageError) as raised:
             decode(str(tmp_path / name), 8, 8)
         assert raised.value.reason == reason
@@ -421,7 +595,18 @@ class TestExtras:
 
     @pytest.mark.parametrize(
         ("name", "head", "told"),
-        [("a.exr", b"v/1\x01", "OpenEXR"), ("a.xcf", b"gimp xcf v011", "XCF")],
+        [
+            ("a.exr", b"v/1\x01", "OpenEXR"),
+            ("a.xcf", b"gimp xcf v011", "XCF"),
+            ("a", b"\0\0\0\x18ftypavci\0\0\0\0mif1heic", "HEIF with H.264 inside"),
+            ("a", b"\0\0\0\x18ftypmif1\0\0\0\0mif1j2ki", "HEIF with JPEG 2000 inside"),
+            ("a.hdr", b"#?RGBE\n", "Radiance HDR"),
+            ("a.jxr", b"II\xbc\1", "JPEG XR"),
+            ("a.jls", b"\xff\xd8\xff\xf7", "JPEG-LS"),
+            ("a.svgz", b"\x1f\x8b\x08", "SVGZ"),
+            ("a.wmf", b"\xd7\xcd\xc6\x9a", "WMF"),
+            ("a.emf", b"\1\0\0\0" + bytes(36) + b" EMF", "EMF"),
+        ],
     )
     def test_some_formats_nothing_reads(self, tmp_path, name, head, told):
         (tmp_path / name).write_bytes(head + bytes(99))
@@ -449,6 +634,16 @@ class TestExtras:
         hide(monkeypatch)
         with pytest.raises(ImageError, match="DNG is not read without"):
             decode(path, 8, 8)
+
+    @pytest.mark.parametrize("package", ["", "pi-heif: "])
+    def test_what_was_refused_for_a_package_is_tried_once_it_is_there(self, monkeypatch, package):
+        reason = f"HEIF is not read without {package}`pip install 'imgsim[heif]'`"
+        assert is_outdated(reason, DecodeRules())
+        hide(monkeypatch)
+        assert not is_outdated(reason, DecodeRules())
+
+    def test_formats_that_are_only_recognised_are_not_listed(self):
+        assert not {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"} & set(readable())
 
     def test_formats_that_are_read_here(self, monkeypatch):
         hide(monkeypatch)
@@ -590,3 +785,90 @@ class TestDamaged:
         (tmp_path / "a.jpg").write_bytes(content[: start if scans else 10])
         with pytest.raises(ImageError):
             decode(str(tmp_path / "a.jpg"), 32, 32, self.ACCEPT)
+
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    @pytest.mark.parametrize(
+        "options", [{}, {"optimize": True}, {"restart_marker_rows": 1}, {"progressive": True}]
+    )
+    @pytest.mark.parametrize("form", ["closed", "zeros", "zeros, closed", "few zeros"])
+    def test_a_jpeg_that_libjpeg_fills_up(self, tmp_path, mode, options, form):
+        """As an interrupted copy or a tool for lost files leaves it: libjpeg only warns."""
+        if "progressive" in options and form == "closed":
+            return  # this is not seen
+        content = jpeg(coffee().convert(mode), **options)
+        half = len(content) // 2
+        zeros, end = bytes(half if form != "few zeros" else 2_000), b"\xff\xd9"
+        kept = content[: len(content) - len(zeros)]
+        path = tmp_path / "a.jpg"
+        path.write_bytes(kept + (end if form == "closed" else zeros))
+        if form == "zeros, closed":
+            path.write_bytes(kept + zeros[2:] + end)
+        for side in (32, 256):
+            with pytest.raises(ImageError, match="truncated"):
+                decode(str(path), side, side)
+            with opened(str(path), self.ACCEPT) as image:
+                assert image.decode(side, side).damaged
+
+    @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}])
+    @pytest.mark.parametrize("ground", [0, 127, 128, 255])
+    @pytest.mark.parametrize("padding", [0, 99])
+    def test_a_jpeg_that_ends_in_one_colour_is_whole(self, tmp_path, options, ground, padding):
+        """With tables of its own, pixels of one colour may be zeros in the file."""
+        path = tmp_path / "a.jpg"
+        for mode in ("RGB", "L"):
+            image = Image.new("RGB", (600, 900), (ground,) * 3).convert(mode)
+            image.paste(coffee().convert(mode).crop((0, 0, 600, 300)))
+            path.write_bytes(jpeg(image, **options) + bytes(padding))
+            for side in (32, 256):
+                with opened(str(path), self.ACCEPT) as opened_image:
+                    assert not opened_image.decode(side, side).damaged
+
+    @pytest.mark.parametrize("progressive", [False, True])
+    def test_a_jpeg_with_zeros_before_its_end_marker_is_whole(self, tmp_path, progressive):
+        content = jpeg(coffee(), progressive=progressive)
+        (tmp_path / "a.jpg").write_bytes(content[:-2] + bytes(99) + content[-2:])
+        decode(str(tmp_path / "a.jpg"), 32, 32)
+
+    def test_usual_jpegs_are_decoded_once(self, tmp_path, crops, monkeypatch):
+        times = []
+        monkeypatch.setattr(jpegs, "identify", lambda *_: times.append(1))
+        for path in crops:
+            decode(path, 64, 64)
+        assert not times
+
+    def test_several_large_cut_jpegs_are_in_memory_one_at_a_time(self, tmp_path, monkeypatch):
+        """Decoded at a smaller scale they are small; tried at their own, they are not."""
+        monkeypatch.setattr(decoding, "_LARGE_PIXELS", 400 * 300)
+        content = jpeg(coffee())
+        (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+        lock, sizes = decoding._LARGE, []
+        monkeypatch.setattr(decoding, "render", lambda image, *_: spied(image))
+
+        def spied(image):
+            image.draft(None, image.size)
+            sizes.append((image.size, lock._is_owned()))
+            raise OSError
+
+        with pytest.raises(ImageError):
+            decode(str(tmp_path / "a.jpg"), 32, 32)
+        assert sizes[:2] == [((75, 50), False), ((600, 400), True)]
+
+    def test_a_cut_jpeg_counts_whole_where_it_is_tried_at_its_own_scale(
+        self, tmp_path, monkeypatch
+    ):
+        """Also where it was accepted once, and encoding it again has no limit."""
+        content = jpeg(coffee())
+        (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+        monkeypatch.setattr(decoding, "MAX_PIXELS", 600 * 400 - 1)
+        sizes = []
+        original = decoding.render
+        monkeypatch.setattr(
+            decoding,
+            "render",
+            lambda image, *form: sizes.append(image.size) or original(image, *form),
+        )
+        with opened(
+            str(tmp_path / "a.jpg"), DecodeRules(sys.maxsize, accept_damaged=True)
+        ) as image:
+            assert image.decode(32, 32).damaged
+        assert max(sizes) < (600, 400)

@@ -40,18 +40,29 @@ def test_thumbnails_and_other_collections_are_left_out(tree):
     )
 
 
-def test_a_root_is_never_left_out(tree):
-    roots = ["@eaDir", "b.tif", "old"]
-    assert found(tree, ["*.tif", "@eaDir", "old"], roots) == (
+def test_a_folder_that_is_a_root_is_never_left_out(tree):
+    assert found(tree, ["@eaDir", "old"], ["@eaDir", "old"]) == (
         [
             "@eaDir/a.jpg/thumb.jpg",
-            "b.tif",
             "old/catalog.db",
             "old/encoders/history.png",
             "old/segments/1.faiss",
         ],
         {},
     )
+
+
+def test_files_that_are_roots_are_left_out_by_patterns_of_the_user(tree, monkeypatch):
+    """Their paths are relative to the working folder, or to the top where they are not in it."""
+    roots = ["a.jpg", "b.tif", "trip/c.jpg", "trip/@eaDir/c.jpg/thumb.jpg", "trip/raw/d.tif"]
+    assert found(tree, (), roots) == (roots, {})
+    assert found(tree, ["*.tif", "!d.tif", "@eaDir/"], roots) == (
+        ["a.jpg", "trip/c.jpg", "trip/raw/d.tif"],
+        {"*.tif": 1, "@eaDir/": 1},
+    )
+    assert found(tree, "/trip", roots)[1] == {}
+    monkeypatch.chdir(tree)
+    assert found(tree, "/trip", roots) == (["a.jpg", "b.tif"], {"/trip": 3})
 
 
 def test_a_pattern_takes_in_what_the_defaults_leave_out(tree):

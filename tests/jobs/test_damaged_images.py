@@ -74,6 +74,19 @@ def test_the_command_says_so(collection, empty, cut, imgsim):
     assert imgsim("-c", empty, "ingest", "--damaged", "perhaps", cut).returncode == 2
 
 
+def test_a_query_with_one_and_a_page_of_all(collection, empty, cut, imgsim, tmp_path):
+    """Matches are drawn as they are stored, whatever the limits of the query."""
+    Image.new("RGB", (200, 150), "red").save(cut / "large.png")
+    collection.ingest([cut], ACCEPT)
+    collection.close()
+    query, page = ("-c", empty, "query", cut / "b.jpg", "-k", "9"), tmp_path / "page.html"
+    assert imgsim(*query).returncode == 20
+    done = imgsim(*query, "--damaged", "accept", "--max-pixels", "29999", "--html", page)
+    assert done.returncode == 0, done.stderr
+    assert page.read_text().count("data:image/") == 4
+    assert "pixels exceed" not in page.read_text()
+
+
 def test_another_policy():
     with pytest.raises(ValueError, match="damaged must be one of refuse, accept"):
         IngestSettings(damaged="perhaps")

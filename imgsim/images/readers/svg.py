@@ -7,6 +7,7 @@ drawn, and a file looks the same on every machine.
 
 import io
 import math
+import os
 import re
 import signal
 import subprocess
@@ -25,27 +26,28 @@ _PIXELS = {"": 1, "px": 1, "pt": 4 / 3, "pc": 16, "mm": 96 / 25.4, "cm": 96 / 2.
 _LENGTH = re.compile(r"\s*\+?([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(px|pt|pc|mm|cm|in|)\s*")
 _TRIED = 256  # pixels of the longer side of a drawing that does not say how large it is
 _LONGEST = 4  # times the longer of the sides that are wanted
+_LARGEST = 1 << 26  # bytes of a file; a larger one would not fit into the memory of the process
 _GREATEST = 1 << 24  # a side
 
 
 def read(file: BinaryIO) -> Image.Image:
     """Return the drawing; it is drawn at the least size that is needed."""
-    size = _declared_size(file)
-    file.seek(0)
-    content = file.read()
-    size = size or _drawn(content, _TRIED).size
-    return Picture("SVG", size, partial(_pixels, content, size))
+    size = _declared_size(file) or _drawn(file, _TRIED).size
+    return Picture("SVG", size, partial(_pixels, file, size))
 
 
-def _pixels(content: bytes, size: tuple[int, int], wanted: tuple[int, int]) -> Image.Image:
+def _pixels(file: BinaryIO, size: tuple[int, int], wanted: tuple[int, int]) -> Image.Image:
     scale = max(wanted[0] / size[0], wanted[1] / size[1])
-    return _drawn(content, min(math.ceil(scale * max(size)), _LONGEST * max(wanted)))
+    return _drawn(file, min(math.ceil(scale * max(size)), _LONGEST * max(wanted)))
 
 
-def _drawn(content: bytes, side: int) -> Image.Image:
+def _drawn(file: BinaryIO, side: int) -> Image.Image:
     """Return the drawing with its longer side of so many pixels."""
+    if file.seek(0, os.SEEK_END) > _LARGEST:
+        raise OSError(f"the file is larger than {_LARGEST:,} bytes")
+    file.seek(0)
     command = [sys.executable, "-P", str(_CHILD), str(side)]
-    done = subprocess.run(command, input=content, capture_output=True, check=False)
+    done = subprocess.run(command, input=file.read(), capture_output=True, check=False)
     if done.returncode == -signal.SIGXCPU:
         raise OSError("it takes too long to draw")
     if done.returncode < 0:

@@ -7,11 +7,13 @@ import resvg_py
 
 _SECONDS = 5
 _BYTES = 2 << 30
+_UTF_16 = b"\xff\xfe", b"\xfe\xff"
 
 
 def main() -> None:
     """Give up what drawing does not need, and draw."""
-    drawing = sys.stdin.buffer.read().decode()
+    content = sys.stdin.buffer.read()
+    drawing = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8")
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS + 1))  # a signal says which it was
     for what, most in (
         (resource.RLIMIT_AS, _BYTES),
