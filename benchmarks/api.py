@@ -77,7 +77,7 @@ def fill(collection: Path, source: Path, count: int) -> None:
             numbers = np.arange(start, min(start + BATCH, count))
             segment = store.add(numbers + 1, noisy(embeddings[numbers % len(embeddings)], random))
             insert(connection, segment, start)
-    catalog.renew_notes()
+    catalog.settle()
     with catalog.snapshot() as snapshot:
         store.build_bounds(snapshot.segments(), snapshot.segment_ids)
     catalog.close()

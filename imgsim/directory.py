@@ -6,7 +6,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,15 +21,15 @@ from imgsim.errors import (
     CollectionForbidden,
     CollectionLocked,
     CollectionNotFound,
-    EncoderError,
     EncoderMismatch,
     StoreError,
 )
 from imgsim.index.gallery import Gallery
 from imgsim.index.vector_store import VectorStore
+from imgsim.inventory import take_inventory
 from imgsim.locks import reading, sole_reader, writer_lock
 from imgsim.options import SearchFilter
-from imgsim.records import EncoderRecord
+from imgsim.records import FINGERPRINT, EncoderRecord, Inventory
 
 CATALOG = "catalog.db"
 CHECKPOINTS = "training"
@@ -45,8 +45,9 @@ _OWN_NAMES = {
     f"{CATALOG}-wal",
     f"{CATALOG}-shm",
 }
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-_SWEPT = re.compile(rf"{_FINGERPRINT.pattern}|\.[0-9a-f]{{16}}\.tmp")
+_SCRATCH = re.compile(r"\.[0-9a-f]{16}\.tmp")
+_SWEPT = re.compile(rf"{FINGERPRINT.pattern}|{_SCRATCH.pattern}")
+_UNFINISHED = re.compile(rf"\.{re.escape(CATALOG)}\.(.*\.)?[0-9a-f]{{8}}\.tmp(-wal|-shm|-journal)?")
 _LOG = logging.getLogger(__name__)
 
 
@@ -104,15 +105,9 @@ class Directory:
             yield
 
     @contextmanager
-    def reading(self, *, verified: bool = True) -> Iterator[Snapshot]:
-        """Read one instant, whose files stay meanwhile.
-
-        If ``verified``, raises :class:`CollectionDamaged` for other encoders or segments than were
-        stored.
-        """
+    def reading(self) -> Iterator[Snapshot]:
+        """Read one instant, whose files stay meanwhile."""
         with reading(self.path), self.catalog.snapshot() as snapshot:
-            if verified:
-                snapshot.verify()
             yield snapshot
 
     @contextmanager
@@ -132,7 +127,7 @@ class Directory:
 
     def encoder_path(self, fingerprint: str) -> Path:
         """Return where the encoder with this fingerprint belongs."""
-        if not _FINGERPRINT.fullmatch(fingerprint):  # a damaged catalog may have any
+        if not FINGERPRINT.fullmatch(fingerprint):  # a damaged catalog may have any
             raise CollectionDamaged(self.path / CATALOG, "a sha256", repr(fingerprint))
         return self.path / ENCODERS / fingerprint
 
@@ -154,17 +149,29 @@ class Directory:
         return encoder
 
     def sweep(self) -> None:
-        """Remove the files that no row names, unless a reader may still need one."""
+        """Remove the files that no row names, unless a reader may still need one.
+
+        Where one that a row names is missing, another may be it.
+        """
+        for path in self.path.iterdir():
+            if _UNFINISHED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
         with self.catalog.snapshot() as snapshot, sole_reader(self.path) as alone:
+            snapshot.verify()  # or what is needed would look as if it were not
             if not alone:
                 _LOG.debug("somebody reads: what is no longer needed stays for now")
                 return
-            snapshot.verify()  # or what is needed would look as if it were not
             self.store.sweep(snapshot.segment_names())
             named = {encoder.fingerprint for encoder in snapshot.encoders()}
-        for directory in (self.path / ENCODERS).iterdir():
-            if directory.name not in named and _SWEPT.fullmatch(directory.name):
+        folder = self.path / ENCODERS
+        swept = _SWEPT if all((folder / each).is_dir() for each in named) else _SCRATCH
+        for directory in folder.iterdir():
+            if directory.name not in named and swept.fullmatch(directory.name):
                 shutil.rmtree(directory, ignore_errors=True)  # it follows no link
+
+    def inventory(self) -> Inventory:
+        """Return what is there, whatever the catalog says."""
+        return take_inventory(self.path / ENCODERS, self.store)
 
     def build_derived(self) -> None:
         """Write the tables of rows and the bounds that are missing."""
@@ -188,20 +195,8 @@ def mend(path: Path) -> str:
     if not (path / CATALOG).is_file():
         return ""  # opening it says what is wrong
     with writer_lock(path):
-        done = salvage.mend(path / CATALOG)
-        if done:
-            with closing(Catalog(path / CATALOG)) as catalog:
-                _add_lost_encoders(path / ENCODERS, catalog)
-    return done
-
-
-def _add_lost_encoders(folder: Path, catalog: Catalog) -> None:
-    """Add the encoders that are there to a catalog that has none."""
-    with catalog.snapshot() as snapshot:
-        names = [] if snapshot.encoders() else sorted(os.listdir(folder))
-    for name in filter(_FINGERPRINT.fullmatch, names):
-        with suppress(EncoderError):
-            catalog.add_encoder(name, Encoder(folder / name, name).preprocessing.dim)
+        store = VectorStore(path / SEGMENTS)
+        return salvage.mend(path / CATALOG, lambda: take_inventory(path / ENCODERS, store))
 
 
 def discard(path: Path) -> None:

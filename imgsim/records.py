@@ -4,10 +4,18 @@ A path is a ``str`` decoded as :func:`os.fsdecode` does: bytes that are not vali
 surrogates, and :func:`os.fsencode` gives the exact bytes back.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+"""The form of a sha256, which names an encoder."""
+
+SEGMENT_NAME = re.compile(r"[0-9a-f]{16}")
+"""The form of a segment's name."""
 
 
 def packed(flags: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -23,6 +31,25 @@ def unpacked(bits: NDArray[np.uint8], count: int) -> NDArray[np.bool_]:
     if not len(bits):  # NumPy would return what happens to be in memory
         return np.zeros(count, bool)
     return np.unpackbits(bits, count=count, bitorder="little").astype(bool)
+
+
+def excluded(
+    rows: int, removed: bytes | None, under: list[int] | None, not_under: list[int]
+) -> NDArray[np.uint8]:
+    """Return the bits of the rows that do not count; empty if all do.
+
+    These are the ``removed`` ones, those that are not ``under``, unless that is None, and those in
+    ``not_under``.
+    """
+    if removed is None and under is None and not not_under:
+        return np.empty(0, np.uint8)
+    flags = unpacked(np.frombuffer(removed or b"", np.uint8), rows)
+    if under is not None:
+        outside = np.ones(rows, bool)
+        outside[under] = False
+        flags |= outside
+    flags[not_under] = True
+    return packed(flags)
 
 
 @dataclass(frozen=True)
@@ -104,3 +131,18 @@ class EncoderRecord:
     dim: int
     name: str
     active: bool
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What lies in a collection's folder, whatever the catalog says.
+
+    ``encoders`` are the dimensions of sound ones by fingerprint, the oldest files first.
+    ``segments`` are complete files by name. Of those in ``proven`` every row has the checksum that
+    the table beside it has. ``last_id`` is the greatest id of an image in a table.
+    """
+
+    encoders: Mapping[str, int]
+    segments: Mapping[str, Segment]
+    proven: frozenset[str]
+    last_id: int

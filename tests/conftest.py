@@ -2,15 +2,16 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from imgsim import Collection
+from imgsim import BatchLimits, Collection, IngestSettings
 from imgsim.catalog.catalog import Catalog
 from imgsim.directory import Directory
 from imgsim.encoder.preprocessing import read_preprocessing
@@ -94,6 +95,20 @@ def filled(collection, pictures) -> Collection:
     """A collection that holds the thirty-six photographs."""
     collection.ingest([pictures])
     return collection
+
+
+@pytest.fixture
+def batches(collection, pictures) -> Collection:
+    """A collection that holds them in three segments."""
+    collection.ingest([pictures], IngestSettings(batch=BatchLimits(images=12)))
+    return collection
+
+
+def alter(path: Path, statement: str) -> None:
+    """Run a statement in the catalog of a collection."""
+    with closing(sqlite3.connect(path / "catalog.db")) as connection:
+        connection.execute(statement)
+        connection.commit()
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Damage to the files of a collection, and what becomes of answers: for a test and a benchmark."""
 
 import shutil
+import sqlite3
 import traceback
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from imgsim import Collection, EncoderSource, ImgsimError
 from imgsim.catalog.catalog import Catalog
 from imgsim.directory import Directory
 from imgsim.index.vector_store import VectorStore
-from tests.models import write_model
+from tests.models import write_model, write_projection
 from tests.pictures import write_crops
 
 Random = np.random.Generator
@@ -27,6 +29,11 @@ class Answers:
     matches: dict[str | int, list[tuple[int, float]]]
     images: dict[int, str]
 
+    @property
+    def last(self) -> int:
+        """Return the greatest id that was ever given out; the last image was removed."""
+        return max(self.images) + 1
+
     def agrees(self, sound: "Answers") -> bool:
         """Say whether the answers are right for those of the images that are left."""
         rest = {
@@ -38,8 +45,11 @@ class Answers:
         )
 
 
+VALUES = "values of the catalog"
+
 KINDS = {
     "catalog": "catalog.db",
+    VALUES: "catalog.db",
     "embeddings": "segments/*.faiss",
     "table of rows": "segments/*.rows.npy",
     "bounds": "segments/*.bounds",
@@ -49,6 +59,8 @@ KINDS = {
     "locks": "[lr]*[kr]s*",
 }
 """What the files of a collection are for, and where they are."""
+
+TABLES = "encoders", "segments", "images", "staged", "refused", "roots", "seals", "sqlite_sequence"
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,10 @@ class Outcome:
 
 
 def make(folder: Path, images: int = 600) -> Path:
-    """Make a collection of three segments with bounds, and pictures beside it."""
+    """Make a collection of three segments with bounds, and pictures beside it.
+
+    It has embeddings by another encoder too, and a file that was refused.
+    """
     pictures = folder / "pictures"
     pictures.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -76,13 +91,22 @@ def make(folder: Path, images: int = 600) -> Path:
         rows = photographs[number % len(photographs)]
         top, left = random.integers(0, 72, 2)
         Image.fromarray(rows[top : top + 24, left : left + 24]).save(pictures / f"{number:04}.png")
+    for name in ("new", "refused"):
+        (folder / name).mkdir()
+    Image.fromarray(255 - photographs[0]).save(folder / "new" / "new.png")
+    (folder / "refused" / "text.png").write_text("text")
     model = write_model(folder / "flat.onnx", output=("n", 192))
+    other = write_projection(folder / "other.onnx", dim=192)
     paths = sorted(pictures.iterdir())
     Collection.open(folder / "c", create=True).close()
     with opened(folder / "c") as collection:
         collection.encoders.add(EncoderSource(model, name="flat"))
         for part in np.array_split(np.array(paths), 3):
             collection.ingest([str(path) for path in part])
+        collection.ingest([folder / "refused"])
+        collection.encoders.add(EncoderSource(other, name="other"))
+        collection.encoders.reencode("other")
+        collection.encoders.use("flat")
         collection.remove([paths[3], paths[-1]])
     return folder / "c"
 
@@ -117,6 +141,48 @@ def harm(path: Path, random: Random) -> str:
     return f"{how} at {at} of {size}"
 
 
+def alter(path: Path, random: Random) -> str:
+    """Give one column of one row of a catalog another value, and say which."""
+    with closing(sqlite3.connect(path)) as connection:
+        sound = connection.execute("SELECT name, sql FROM sqlite_schema").fetchall()
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute("UPDATE sqlite_schema SET sql = replace(sql, ' NOT NULL', '')")
+        connection.commit()
+    changed, how = 0, ""
+    while not changed:
+        with closing(sqlite3.connect(path)) as connection:
+            table = str(random.choice(TABLES))
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            column = str(random.choice(columns))
+            rowids = connection.execute(f"SELECT rowid FROM {table}").fetchall()
+            (rowid,) = rowids[int(random.integers(len(rowids)))]
+            value = _another(column, random)
+            how = f"{table}.{column} = {value} of {rowid}"
+            changing = f'UPDATE OR IGNORE {table} SET "{column}" = {value} WHERE rowid = {rowid} '
+            changing += f'AND "{column}" IS NOT {value}'
+            with suppress(sqlite3.IntegrityError):  # there is no id of another type
+                changed = connection.execute(changing).rowcount
+            connection.commit()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.executemany(
+            "UPDATE sqlite_schema SET sql = ? WHERE name = ?", [(sql, name) for name, sql in sound]
+        )
+        connection.commit()
+    return how
+
+
+def _another(column: str, random: Random) -> str:
+    """Return an expression of SQL for another value of a column."""
+    at, digit = random.integers(1, 17), random.choice(list("0123456789abcdef"))
+    other_digit = f'substr("{column}", 1, {at} - 1) || \'{digit}\' || substr("{column}", {at} + 1)'
+    fixed = ("NULL", "-3", "0", "1", "2", "7", "300", "1e15", "1.5", "9223372036854775807")
+    texts = ("'text'", "x'00ff'", "''", "CAST(x'66ff' AS TEXT)")
+    casts = (f'CAST("{column}" AS {kind})' for kind in ("TEXT", "BLOB"))
+    near = f'"{column}" + 1', f'"{column}" - 1', *[other_digit] * 4
+    return str(random.choice([*fixed, *texts, *casts, *near]))
+
+
 def answers(path: Path) -> Answers:
     """Ask a collection that was made by :func:`make`, or a copy."""
     with opened(path) as collection:
@@ -149,13 +215,19 @@ def trial(sound: Path, scratch: Path, kind: str, random: Random, expected: Answe
     shutil.copytree(sound, scratch)
     files = sorted(scratch.glob(KINDS[kind]))
     path = files[int(random.integers(len(files)))]
-    how = f"{path.name}: {harm(path, random)}"
+    how = f"{path.name}: {(alter if kind == VALUES else harm)(path, random)}"
 
     def repaired() -> int:
         Collection.mend(scratch)
         with opened(scratch) as collection:
             collection.repair()
-        return damages(scratch)
+            found = len(collection.check())
+            collection.ingest([sound.parent / "new"])
+            new = max(image.id for image in collection.images())
+            if new <= expected.last:
+                raise AssertionError(f"the id {new} was that of another image")
+            collection.remove([sound.parent / "new"])
+        return found
 
     results = [
         attempt(lambda: answers(scratch)),

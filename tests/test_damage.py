@@ -19,7 +19,8 @@ def sound(tmp_path_factory):
     path = make(tmp_path_factory.mktemp("damage"))
     with opened(path) as collection:
         assert collection.check() == []
-        assert len(list((path / "segments").glob("*.bounds"))) == collection.info().segments == 3
+        assert len(list((path / "segments").glob("*.bounds"))) == 4  # one is of another encoder
+        assert collection.info().segments == 3
     return path
 
 

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from imgsim.catalog import changes
-from imgsim.catalog.damage import wrong_removed
 from imgsim.catalog.paths import encoded
+from imgsim.catalog.restore import restore
 from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.catalog.sqlite import UNSOUND, engine_of, translated, upgrade
 from imgsim.errors import EncoderError, EncoderMismatch
-from imgsim.records import EncoderRecord, ImageFile, ImageRecord, Segment
+from imgsim.records import EncoderRecord, ImageFile, ImageRecord, Inventory, Segment
 from imgsim.results import Refusal
 
 _SHORT = 12  # digits of a fingerprint that name an encoder
@@ -47,7 +47,9 @@ class Catalog:
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """Read one instant of the catalog."""
-        with self._transaction() as connection:
+        if self._is_closed:
+            raise ValueError("the collection is closed")
+        with self._engine.begin() as connection:
             yield Snapshot(connection)
 
     def has_content(self, sha256: bytes) -> bool:
@@ -69,8 +71,8 @@ class Catalog:
         gets the new one. Raises :class:`EncoderError` if another encoder has the name; with
         ``instead``, that loses it.
         """
-        with self._writing() as connection:
-            snapshot = Snapshot(connection)
+        with self._writing() as snapshot:
+            connection = snapshot.connection
             if instead and name is not None:
                 theirs = ENCODERS.c.name == name, ENCODERS.c.fingerprint != fingerprint
                 short = func.substr(ENCODERS.c.fingerprint, 1, _SHORT)
@@ -94,27 +96,28 @@ class Catalog:
         The present ones stay as those of the previous encoder. Raises :class:`EncoderMismatch` if
         not every image has an embedding by it.
         """
-        with self._writing() as connection:
-            missing = Snapshot(connection).count_unstaged(encoder)
+        with self._writing() as snapshot:
+            missing = snapshot.count_unstaged(encoder)
             if missing:
                 raise EncoderMismatch(
                     f"{missing:,} images have no embedding by {encoder.name}; "
                     f"run `imgsim reencode --encoder {shlex.quote(encoder.name)}`"
                 )
             if not encoder.active:
-                changes.swap_staged(connection, encoder.id)
-                changes.activate(connection, encoder.id)
+                changes.swap_staged(snapshot.connection, encoder.id)
+                changes.activate(snapshot.connection, encoder.id)
 
     def commit_staged(self, encoder: EncoderRecord, segment: Segment, ids: Sequence[int]) -> None:
         """Commit embeddings by an encoder that is not active: row i is the image ``ids[i]``.
 
         With a segment that is committed already, nothing.
         """
-        with self._writing() as connection:
-            if segment.name in Snapshot(connection).segment_names():
+        with self._writing() as snapshot:
+            connection = snapshot.connection
+            if segment.name in snapshot.segment_names():
                 return
             segment_id = changes.insert_segment(connection, segment, encoder.id)
-            present = Snapshot(connection).records(ids)
+            present = snapshot.records(ids)
             rows = [
                 {"image_id": number, "segment_id": segment_id, "row": row}
                 for row, number in enumerate(ids)
@@ -127,43 +130,35 @@ class Catalog:
 
     def keep_encoder(self, encoder: EncoderRecord) -> None:
         """Commit that the embeddings by an encoder, if there are any, are wanted again."""
-        with self._writing() as connection:
+        with self._writing() as snapshot:
             ours = ENCODERS.c.id == encoder.id
-            connection.execute(update(ENCODERS).where(ours).values(previous=False))
+            snapshot.connection.execute(update(ENCODERS).where(ours).values(previous=False))
 
     def forget_previous(self) -> None:
         """Commit that the embeddings by previous encoders are no more."""
-        with self._writing() as connection:
+        with self._writing() as snapshot:
             previous = select(ENCODERS.c.id).where(ENCODERS.c.previous)
-            changes.delete_segments(connection, SEGMENTS.c.encoder_id.in_(previous))
+            changes.delete_segments(snapshot.connection, SEGMENTS.c.encoder_id.in_(previous))
 
     def forget_spare(self, segments: Sequence[Segment]) -> None:
         """Commit that segments of encoders that are not active are no more."""
-        with self._writing() as connection:
-            changes.delete_segments(
-                connection, SEGMENTS.c.name.in_([each.name for each in segments])
-            )
+        names = [each.name for each in segments]
+        with self._writing() as snapshot:
+            changes.delete_segments(snapshot.connection, SEGMENTS.c.name.in_(names))
 
     def forget_encoder(self, encoder: EncoderRecord) -> None:
         """Commit that an encoder that is not active is no more, nor its embeddings."""
-        with self._writing() as connection:
-            changes.delete_segments(connection, SEGMENTS.c.encoder_id == encoder.id)
-            connection.execute(delete(ENCODERS).where(ENCODERS.c.id == encoder.id))
+        with self._writing() as snapshot:
+            changes.delete_segments(snapshot.connection, SEGMENTS.c.encoder_id == encoder.id)
+            snapshot.connection.execute(delete(ENCODERS).where(ENCODERS.c.id == encoder.id))
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        if self._is_closed:
-            raise ValueError("the collection is closed")
-        with self._engine.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """Begin a transaction in which encoders and segments may change, if they are sound."""
-        with self._transaction() as connection:
-            Snapshot(connection).verify()
-            yield connection
-            changes.seal(connection)
+    def _writing(self) -> Iterator[Snapshot]:
+        """Begin a transaction that changes the catalog, if encoders and segments are sound."""
+        with self.snapshot() as snapshot:
+            snapshot.verify()
+            yield snapshot
+            changes.seal(snapshot.connection)
 
     def commit_batch(
         self,
@@ -179,8 +174,9 @@ class Catalog:
         the path, size and time that each has now; an image that is stored under the path, and
         another, gives way. ``refused`` files are no images, whatever was stored under their paths.
         """
-        with self._writing() as connection:
-            if segment is not None and segment.name in Snapshot(connection).segment_names():
+        with self._writing() as snapshot:
+            connection = snapshot.connection
+            if segment is not None and segment.name in snapshot.segment_names():
                 return
             changes.update_stamps(connection, stamps)
             if segment is not None:
@@ -193,7 +189,8 @@ class Catalog:
         Its rows are the images ``ids``, which are all of theirs; without ``old`` ones, wherever
         these were.
         """
-        with self._writing() as connection:
+        with self._writing() as snapshot:
+            connection = snapshot.connection
             if not old:
                 changes.leave_rows(connection, ids)
             if new is not None:
@@ -206,39 +203,49 @@ class Catalog:
 
     def commit_roots(self, folders: Sequence[str]) -> None:
         """Commit folders that are ingested."""
-        with self._transaction() as connection:
-            known = set(Snapshot(connection).roots())
+        with self._writing() as snapshot:
+            known = set(snapshot.roots())
             new = [{"path": path} for path in encoded(sorted(set(folders) - known))]
             if new:
-                connection.execute(insert(ROOTS), new)
+                snapshot.connection.execute(insert(ROOTS), new)
 
     def forget(self, images: Sequence[int], refused: Sequence[str], roots: Sequence[str]) -> None:
         """Commit that images (by id), refusals and roots (by path) are no more."""
-        with self._writing() as connection:
-            changes.forget_images(connection, images)
-            changes.delete_in(connection, REFUSED.c.path, refused)
-            changes.delete_in(connection, ROOTS.c.path, roots)
+        with self._writing() as snapshot:
+            changes.forget_images(snapshot.connection, images)
+            changes.delete_in(snapshot.connection, REFUSED.c.path, encoded(refused))
+            changes.delete_in(snapshot.connection, ROOTS.c.path, encoded(roots))
 
-    def renew_notes(self) -> None:
-        """Commit anew what follows from the images, and the seal of it all.
+    def restore(self, found: Inventory) -> None:
+        """Commit that encoders and segments are those that are there, if they are damaged."""
+        with self.snapshot() as snapshot:
+            if not snapshot.is_sealed():
+                restore(snapshot.connection, snapshot.said, found)
 
-        That is which rows no image uses, and which encoder is the active one if none is.
+    def settle(
+        self,
+        lost: Sequence[int] = (),
+        places: Mapping[int, tuple[str, int]] | None = None,
+        staged: Sequence[tuple[int, str]] = (),
+    ) -> None:
+        """Commit where images are, that some are no more, what follows from that, and the seal.
+
+        ``places`` are names of segments and rows by id, ``staged`` ids and segments of which an
+        embedding by another encoder is not the image's. The seal is not compared.
         """
-        with self._transaction() as connection:
-            encoders = Snapshot(connection).encoders()
-            used = select(SEGMENTS.c.encoder_id).join(IMAGES, IMAGES.c.segment_id == SEGMENTS.c.id)
-            owner = connection.execute(used.limit(1)).scalar_one_or_none()
-            if owner is not None and not any(each.active for each in encoders):
-                changes.activate(connection, owner)
-            for segment, removed in wrong_removed(Snapshot(connection)):
-                ours = SEGMENTS.c.name == segment.name
-                connection.execute(update(SEGMENTS).where(ours).values(removed=removed))
+        with self.snapshot() as snapshot:
+            connection = snapshot.connection
+            changes.delete_unfit(connection)
+            changes.delete_staged(connection, staged)
+            changes.delete_in(connection, IMAGES.c.id, lost)
+            changes.put_images(connection, places or {})
+            changes.renew_removed(connection)
             changes.seal(connection)
 
     def relocate(self, old: str, new: str) -> None:
         """Commit that everything at and below the path ``old``, and only that, is at ``new``."""
-        with self._transaction() as connection:
-            changes.move_paths(connection, old, new)
+        with self._writing() as snapshot:
+            changes.move_paths(snapshot.connection, old, new)
 
 
 def refuse_taken(encoders: Iterable[EncoderRecord], name: str, fingerprint: str = "") -> None:

@@ -20,16 +20,31 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    not_,
     select,
     update,
 )
 
-from imgsim.catalog.checksums import IMAGE_FACTS, image_sum
+from imgsim.catalog.checksums import IMAGE_FACTS, image_sum, seal_of
+from imgsim.catalog.damage import STAGED_FITS, wrong_removed
 from imgsim.catalog.paths import encoded, is_under
-from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEALS, SEGMENTS, STAGED
+from imgsim.catalog.schema import (
+    ENCODERS,
+    FIT_REFUSED,
+    FIT_ROOT,
+    IMAGES,
+    REFUSED,
+    ROOTS,
+    SEALS,
+    SEGMENTS,
+    STAGED,
+)
 from imgsim.catalog.snapshot import IN_LIMIT, Snapshot
 from imgsim.records import ImageFile, ImageRecord, Segment, packed, unpacked
 from imgsim.results import Refusal
+
+LARGEST_ID = 1 << 40
+"""A greater one is damage."""
 
 _T = TypeVar("_T")
 
@@ -111,8 +126,8 @@ def swap_staged(connection: Connection, encoder_id: int) -> None:
 
 def insert_segment(connection: Connection, segment: Segment, encoder_id: int = 0) -> int:
     """Insert a segment of an encoder, or else of the active one, and return its id."""
-    encoder_id = encoder_id or Snapshot(connection).encoder().id
-    fields = {"encoder_id": encoder_id, "created_at": now()}
+    active = select(ENCODERS.c.id).where(ENCODERS.c.active).scalar_subquery()
+    fields = {"encoder_id": encoder_id or active, "created_at": now()}
     added = insert(SEGMENTS).values(**asdict(segment), **fields)
     return connection.execute(added.returning(SEGMENTS.c.id)).scalar_one()
 
@@ -142,9 +157,17 @@ def forget_images(connection: Connection, ids: Sequence[int]) -> None:
         delete_images(connection, IMAGES.c.id.in_(some))
 
 
-def delete_in(connection: Connection, column: Column[bytes], paths: Sequence[str]) -> None:
-    """Delete the rows of a table whose column has one of some paths."""
-    for some in _some(encoded(paths)):
+def delete_staged(connection: Connection, staged: Sequence[tuple[int, str]]) -> None:
+    """Delete embeddings by encoders that are not active, by image and name of segment."""
+    for number, name in staged:
+        theirs = select(SEGMENTS.c.id).where(SEGMENTS.c.name == name).scalar_subquery()
+        chosen = STAGED.c.image_id == number, STAGED.c.segment_id == theirs
+        connection.execute(delete(STAGED).where(*chosen))
+
+
+def delete_in(connection: Connection, column: Column[_T], values: Sequence[_T]) -> None:
+    """Delete the rows of a table whose column has one of some values."""
+    for some in _some(values):
         connection.execute(delete(column.table).where(column.in_(some)))
 
 
@@ -172,14 +195,15 @@ def leave_rows(connection: Connection, ids: Sequence[int]) -> None:
 def note_removed(connection: Connection, places: Sequence[Place]) -> None:
     """Set the bits of rows that no image uses."""
     segment = SEGMENTS.c
-    for number, rows in groupby(sorted(places), key=lambda place: place[0]):
+    numbers = (p for p in places if all(isinstance(part, int) for part in p))  # unless damaged
+    for number, rows in groupby(sorted(numbers), key=lambda place: place[0]):
         facts = select(segment.rows, segment.removed).where(segment.id == number)
         found = connection.execute(facts).one_or_none()
         if found is None:  # a damaged catalog may have images of a segment that is lost
             continue
         count, before = found
         flags = unpacked(np.frombuffer(before or b"", np.uint8), count)
-        flags[[row for _, row in rows if row < count]] = True
+        flags[[row for _, row in rows if 0 <= row < count]] = True
         after = packed(flags).tobytes()
         connection.execute(update(SEGMENTS).where(segment.id == number).values(removed=after))
 
@@ -216,9 +240,53 @@ def _renew_checksums(connection: Connection, ids: Sequence[int]) -> None:
         connection.execute(changed.values(checksum=bindparam("new")), rows)
 
 
+def renew_removed(connection: Connection) -> None:
+    """Note anew which rows no image uses."""
+    for segment, removed in wrong_removed(Snapshot(connection)):
+        ours = SEGMENTS.c.name == segment.name
+        connection.execute(update(SEGMENTS).where(ours).values(removed=removed))
+
+
+def renew_last_id(connection: Connection, least: int) -> None:
+    """Note the greatest id that was given out, which is at least so and that of each image."""
+    image, run = IMAGES.c, connection.exec_driver_sql
+    stored = connection.execute(select(func.max(image.id)).where(image.id <= LARGEST_ID)).scalar()
+    noted = [number for (number,) in run("SELECT seq FROM sqlite_sequence")]
+    fit = [number for number in noted if isinstance(number, int) and number <= LARGEST_ID]
+    run("DELETE FROM sqlite_sequence")
+    run("INSERT INTO sqlite_sequence VALUES ('images', ?)", (max(0, least, stored or 0, *fit),))
+
+
+def delete_unfit(connection: Connection) -> None:
+    """Delete what is in no row of a segment, or of wrong types, but for images."""
+    for table, fits in ((STAGED, STAGED_FITS), (REFUSED, FIT_REFUSED), (ROOTS, FIT_ROOT)):
+        connection.execute(delete(table).where(not_(fits)))
+
+
+def no_row(number: int) -> int:
+    """Return what an image has for a row until it has one; no other image has it."""
+    return -2 * LARGEST_ID - number
+
+
+def put_images(connection: Connection, places: Mapping[int, tuple[str, int]]) -> None:
+    """Note that images are in other rows, by the names of segments."""
+    numbers = connection.execute(select(SEGMENTS.c.name, SEGMENTS.c.id))
+    ids = {name: int(number) for name, number in numbers}
+    changed = update(IMAGES).where(IMAGES.c.id == bindparam("image_id"))
+    free = [
+        {"image_id": number, "segment": ids[name], "free": no_row(number)}
+        for number, (name, _) in places.items()
+    ]
+    right = [{"image_id": number, "right": row} for number, (_, row) in places.items()]
+    if places:  # first to rows that no other image can have
+        away = changed.values(segment_id=bindparam("segment"), row=bindparam("free"))
+        connection.execute(away, free)
+        connection.execute(changed.values(row=bindparam("right")), right)
+
+
 def seal(connection: Connection) -> None:
-    """Note the checksum of all encoders and segments, if it is another."""
-    checksum = Snapshot(connection).seal()
+    """Note the checksum of all encoders and segments and the greatest id, if it is another."""
+    checksum = seal_of(Snapshot(connection).said)
     if connection.execute(select(SEALS.c.checksum)).scalars().all() != [checksum]:
         connection.execute(delete(SEALS))
         connection.execute(insert(SEALS).values(id=1, checksum=checksum))

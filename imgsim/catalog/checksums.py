@@ -1,13 +1,14 @@
 """Checksums of what the catalog says: SQLite has none of its own.
 
 An image's is the CRC-32 of ``id, size, mtime_ns, width, height, damaged`` as int64, little-endian,
-then ``sha256`` and ``path``. The seal is the CRC-32 of a line for each encoder and each segment.
+then ``sha256`` and ``path``. The seal is the CRC-32 of a line for each encoder and each segment,
+and one for the greatest id that was given out.
 """
 
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -39,17 +40,25 @@ def record_of(number: int, path: bytes, facts: Sequence[Any], checksum: int) -> 
     return None
 
 
-def seal_of(encoders: Iterable[Sequence[Any]], segments: Iterable[Sequence[Any]]) -> int:
-    """Return the checksum of all encoders and segments, in the order of ids.
+def seal_of(said: Callable[[str, str], Iterable[Sequence[Any]]]) -> int:
+    """Return the checksum of all encoders and segments, in the order of ids, and the greatest id.
 
-    An encoder is (id, fingerprint, dim, active, name, previous), a segment (id, name, encoder_id,
-    rows, dim, sha256, removed).
+    ``said`` returns some columns of a table. Values of a wrong type have another checksum.
     """
     found = 0
-    for number, fingerprint, dim, active, name, previous in encoders:
-        line = f"{number} {fingerprint} {dim} {active:d} {name} {previous:d}\n"
-        found = zlib.crc32(line.encode(errors="surrogateescape"), found)
-    for *facts, removed in segments:
-        found = zlib.crc32(" ".join(map(str, facts)).encode(), found)
-        found = zlib.crc32(b" " + (removed or b"") + b"\n", found)
-    return found
+    for facts in said("encoders", "id, fingerprint, dim, active, name, previous"):
+        found = zlib.crc32(_line(facts) + b"\n", found)
+    for *facts, removed in said("segments", "id, name, encoder_id, rows, dim, sha256, removed"):
+        bits = removed or b""
+        bits = bits if isinstance(bits, bytes) else repr(bits).encode()
+        found = zlib.crc32(_line(facts) + b" " + bits + b"\n", found)
+    return zlib.crc32(_line([last_id(said)]) + b"\n", found)
+
+
+def last_id(said: Callable[[str, str], Iterable[Sequence[Any]]]) -> Any:  # noqa: ANN401 - damaged
+    """Return the greatest id that an image was given; of a damaged catalog anything."""
+    return next((seq for name, seq in said("sqlite_sequence", "name, seq") if name == "images"), 0)
+
+
+def _line(facts: Sequence[Any]) -> bytes:
+    return " ".join(map(str, facts)).encode(errors="surrogateescape")

@@ -5,33 +5,39 @@ import shutil
 import sqlite3
 import struct
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Table, delete, select
 
 from imgsim.catalog import changes
 from imgsim.catalog.checksums import record_of
-from imgsim.catalog.schema import ENCODERS, IMAGES, METADATA, SEALS, SEGMENTS, STAGED
+from imgsim.catalog.damage import is_size
+from imgsim.catalog.restore import restore
+from imgsim.catalog.schema import IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
-from imgsim.catalog.sqlite import SCHEMA, UNSOUND, engine_of, upgrade
+from imgsim.catalog.sqlite import SCHEMA, UNSOUND, as_text, engine_of, upgrade
 from imgsim.errors import CollectionDamaged
 from imgsim.files import replacing, writing
+from imgsim.records import Inventory
 
 _HEADER = struct.Struct(">16xH10xI")  # the size of a page, 1 for 65,536, and how many there are
 _MOST_PAGES = 1 << 24  # what is added is sparse
 _LARGEST_ROWID = 1 << 40
 
 
-def mend(path: Path) -> str:
+def mend(path: Path, take_inventory: Callable[[], Inventory]) -> str:
     """Mend the catalog at ``path``, and return what was done; nothing to a sound one.
 
     Only the one writer may. Indexes are made anew. If there is other damage, the catalog is
-    replaced by one of the rows that can be read, and the damaged file stays beside it. Raises
-    :class:`CollectionDamaged` for one of an older schema.
+    replaced by one of the rows that can be read, with the encoders and segments of the inventory,
+    and the damaged file stays beside it. Raises :class:`CollectionDamaged` for one of an older
+    schema.
     """
     if _is_sound(path):
         return ""
@@ -39,15 +45,20 @@ def mend(path: Path) -> str:
         return "the indexes of the catalog were damaged, and are made anew"
     if (schema := _schema(path)) not in {SCHEMA, None}:
         raise CollectionDamaged(path, f"a catalog of schema {SCHEMA}", f"a damaged {schema}")
-    with writing(path):
-        kept = _copy_beside(path)
+    found = take_inventory()
+    with writing(path), ExitStack() as undo:
+        kept = _free_name(path)
+        undo.callback(_remove, kept)
+        _copy(path, kept)
         with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
-            read = _rebuild(_copy_padded(path, Path(folder)), temporary)
+            read, active = _rebuild(_copy_padded(path, Path(folder)), temporary, found)
             for end in ("-wal", "-shm"):  # of the damaged one; SQLite would add it to the new one
                 path.with_name(path.name + end).unlink(missing_ok=True)
+        undo.pop_all()
     return (
         f"the catalog was damaged: a new one has the {read:,} images that could be read, and "
-        f"`imgsim ingest` brings back any others; the damaged one is {kept.name}"
+        f"`imgsim ingest` brings back any others; its encoder is {active}; the damaged one is "
+        f"{kept.name}"
     )
 
 
@@ -81,15 +92,23 @@ def _schema(path: Path) -> str | None:
         return None
 
 
-def _copy_beside(path: Path) -> Path:
-    """Keep the damaged file, and what SQLite had not yet moved into it, under a new name."""
+def _free_name(path: Path) -> Path:
+    """Return where to keep the damaged file."""
     names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
-    kept = next(name for name in names if not os.path.lexists(name))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _copy(path: Path, kept: Path) -> None:
+    """Copy the damaged file, and what SQLite had not yet moved into it."""
     for end in ("", "-wal"):
         if (part := path.with_name(path.name + end)).exists():
             with replacing(kept.with_name(kept.name + end)) as temporary:
                 shutil.copyfile(part, temporary)
-    return kept
+
+
+def _remove(kept: Path) -> None:
+    for end in ("", "-wal"):
+        kept.with_name(kept.name + end).unlink(missing_ok=True)
 
 
 def _copy_padded(path: Path, folder: Path) -> Path:
@@ -112,26 +131,46 @@ def _copy_padded(path: Path, folder: Path) -> Path:
     return copy
 
 
-def _rebuild(damaged: Path, path: Path) -> int:
-    """Make a catalog at ``path`` of what can be read of a damaged one; return how many images."""
+def _rebuild(damaged: Path, path: Path, found: Inventory) -> tuple[int, str]:
+    """Make a catalog at ``path`` of what can be read of a damaged one.
+
+    Return how many images it has, and the name of the active encoder.
+    """
     engine = engine_of(path)
-    upgrade(engine, path)
-    with closing(sqlite3.connect(damaged)) as source, engine.begin() as connection:
-        connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
-        for table in METADATA.sorted_tables:
-            names = ", ".join(f'"{column.name}"' for column in table.columns)
-            marks = ", ".join("?" * len(table.columns))
-            into = f"INSERT OR IGNORE INTO {table.name} ({names}) VALUES ({marks})"
-            for row in () if table is SEALS else _readable(source, table.name, names):
-                if table is not IMAGES or _is_as_stored(row):
-                    connection.exec_driver_sql(into, row)
-        for number in _readable(source, "sqlite_sequence", "seq"):
-            connection.exec_driver_sql("UPDATE sqlite_sequence SET seq = max(seq, ?)", number)
-        _drop_orphans(connection)
-        changes.seal(connection)
-        read = Snapshot(connection).count_images()
-    engine.dispose()
-    return read
+    try:
+        upgrade(engine, path)
+        with closing(sqlite3.connect(damaged)) as source, engine.begin() as connection:
+            source.text_factory = as_text
+            connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+            for table in (IMAGES, STAGED, REFUSED, ROOTS):
+                _fill(connection, table, source)
+            ids = (number for (number,) in _readable(source, "sqlite_sequence", "seq"))
+            fit = (number for number in ids if is_size(number) and number <= changes.LARGEST_ID)
+            found = replace(found, last_id=max((found.last_id, *fit)))
+            restore(connection, partial(_readable, source), found)
+            _drop_orphans(connection)
+            changes.delete_unfit(connection)
+            changes.seal(connection)
+            snapshot = Snapshot(connection)
+            active = (each.name for each in snapshot.encoders() if each.active)
+            return snapshot.count_images(), next(active, "none")
+    finally:
+        engine.dispose()
+
+
+def _fill(connection: Connection, table: Table, source: sqlite3.Connection) -> None:
+    """Insert the rows of a table that can be read, of images those that are as they were stored.
+
+    Of two images in one row, the second comes to one that no image can have.
+    """
+    names = ", ".join(f'"{column.name}"' for column in table.columns)
+    marks = ", ".join("?" * len(table.columns))
+    into = f"INSERT OR IGNORE INTO {table.name} ({names}) VALUES ({marks})"
+    for row in _readable(source, table.name, names):
+        if table is not IMAGES:
+            connection.exec_driver_sql(into, row)
+        elif _is_as_stored(row) and not connection.exec_driver_sql(into, row).rowcount:
+            connection.exec_driver_sql(into, (*row[:8], changes.no_row(row[0]), *row[9:]))
 
 
 def _readable(source: sqlite3.Connection, table: str, names: str) -> Iterator[tuple[Any, ...]]:
@@ -158,9 +197,8 @@ def _is_as_stored(row: tuple[Any, ...]) -> bool:
 
 def _drop_orphans(connection: Connection) -> None:
     """Delete rows that refer to rows that are lost."""
-    encoders, segments, images = (select(table.c.id) for table in (ENCODERS, SEGMENTS, IMAGES))
+    segments, images = (select(table.c.id) for table in (SEGMENTS, IMAGES))
     for lost in (
-        delete(SEGMENTS).where(SEGMENTS.c.encoder_id.not_in(encoders)),
         delete(IMAGES).where(IMAGES.c.segment_id.not_in(segments)),
         delete(STAGED).where(STAGED.c.segment_id.not_in(segments)),
         delete(STAGED).where(STAGED.c.image_id.not_in(images)),

@@ -12,6 +12,8 @@ from sqlalchemy import (
     Table,
     TypedColumns,
     UniqueConstraint,
+    and_,
+    func,
     text,
 )
 
@@ -108,10 +110,26 @@ STAGED = Table("staged", METADATA, _StagedColumns, UniqueConstraint("segment_id"
 """Embeddings of stored images by encoders that are not active."""
 
 SEALS = Table("seals", METADATA, _SealColumns)
-"""One row: the checksum of all encoders and segments."""
+"""One row: the checksum of all encoders and segments, and of the greatest id of an image."""
 
 ROOTS = Table("roots", METADATA, _RootColumns)
 """Folders that were ingested; where one is missing or empty, its images are not taken for gone."""
 
 REFUSED = Table("refused", METADATA, _RefusedColumns)
 """Files whose content was refused; they are not tried again until they change."""
+
+IN_SEGMENT = and_(
+    func.typeof(IMAGES.c.row) == "integer", IMAGES.c.row >= 0, IMAGES.c.row < SEGMENTS.c.rows
+)
+"""The condition that an image is in a row of the segment that it is joined with."""
+
+FIT_ROOT = and_(func.typeof(ROOTS.c.path) == "blob", func.substr(ROOTS.c.path, 1, 1) == b"/")
+"""The condition that the row of a folder has an absolute path."""
+
+FIT_REFUSED = and_(
+    func.typeof(REFUSED.c.path) == "blob",
+    func.typeof(REFUSED.c.size) == "integer",
+    func.typeof(REFUSED.c.mtime_ns) == "integer",
+    func.typeof(REFUSED.c.reason) == "text",
+)
+"""The condition that the row of a refused file has values of the right types."""

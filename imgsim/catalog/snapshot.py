@@ -21,12 +21,22 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    text,
 )
 
-from imgsim.catalog.checksums import IMAGE_FACTS, record_of, seal_of
+from imgsim.catalog.checksums import IMAGE_FACTS, last_id, record_of, seal_of
 from imgsim.catalog.paths import apart, encoded, is_under
-from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEALS, SEGMENTS, STAGED
+from imgsim.catalog.schema import (
+    ENCODERS,
+    FIT_REFUSED,
+    FIT_ROOT,
+    IMAGES,
+    IN_SEGMENT,
+    REFUSED,
+    ROOTS,
+    SEALS,
+    SEGMENTS,
+    STAGED,
+)
 from imgsim.errors import CollectionDamaged, EncoderMissing
 from imgsim.options import SearchFilter, listed
 from imgsim.records import (
@@ -35,8 +45,7 @@ from imgsim.records import (
     Segment,
     SegmentRows,
     StoredImage,
-    packed,
-    unpacked,
+    excluded,
 )
 from imgsim.results import ImageInfo
 
@@ -52,21 +61,25 @@ class Snapshot:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self._is_verified = False
 
     def verify(self) -> None:
-        """Raise :class:`CollectionDamaged` if encoders or segments are not what was stored."""
-        noted = self.connection.execute(select(SEALS.c.checksum)).scalars().all()
-        if noted != [self.seal()]:
-            raise CollectionDamaged(self.path, "encoders and segments as stored", "others")
+        """Raise :class:`CollectionDamaged` if encoders or segments are not what was stored.
 
-    def seal(self) -> int:
-        """Return the checksum of all encoders and segments."""
-        encoder, segment = ENCODERS.c, SEGMENTS.c
-        made = encoder.id, encoder.fingerprint, encoder.dim, encoder.active, encoder.name
-        encoders = select(*made).add_columns(encoder.previous).order_by(encoder.id)
-        facts = segment.id, segment.name, segment.encoder_id, segment.rows, segment.dim
-        segments = select(*facts).add_columns(segment.sha256, segment.removed).order_by(segment.id)
-        return seal_of(self.connection.execute(encoders), self.connection.execute(segments))
+        What returns facts of them does so first.
+        """
+        if not self._is_verified and not self.is_sealed():
+            raise CollectionDamaged(self.path, "encoders and segments as stored", "others")
+        self._is_verified = True
+
+    def is_sealed(self) -> bool:
+        """Say whether encoders, segments and the greatest id are those that were stored."""
+        noted = self.connection.execute(select(SEALS.c.checksum)).scalars().all()
+        return noted == [seal_of(self.said)]
+
+    def said(self, table: str, columns: str) -> Iterable[Sequence[Any]]:
+        """Return some columns of a table, as SQLite has them: SQLAlchemy hides what is unfit."""
+        return self.connection.exec_driver_sql(f"SELECT {columns} FROM {table} ORDER BY rowid")
 
     @property
     def path(self) -> Path:
@@ -91,6 +104,7 @@ class Snapshot:
 
     def encoders(self) -> list[EncoderRecord]:
         """Return all encoders, the oldest first."""
+        self.verify()
         encoder = ENCODERS.c
         columns = encoder.id, encoder.fingerprint, encoder.dim, encoder.name, encoder.active
         rows = self.connection.execute(select(*columns).order_by(encoder.id))
@@ -128,6 +142,7 @@ class Snapshot:
         They are in the order of their images' ids. Rows count whose image's path ``within`` admits;
         the time for that grows with the images in the folders that it names.
         """
+        self.verify()
         segment = SEGMENTS.c
         first = (
             select(IMAGES.c.id)
@@ -150,7 +165,7 @@ class Snapshot:
         return [
             SegmentRows(
                 segment,
-                _excluded(
+                excluded(
                     segment.rows,
                     removed,
                     None if everywhere else under.get(number, []),
@@ -168,6 +183,7 @@ class Snapshot:
                 *(is_under(IMAGES.c.path, place) for place in places[start : start + _OR_LIMIT])
             )
             pairs = select(IMAGES.c.segment_id, IMAGES.c.row).where(inside)
+            pairs = pairs.join(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id).where(IN_SEGMENT)
             for part in self.connection.execute(pairs).partitions(IN_LIMIT):
                 for segment, row in part:
                     found.setdefault(segment, []).append(row)
@@ -175,11 +191,12 @@ class Snapshot:
 
     def next_id(self) -> int:
         """Return the id that the next image gets; ids are never used again."""
-        last = text("SELECT seq FROM sqlite_sequence WHERE name = 'images'")
-        return (self.connection.execute(last).scalar_one_or_none() or 0) + 1
+        self.verify()
+        return int(last_id(self.said)) + 1
 
     def spare_segments(self, encoder: EncoderRecord | None = None) -> list[Segment]:
         """Return the segments of encoders that are not active, or of one of these."""
+        self.verify()
         chosen = () if encoder is None else (ENCODERS.c.id == encoder.id,)
         rows = self.connection.execute(
             select(*SEGMENT_FACTS)
@@ -191,34 +208,40 @@ class Snapshot:
 
     def segment_names(self) -> list[str]:
         """Return the names of all segments, whichever encoder made them."""
+        self.verify()
         return list(self.connection.execute(select(SEGMENTS.c.name)).scalars())
 
     def segment_ids(self, segment: Segment) -> NDArray[np.int64]:
         """Return the image id of each row of a segment, -1 for a row that no image uses.
 
-        The segment may be of any encoder.
+        The segment may be of any encoder; those that are not active have staged rows.
         """
         ids = np.full(segment.rows, -1, np.int64)
-        ours = select(SEGMENTS.c.id).where(SEGMENTS.c.name == segment.name).scalar_subquery()
-        image, staged = IMAGES.c, STAGED.c
-        for key, number, row in (
-            (image.segment_id, image.id, image.row),
-            (staged.segment_id, staged.image_id, staged.row),
-        ):
-            rows = select(row, number).where(key == ours, row < segment.rows)
-            for part in self.connection.execute(rows).partitions(IN_LIMIT):
+        owner = select(SEGMENTS.c.id, ENCODERS.c.active).where(SEGMENTS.c.name == segment.name)
+        owned = owner.join(ENCODERS, SEGMENTS.c.encoder_id == ENCODERS.c.id)
+        for ours, active in self.connection.execute(owned).all():
+            place, number = (IMAGES.c, IMAGES.c.id) if active else (STAGED.c, STAGED.c.image_id)
+            rows = select(place.row, number).where(place.segment_id == ours)
+            are_whole = (func.typeof(each) == "integer" for each in (place.row, number))
+            inside = *are_whole, place.row.between(0, segment.rows - 1)
+            for part in self.connection.execute(rows.where(*inside)).partitions(IN_LIMIT):
                 pairs = np.array([tuple(pair) for pair in part], np.int64)
                 ids[pairs[:, 0]] = pairs[:, 1]
         return ids
 
     def places(self, ids: Sequence[int]) -> dict[int, tuple[int, Segment, int]]:
-        """Return the id, the segment and the row of each of some images, by id."""
+        """Return the id, the segment and the row of each of some images, by id.
+
+        Raises :class:`CollectionDamaged` for one that is in none.
+        """
         found = {}
         for start in range(0, len(ids), IN_LIMIT):
             chosen = IMAGES.c.id.in_(ids[start : start + IN_LIMIT])
-            rows = select(IMAGES.c.id, IMAGES.c.row).add_columns(*SEGMENT_FACTS)
-            rows = rows.join(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id)
-            for number, row, *facts in self.connection.execute(rows.where(chosen)):
+            rows = select(IMAGES.c.id, IN_SEGMENT, IMAGES.c.row).add_columns(*SEGMENT_FACTS)
+            rows = rows.outerjoin(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id)
+            for number, inside, row, *facts in self.connection.execute(rows.where(chosen)):
+                if not inside:
+                    raise CollectionDamaged(self.path, f"image {number} in a row", "none")
                 found[number] = number, Segment(*facts), row
         return found
 
@@ -230,13 +253,13 @@ class Snapshot:
     def refusals(self, paths: Sequence[str]) -> dict[str, tuple[int, int, str]]:
         """Return (size, mtime_ns, reason) of those of ``paths`` that were refused."""
         columns = REFUSED.c.size, REFUSED.c.mtime_ns, REFUSED.c.reason
-        rows = self._select_in(REFUSED.c.path, encoded(paths), *columns)
-        return {os.fsdecode(path): (size, mtime, why) for path, size, mtime, why in rows}
+        rows = self._select_in(REFUSED.c.path, encoded(paths), *columns, FIT_REFUSED)
+        return {os.fsdecode(path): tuple(facts) for path, *facts, fits in rows if fits}
 
     def with_content(self, sha256: bytes) -> tuple[StoredImage, ...]:
         """Return the images of the active encoder with this content, in the order of ids."""
         image, segment = IMAGES.c, SEGMENTS.c
-        with_content = image.sha256 == sha256, ENCODERS.c.active
+        with_content = image.sha256 == sha256, ENCODERS.c.active, IN_SEGMENT
         rows = self.connection.execute(
             select(image.id, image.row)
             .add_columns(*SEGMENT_FACTS)
@@ -326,13 +349,13 @@ class Snapshot:
     def refused_under(self, place: str) -> dict[str, str]:
         """Return path and reason of the refused files at and below the path ``place``."""
         columns = select(REFUSED.c.path, REFUSED.c.reason).where(is_under(REFUSED.c.path, place))
-        rows = self.connection.execute(columns.order_by(REFUSED.c.path))
+        rows = self.connection.execute(columns.where(FIT_REFUSED).order_by(REFUSED.c.path))
         return {os.fsdecode(path): reason for path, reason in rows}
 
     def roots(self) -> list[str]:
         """Return the folders that were ingested."""
-        paths = self.connection.execute(select(ROOTS.c.path).order_by(ROOTS.c.path)).scalars()
-        return [os.fsdecode(path) for path in paths]
+        chosen = select(ROOTS.c.path).where(FIT_ROOT).order_by(ROOTS.c.path)
+        return [os.fsdecode(path) for path in self.connection.execute(chosen).scalars()]
 
     def count_images(self) -> int:
         """Return the number of stored images."""
@@ -348,7 +371,7 @@ class Snapshot:
         return self.connection.execute(longest).scalar_one() or 0
 
     def _select_in(
-        self, key: Column[Any], values: Sequence[object], *columns: Column[Any]
+        self, key: Column[Any], values: Sequence[object], *columns: ColumnElement[Any]
     ) -> Iterator[Sequence[Any]]:
         for start in range(0, len(values), IN_LIMIT):
             chosen = key.in_(values[start : start + IN_LIMIT])
@@ -362,22 +385,3 @@ def _unstaged(encoder: EncoderRecord) -> Iterator[ColumnElement[bool]]:
     place = STAGED.c
     theirs = select(place.image_id).join(SEGMENTS, place.segment_id == SEGMENTS.c.id)
     yield IMAGES.c.id.not_in(theirs.where(SEGMENTS.c.encoder_id == encoder.id))
-
-
-def _excluded(
-    rows: int, removed: bytes | None, under: list[int] | None, not_under: list[int]
-) -> NDArray[np.uint8]:
-    """Return the bits of the rows that do not count; empty if all do.
-
-    These are the ``removed`` ones, those that are not ``under``, unless that is None, and those in
-    ``not_under``.
-    """
-    if removed is None and under is None and not not_under:
-        return np.empty(0, np.uint8)
-    flags = unpacked(np.frombuffer(removed or b"", np.uint8), rows)
-    if under is not None:
-        outside = np.ones(rows, bool)
-        outside[under] = False
-        flags |= outside
-    flags[not_under] = True
-    return packed(flags)

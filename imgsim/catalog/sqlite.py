@@ -37,7 +37,7 @@ UNSOUND = sqlite3.Error, UnicodeDecodeError
 _LOG = logging.getLogger(__name__)
 _TRIES = 20  # a tenth of a second apart
 
-SCHEMA = "0005"
+SCHEMA = "0006"
 """The revision that this code reads and writes: the newest in migrations/versions."""
 
 _LACKING = {
@@ -71,6 +71,11 @@ def engine_of(path: Path) -> Engine:
             raise translated(path, context.original_exception) from context.original_exception
 
     return engine
+
+
+def as_text(content: bytes) -> str:
+    """Return text as SQLite has it; what is damaged need not be UTF-8."""
+    return content.decode(errors="surrogateescape")
 
 
 def translated(path: Path, error: BaseException) -> CollectionError:
@@ -149,7 +154,9 @@ def _opened(path: Path, mode: str) -> sqlite3.Connection:
 
 def _connected(path: Path, parameters: str) -> sqlite3.Connection:
     uri = f"{path.as_uri()}?{parameters}"
-    return sqlite3.connect(uri, 30, isolation_level=None, check_same_thread=False, uri=True)
+    found = sqlite3.connect(uri, 30, isolation_level=None, check_same_thread=False, uri=True)
+    found.text_factory = as_text
+    return found
 
 
 def _reason(error: BaseException | None) -> str:

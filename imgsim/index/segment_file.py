@@ -150,14 +150,11 @@ class MappedEmbeddings(_MappedRows[np.float32]):
     def __init__(self, path: Path, rows: int, dim: int) -> None:
         expected = f"an IndexFlatL2 of {rows} x {dim}"
         try:
-            with path.open("rb") as file:
-                header = file.read(_HEADER.size)
-                size = os.fstat(file.fileno()).st_size
+            found = read_shape(path)
         except FileNotFoundError as error:
             raise CollectionDamaged(path, expected, "no file") from error
         except OSError as error:
             raise CollectionDamaged(path, expected, str(error.strerror)) from error
-        found = _shape(header, size)
         if found != (rows, dim):
             what = "another kind of file" if found is None else f"{found[0]} x {found[1]}"
             raise CollectionDamaged(path, expected, what)
@@ -191,8 +188,14 @@ def _table_header(rows: int) -> bytes:
     return file.getvalue()
 
 
-def _shape(header: bytes, size: int) -> tuple[int, int] | None:
-    """Return (rows, dim) of a complete IndexFlatL2 file, or None for anything else."""
+def read_shape(path: Path) -> tuple[int, int] | None:
+    """Return (rows, dim) of a complete IndexFlatL2 file, or None for anything else.
+
+    Raises OSError.
+    """
+    with path.open("rb") as file:
+        header = file.read(_HEADER.size)
+        size = os.fstat(file.fileno()).st_size
     if len(header) < _HEADER.size:
         return None
     magic, dim, rows, _, _, _, metric, values = _HEADER.unpack(header)

@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from imgsim.errors import CollectionDamaged
 from imgsim.files import sha256_file, writing
 from imgsim.index.bounds import TILE, Bounds, are_of_another, are_there, write_bounds
+from imgsim.index.checksum import row_sums
 from imgsim.index.gallery import Gallery
 from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
 from imgsim.index.projection import (
@@ -27,19 +29,26 @@ from imgsim.index.segment_file import (
     TABLE_END,
     MappedEmbeddings,
     MappedTable,
+    read_shape,
     write_blocks,
     write_segment,
     write_table,
 )
-from imgsim.records import Segment, SegmentRows
+from imgsim.records import SEGMENT_NAME, Segment, SegmentRows
 from imgsim.results import Damage
 
 _LOG = logging.getLogger(__name__)
 
 _PROJECTION = "basis.npz"
 _ENDS = ".faiss", TABLE_END, ".bounds"
-_NAME = re.compile(r"[0-9a-f]{16}")
-_OWN = re.compile(rf"{_NAME.pattern}({'|'.join(map(re.escape, _ENDS))})|\..*\.[0-9a-f]{{8}}\.tmp")
+_OLD_ENDS = (".ids.npy",)  # of schema 0004
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp")
+_OWN = re.compile(
+    rf"{SEGMENT_NAME.pattern}({'|'.join(map(re.escape, _ENDS + _OLD_ENDS))})|{_TEMPORARY.pattern}"
+)
+UNCERTAIN = -2
+"""Whose row it is if its checksum is another."""
+
 _GROWTH = 8  # how many times as many embeddings deserve a new projection
 
 IdsOf = Callable[[Segment], NDArray[np.int64]]
@@ -248,12 +257,41 @@ class VectorStore:
     def sweep(self, segments: Iterable[str]) -> None:
         """Remove the files that belong to none of the segments of these names.
 
-        Only the one writer may. Files with names that are not its own stay.
+        Only the one writer may. Files with names that are not its own stay. While a segment is
+        missing, so do those of others, of which one may be it.
         """
-        names = {f"{name}{end}" for name in segments for end in _ENDS} | {_PROJECTION}
+        names = set(segments)
+        swept = _OWN if all(self._path(name).exists() for name in names) else _TEMPORARY
+        kept = {f"{name}{end}" for name in names for end in _ENDS}
         for path in self._directory.iterdir():
-            if path.name not in names and _OWN.fullmatch(path.name) and not path.is_dir():
+            if path.name not in kept and swept.fullmatch(path.name) and not path.is_dir():
                 path.unlink(missing_ok=True)
+
+    def found(self) -> Iterator[tuple[Segment, NDArray[np.int64]]]:
+        """Yield every complete segment file, and what :meth:`noted_ids` says of it."""
+        for path in sorted(self._directory.glob("*.faiss")):
+            shape = None
+            with suppress(OSError):
+                shape = read_shape(path)
+            if shape is not None and min(shape) > 0 and SEGMENT_NAME.fullmatch(path.stem):
+                segment = Segment(path.stem, *shape, sha256_file(path))
+                yield segment, self.noted_ids(segment)
+
+    def noted_ids(self, segment: Segment) -> NDArray[np.int64]:
+        """Return the ids (rows,) in the table of a segment, -1 for nobody's.
+
+        Where a row has not the checksum in the table, it is UNCERTAIN. Raises
+        :class:`CollectionDamaged` for a file of another shape.
+        """
+        mapped, table = self._mapped(segment), self._table(segment)
+        ids = np.full(segment.rows, UNCERTAIN, np.int64)
+        if table is None:
+            return ids
+        for start, rows in mapped.blocks():
+            noted = table.span(start, start + len(rows))[:, 0]
+            right = row_sums(noted["id"], rows) == noted["sum"]
+            ids[start : start + len(rows)] = np.where(right, noted["id"], UNCERTAIN)
+        return ids
 
     def damages(
         self, segments: Sequence[Segment], spare: Sequence[Segment], ids_of: IdsOf
@@ -281,13 +319,8 @@ class VectorStore:
         """Say whether the table, if there is one, is that of all rows that are images."""
         if not self._table_path(segment.name).exists():
             return True
-        table = self._table(segment)
-        if table is None:
-            return False
-        noted = table.span(0, segment.rows)[:, 0]
-        right = self._right_table(segment, noted["id"])
-        images = ids >= 0
-        return np.array_equal(noted["id"][images], ids[images]) and np.array_equal(right, noted)
+        noted, images = self.noted_ids(segment), ids >= 0
+        return bool((noted > UNCERTAIN).all() and np.array_equal(noted[images], ids[images]))
 
     def segment_damage(self, segment: Segment) -> Damage | None:
         """Return what is wrong with a file of embeddings: missing, wrong shape, altered bytes."""
@@ -347,7 +380,7 @@ class VectorStore:
 
     def _file(self, name: str, end: str) -> Path:
         """Return where a file of a segment is; a damaged catalog may have any name."""
-        if not _NAME.fullmatch(name):
+        if not SEGMENT_NAME.fullmatch(name):
             raise CollectionDamaged(self._directory, "segments named by 16 digits", repr(name))
         return self._directory / f"{name}{end}"
 

@@ -47,6 +47,7 @@ def ingest(
     with directory.writing():
         total = sum(1 for _ in find()) if on_progress and settings.count_first else 0
         directory.sweep()
+        directory.build_tables()
         catalog.commit_roots([path for path in roots if os.path.isdir(path)])
         run = _Ingest(directory, settings, notes, lambda n: on_progress and on_progress(n, total))
         report = run.run(find(notes=notes))

@@ -13,6 +13,7 @@ from imgsim.encoder.embed import EmbeddedImage, embed_again, stamp
 from imgsim.encoder.encoder import Encoder, encoder_damages, renew_preprocessing
 from imgsim.errors import EncoderError, ImageError, ImageUnavailable
 from imgsim.images.roots import Roots, is_gone
+from imgsim.jobs.places import forget_misplaced, put_images
 from imgsim.parallel import in_threads
 from imgsim.records import EncoderRecord, Segment
 from imgsim.results import Damage, RepairReport
@@ -22,12 +23,12 @@ _AT_ONCE = 4_096  # images
 
 def damages(directory: Directory, *, deep: bool) -> list[Damage]:
     """Return what is damaged of the collection's files, and with ``deep`` of the image files."""
-    with directory.reading(verified=False) as snapshot:
+    with directory.reading() as snapshot:
         found = list(damage.damages(snapshot))
-        for record in snapshot.encoders():
+        for record in damage.fit_encoders(snapshot):
             path = directory.encoder_path(record.fingerprint)
             found += encoder_damages(path, record.fingerprint, record.dim)
-        segments, spare = snapshot.segments(), snapshot.spare_segments()
+        segments, spare = damage.fit_segments(snapshot)
         found += directory.store.damages(segments, spare, snapshot.segment_ids)
         if deep:
             found += _altered_images(snapshot)
@@ -36,9 +37,7 @@ def damages(directory: Directory, *, deep: bool) -> list[Damage]:
 
 def _altered_images(snapshot: Snapshot) -> Iterator[Damage]:
     """Yield image files whose size and time are what they were, and whose content is not."""
-    for segment in snapshot.segments():
-        ids = snapshot.segment_ids(segment)
-        records = list(snapshot.records(ids[ids >= 0].tolist()).values())
+    for records in damage.sound_images(snapshot):
         results = in_threads(stamp, (record.path for record in records))
         for record, found in zip(records, results, strict=True):
             expected = f"sha256 {record.sha256.hex()}"
@@ -53,18 +52,20 @@ def _altered_images(snapshot: Snapshot) -> Iterator[Damage]:
 def repair(directory: Directory) -> RepairReport:
     """Make tables of rows and bounds anew, and encode the images of damaged segments again.
 
-    Damaged embeddings by encoders that are not active are forgotten. So is an image that is in no
-    segment, or of which the catalog has altered facts, and one whose file is gone for good or has
-    other content by now. Where a file cannot be reached, everything stays as it is.
+    First the catalog gets what the files show. Damaged embeddings by encoders that are not active
+    are forgotten. So is an image that is in no row, or of which the catalog has altered facts, and
+    one whose file is gone for good or has other content by now. Where a file cannot be reached,
+    everything stays as it is.
     """
     catalog, store = directory.catalog, directory.store
     with catalog.snapshot() as snapshot:
-        lost = damage.dangling(snapshot) | damage.altered(snapshot)
+        is_sealed = snapshot.is_sealed()
+    if not is_sealed:
+        catalog.restore(directory.inventory())
+    lost = put_images(directory)
+    with catalog.snapshot() as snapshot:
         segments, roots = snapshot.segments(), Roots(snapshot.roots())
         store.renew_tables(segments, snapshot.segment_ids)
-    catalog.renew_notes()
-    catalog.forget(list(lost), (), ())
-    with catalog.snapshot() as snapshot:
         for record in snapshot.encoders():
             with suppress(EncoderError):  # `check` names it
                 path = directory.encoder_path(record.fingerprint)
@@ -88,6 +89,7 @@ def drop_damaged(directory: Directory, encoder: EncoderRecord | None = None) -> 
     Return how many. A reencode makes them anew.
     """
     store = directory.store
+    forget_misplaced(directory)
     with directory.catalog.snapshot() as snapshot:
         spare = snapshot.spare_segments(encoder)
         store.renew_tables(spare, snapshot.segment_ids)

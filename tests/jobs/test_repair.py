@@ -7,16 +7,9 @@ import sqlite3
 import numpy as np
 import pytest
 
-from imgsim import BatchLimits, IngestSettings
-from tests.conftest import open_small
+from imgsim import CollectionDamaged
+from tests.conftest import alter, open_small
 from tests.jobs.test_ingest import facts
-
-
-@pytest.fixture
-def batches(collection, pictures):
-    """Thirty-six images in three segments."""
-    collection.ingest([pictures], IngestSettings(batch=BatchLimits(images=12)))
-    return collection
 
 
 def segments(path):
@@ -57,17 +50,44 @@ def test_what_cannot_be_encoded_again_is_forgotten(batches, empty, pictures):
     assert batches.info().images == 34
 
 
-def test_an_image_in_no_row_is_forgotten(batches, empty, pictures):
-    """A catalog that points beyond a segment still answers."""
+@pytest.mark.parametrize("row", [99, -3, -123, "'text'", 1.5, 10**18])
+def test_an_image_in_no_row_is_forgotten(batches, empty, pictures, row):
+    """Here no table says where it is."""
     path = str(sorted(pictures.iterdir())[0])
-    with sqlite3.connect(empty / "catalog.db") as connection:
-        connection.execute("UPDATE images SET row = 99 WHERE id = 1")
-    connection.close()
-    assert len(facts(batches)) == 36
+    for table in (empty / "segments").glob("*.rows.npy"):
+        table.unlink()
+    alter(empty, f"UPDATE images SET row = {row} WHERE id = 1")
+    with pytest.raises(CollectionDamaged, match="image 1 in a row"), batches.searcher() as searcher:
+        searcher.search_ids([1])
     assert len(batches.check()) == 2
     assert batches.repair().forgotten == (path,)
     assert batches.check() == []
     assert batches.ingest([pictures]).added == 1
+    assert len(batches.query(pictures / "astronaut-0.jpg", None)[0].matches) == 36
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(f"row = {row} WHERE id = 6" for row in (99, -3, 1.5, "'text'", 0)),
+        "segment_id = 9 WHERE id = 6",
+        "segment_id = 'text' WHERE id = 6",
+        "row = 11 - row - 24 * (row < 6)",
+    ],
+)
+def test_the_tables_know_whose_a_row_is(batches, empty, pictures, change):
+    """The catalog has no checksum of that; row 0 was that of an image that is no more."""
+    first, sixth = sorted(pictures.iterdir())[0], sorted(pictures.iterdir())[5]
+    batches.remove([first])
+    before = facts(batches)
+    answer = batches.query(sixth, None).results
+    alter(empty, f"UPDATE images SET {change}")
+    assert batches.check()
+    assert batches.repair().forgotten == ()
+    assert batches.check() == []
+    assert facts(batches) == before
+    assert batches.query(sixth, None).results == answer
+    assert [len(list(batches.neighbours(None))), batches.compact().after] == [35, 1]
 
 
 def test_deep_finds_content_that_changed_without_a_trace(batches, pictures):
