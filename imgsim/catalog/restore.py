@@ -150,15 +150,13 @@ def _alike(one: object, other: str) -> bool:
 
 
 def _active(encoders: dict[int, _Encoder], segments: dict[int, _Segment]) -> int | None:
-    """Return the encoder of most images, or else the one that says it is active."""
-    images = Counter[Any]()
-    for segment in segments.values():
-        images[segment.encoder_id] += segment.images
-    return max(
-        encoders,
-        key=lambda number: (images[number], encoders[number].active == 1, number),
-        default=None,
-    )
+    """Return the encoder that says it is active, unless two segments with images name another."""
+    named = Counter[Any](each.encoder_id for each in segments.values() if each.images > each.staged)
+
+    def weight(number: int) -> tuple[int, int]:
+        return 2 * named[number] + 3 * (encoders[number].active == 1), number
+
+    return max(encoders, key=weight, default=None)
 
 
 def _give_owners(segments: dict[int, _Segment], encoders: dict[int, _Encoder], active: int) -> None:

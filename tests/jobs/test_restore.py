@@ -142,6 +142,18 @@ def test_encoders_never_meet(two, empty, crops, change):
     assert facts(two) != before
 
 
+def test_one_wrong_value_does_not_decide_which_encoder_is_active(filled, empty, crops, tmp_path):
+    """Here all images are in one segment, which names the other encoder."""
+    (first,) = filled.encoders.list()
+    source = EncoderSource(write_projection(tmp_path / "other.onnx", dim=first.dim), name="other")
+    filled.encoders.add(source)
+    answer = filled.query(crops[:3], None).results
+    alter(empty, "UPDATE segments SET encoder_id = 2")
+    assert filled.repair().forgotten == ()
+    assert (filled.check(), filled.info().encoder) == ([], first.name)
+    assert filled.query(crops[:3], None).results == answer
+
+
 @pytest.mark.parametrize(
     "change",
     [
