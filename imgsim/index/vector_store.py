@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.errors import CollectionDamaged
+from imgsim.errors import CollectionDamaged, CollectionError
 from imgsim.files import sha256_file, writing
 from imgsim.index.bounds import TILE, Bounds, are_of_another, are_there, write_bounds
 from imgsim.index.checksum import row_sums
@@ -270,12 +270,11 @@ class VectorStore:
     def found(self) -> Iterator[tuple[Segment, NDArray[np.int64]]]:
         """Yield every complete segment file, and what :meth:`noted_ids` says of it."""
         for path in sorted(self._directory.glob("*.faiss")):
-            shape = None
-            with suppress(OSError):
+            with suppress(OSError, CollectionError):  # what cannot be read is not there
                 shape = read_shape(path)
-            if shape is not None and min(shape) > 0 and SEGMENT_NAME.fullmatch(path.stem):
-                segment = Segment(path.stem, *shape, sha256_file(path))
-                yield segment, self.noted_ids(segment)
+                if shape is not None and min(shape) > 0 and SEGMENT_NAME.fullmatch(path.stem):
+                    segment = Segment(path.stem, *shape, sha256_file(path))
+                    yield segment, self.noted_ids(segment)
 
     def noted_ids(self, segment: Segment) -> NDArray[np.int64]:
         """Return the ids (rows,) in the table of a segment, -1 for nobody's.
