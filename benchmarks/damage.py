@@ -2,8 +2,9 @@
 
 Each trial copies a collection of 598 images in three segments with bounds, and alters one of its
 files: a flipped bit or eight, a cut, a swap of two blocks, zeros, or a copy of one block over
-another. Then it asks for neighbours, checks, repairs, and asks again. Another answer than before,
-a traceback, or an operation that takes minutes, is a violation, and the exit code is 1.
+another; or it gives one column of one row of the catalog another value. Then it asks for
+neighbours, checks, repairs, and asks again. Another answer than before, a traceback, or an
+operation that takes minutes, is a violation, and the exit code is 1.
 """
 
 import argparse
