@@ -1,8 +1,8 @@
 """Measure what it costs that everything that is read is verified.
 
 The same searcher answers the same queries with the checksums compared and without, in turns. For
-the side without, the compiled look at rows comes from the same source less its comparison, and
-segments give their rows unseen. Opening is measured in the same way, for the hash of the bounds.
+the side without, the compiled scan comes from the same source less its comparison, and segments
+give their rows unseen. Opening is measured in the same way, for the hash of the bounds.
 The target: below 5 % of a query. Collections are made up as in api.py.
 """
 
@@ -116,7 +116,6 @@ def blind(unseen: ModuleType) -> Iterator[None]:
         return table["id"][:, 0], embeddings
 
     with (
-        patch.object(scan_numba, "look", unseen.look),
         patch.object(scan_numba, "scan_bounds", unseen.scan_bounds),
         patch.object(MappedSegment, "_verified", as_they_are),
         patch.object(bounds, "_is_whole", lambda *_: True),

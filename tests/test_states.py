@@ -161,4 +161,4 @@ class Files(RuleBasedStateMachine):
 
 
 TestFiles = Files.TestCase
-TestFiles.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestFiles.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

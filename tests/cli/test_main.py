@@ -145,7 +145,7 @@ class TestIngest:
         many = pictures / "many"
         many.mkdir()
         contents = [Path(crop).read_bytes() for crop in crops]
-        for number in range(12_000):  # each another content
+        for number in range(6_000):  # each another content
             tail = number.to_bytes(2, "big")
             (many / f"{number}.jpg").write_bytes(contents[number % 36] + tail)
         with self.interrupted("-c", empty, "ingest", many) as process:
@@ -154,9 +154,9 @@ class TestIngest:
             "interrupted: what is encoded was stored; run the same command again to go on"
         ]
         before = json.loads(imgsim("-c", empty, "info", "--json").stdout)["images"]
-        assert 0 < before < 12_000
+        assert 0 < before < 6_000
         report = json.loads(imgsim("-c", empty, "ingest", many, "--json").stdout)
-        assert (report["added"], report["unchanged"]) == (12_000 - before, before)
+        assert (report["added"], report["unchanged"]) == (6_000 - before, before)
 
     def test_ctrl_c_when_nobody_listens_any_more(self, empty, pictures, crops):
         """As in a pipe to a command that the same Ctrl-C has ended."""

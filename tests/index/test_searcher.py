@@ -113,7 +113,7 @@ def cases(draw):
 
 
 @BOTH
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cases(), st.sampled_from([1, 3, 10, 1000, None]), st.data())
 def test_the_ranking_is_exact_whatever_the_vectors_and_the_basis(
     tmp_path_factory, backend, case, k, data
