@@ -124,10 +124,11 @@ class VectorStore:
         for segment, some in numbers.items():
             rows = np.array([places[number][2] for number in some])
             theirs, found[some] = self._segment(segment, ids_of).take(rows)
-            for other in np.flatnonzero(theirs != ids[some])[:1].tolist():
-                path = self._table_path(segment.name)
-                expected = f"image {ids[some[other]]} in row {rows[other]}"
-                raise CollectionDamaged(path, expected, f"image {theirs[other]}")
+            wrong = np.flatnonzero(theirs != ids[some])
+            if len(wrong):
+                path, first = self._table_path(segment.name), wrong[0]
+                expected = f"image {ids[some][first]} in row {rows[first]}"
+                raise CollectionDamaged(path, expected, f"image {theirs[first]}")
         return found
 
     def gallery(
