@@ -67,7 +67,7 @@ class Exclusions:
         """Prepare the patterns; raise ValueError for one that is none."""
         own = [_rule(pattern) for pattern in reversed(listed_patterns(patterns))]
         self._own, self._named = own, dict[str, str | None]()
-        self._folders = own + [_rule(pattern) for pattern in reversed(DEFAULTS)]
+        self._folders = own + [_default_rule(pattern) for pattern in reversed(DEFAULTS)]
         self._files = [rule for rule in own if not rule.is_for_folders]
         self.concern_files = bool(own)
 
@@ -116,8 +116,15 @@ def _deciding(rules: Iterable[_Rule], path: str, name: str) -> str | None:
     return None
 
 
+def _default_rule(pattern: str) -> _Rule:
+    """Return one of DEFAULTS: the end of a folder's path, with no other sign than a star."""
+    end = re.escape(pattern.removeprefix("**/").replace("\\#", "#")).replace(r"\*", "[^/]*")
+    search = re.compile(rf"(?:^|/){end}\Z").search
+    return _Rule(pattern, True, search, False, True, False, False)
+
+
 def _rule(pattern: str) -> _Rule:
-    from pathspec import GitIgnoreSpec  # noqa: PLC0415 - queries do not pay for it
+    from pathspec import GitIgnoreSpec  # noqa: PLC0415 - who gives no pattern does not pay for it
 
     if _CLASS.search(pattern):
         raise ValueError(f"the pattern {pattern!r} has a class as [:upper:]; write [A-Z]")

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -135,3 +136,24 @@ def test_what_is_left_out_of_named_files():
 
 def test_one_pattern_is_not_taken_for_its_letters():
     assert IngestSettings(exclude="@eaDir").exclude == ("@eaDir",)
+
+
+@pytest.mark.parametrize("default", exclusions.DEFAULTS)
+def test_defaults_are_the_patterns_that_they_look_like(default, monkeypatch):
+    """They are read without the library, which takes a while to import."""
+    monkeypatch.setattr(exclusions, "DEFAULTS", (default,))
+    name = default.removeprefix("**/").rstrip("/").lstrip("\\").replace("*", "Photos.x")
+    ours = Exclusions()
+    assert ours.of_folder(f"x/{name}") == default
+    monkeypatch.setattr(exclusions, "DEFAULTS", ())
+    theirs = Exclusions(default)
+    for folder in (name, f"x/{name}", f"x{name}", f"{name}x", f"{name}/x", name.upper(), "x"):
+        assert ours.of_folder(folder) == theirs.of_folder(folder), folder
+        assert ours.of_file(folder) is None
+
+
+def test_the_library_is_not_imported_without_a_pattern():
+    code = (
+        "import sys, imgsim.exclusions as e; e.Exclusions(); assert 'pathspec' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
