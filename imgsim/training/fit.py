@@ -58,6 +58,7 @@ def fit(
         _compile(model, settings)
     if run.seconds_left() <= 0:
         return _without_time(run, autoencoder)
+    _build(model)
     steps = steps_of_epoch(len(split[0]), settings)
     interrupted = not _fitted(model, run, (training, validation), steps, on_progress)
     autoencoder.set_weights(run.best_weights)
@@ -128,6 +129,13 @@ def _compile(model: keras.Model, settings: TrainingSettings) -> None:
         loss_weights=weights,
         jit_compile=False,  # XLA has slow convolutions on CPUs
     )
+
+
+def _build(model: keras.Model) -> None:
+    """Make all variables of a training now: made in its first step, they have it traced twice."""
+    model.optimizer.build(model.trainable_variables)
+    outputs = {name: tf.zeros((2, *output.shape[1:])) for name, output in model.output.items()}
+    model.compute_loss(y=outputs, y_pred=outputs)
 
 
 def _restored(path: Path) -> keras.Model:
