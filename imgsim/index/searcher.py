@@ -107,7 +107,7 @@ class SegmentSearcher:
         most_highs: int = 1 << 18,
     ) -> None:
         self.sources = sources
-        self.projection = projection or Projection(np.zeros(dim), np.zeros((dim, 0)), 0)
+        self.projection = projection or Projection(np.zeros(dim), np.zeros((dim, 0)), 0, 0)
         self.firsts = np.cumsum([0, *map(len, sources)])
         self._values = sum(
             len(source) * (self.projection.near if source.bounds else 4 * dim) for source in sources
@@ -197,16 +197,17 @@ class _Search:
 
     def _group(self) -> Group:
         """Project the queries, filled up to a multiple of four."""
-        queries, near = self._request.queries, self._projection.near
+        queries = self._request.queries
         if len(queries) > 1:
             queries = np.pad(queries, ((0, -len(queries) % 4), (0, 0)), "edge")
         along, squares = self._backend.project(self._projection, queries)
         rests = self._projection.rests(along, squares)
         with np.errstate(over="ignore"):  # such queries are refused by their norm
             narrow = along.astype(np.float32)
-        return Group(
-            queries, narrow[:, :near].copy(), narrow[:, near:].copy(), *rests, np.sqrt(squares)
-        )
+        fine, near = self._projection.fine, self._projection.near
+        planes = np.hstack([narrow[:, :fine], narrow[:, :near]])
+        parts = planes, narrow[:, near:].copy(), self._projection.blocks
+        return Group(queries, *parts, *rests, np.sqrt(squares))
 
     def _scan(
         self, group: Group, parts: Iterator[tuple[int, int, int]], state: ScanState
@@ -240,10 +241,14 @@ class _Search:
         """Return how source ``number`` is scanned, and what scans its rows from one to another."""
         source, first = self._sources[number], int(self._firsts[number])
         if source.bounds is not None and group.norms.max() < LARGEST:
-            margins, errors = source.bounds.margin(group.norms), source.bounds.error(group.norms)
-            stored = source.segment.stored
             bounds = BoundsInput(
-                source.bounds.levels, stored, source.excluded, first, margins, errors
+                source.bounds.levels,
+                source.segment.stored,
+                source.excluded,
+                first,
+                source.bounds.margin(group.norms),
+                source.bounds.error(group.norms),
+                source.bounds.norm,
             )
             scan = self._backend.scan_bounds
             return "bounded", lambda start, stop: scan(bounds, group, state, start, stop)
