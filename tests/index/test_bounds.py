@@ -143,6 +143,18 @@ class TestFiles:
         with pytest.raises(ValueError, match="basis"):
             read_projection(path, 41 if damage == "dim" else 40)
 
+    def test_files_of_another_format_are_refused(self, tmp_path, monkeypatch, rows, projection):
+        path = tmp_path / "basis.npz"
+        former = {"directions": projection.directions, "mean": projection.mean, "near": 16}
+        np.savez(path, **former, rows=70)
+        with pytest.raises(ValueError, match="not a projection"):
+            read_projection(path, 40)
+        with monkeypatch.context() as patched:
+            patched.setattr("imgsim.index.bounds._FORMAT", 2)
+            write_bounds(tmp_path / "a.bounds", 70, projection, [rows])
+        with pytest.raises(ValueError, match="not the bounds of 70 rows"):
+            Bounds(tmp_path / "a.bounds", 70, projection)
+
     @pytest.mark.parametrize("damage", ["cut", "longer", "header", "rows", "other basis"])
     def test_bounds_that_do_not_fit_are_refused(self, tmp_path, rows, projection, damage):
         path = tmp_path / "a.bounds"
