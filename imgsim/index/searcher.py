@@ -189,7 +189,8 @@ class _Search:
             return self._scan(group, parts, self._nothing_found(limits))
 
         scanned = in_threads(scan) if len(self._parts) > 1 else [scan()]
-        best = self._request.best(*(best for _, best, _ in scanned))
+        settled = [best for _, best, _ in scanned if best is not NONE]
+        best = self._request.best(*settled) if settled else NONE
         best, computed = self._settle([state for state, _, _ in scanned], best)
         mine = SearchStats(queries=len(self._request.queries), distances=computed)
         stats = sum((stats for _, _, stats in scanned), mine)
@@ -292,8 +293,9 @@ class _Search:
         self._request.tighten(limits, best)
         owners, numbers = [], []
         for state in states:
-            real = np.arange(state.rows.shape[1]) < state.counts[:, None]
-            rows, places = np.nonzero(real & (state.lows <= limits[:, None] * RAISED))
+            most = int(state.counts.max())
+            real = np.arange(most) < state.counts[:, None]
+            rows, places = np.nonzero(real & (state.lows[:, :most] <= limits[:, None] * RAISED))
             owners.append(rows)
             numbers.append(state.rows[rows, places])
             state.counts[:] = 0
