@@ -165,6 +165,7 @@ def build(embeddings: Vectors, scratch: Path) -> tuple[SegmentSearcher, dict[str
             bounds = Bounds(target, len(part), projection)
         sources.append(Source(mapped, np.empty(0, np.uint8), bounds))
     built = {
+        "fine": projection.fine,
         "near": projection.near,
         "far": projection.directions.shape[1],
         "fit_seconds": fitted,
@@ -183,8 +184,8 @@ def work(searcher: SegmentSearcher, queries: Vectors, k: int, dim: int) -> dict[
     for number in range(len(queries[:CHECKED])):
         stats += searcher.search(queries[number : number + 1], k).stats
     after = process.memory_info()
-    near = searcher.projection.near + 8
-    far = searcher.projection.directions.shape[1] - searcher.projection.near + 8
+    near = searcher.projection.planes / 2 + 8
+    far = (searcher.projection.directions.shape[1] - searcher.projection.near) / 2 + 8
     whole = 4 * dim * (stats.scanned + stats.distances)
     read = stats.bounded * near + stats.first_level * far + whole
     resident = after.shared - before.shared

@@ -1,4 +1,4 @@
-"""Lower bounds of Euclidean distances from a few principal directions, and their files.
+"""Lower bounds of Euclidean distances from codes of principal directions, and their files.
 
 For a mean mu and a matrix V (d, m) with orthonormal columns, let p = V'(x - mu), and let r be the
 length of the rest, x - mu - V p. With the same for a query q, Pythagoras and the triangle
@@ -11,7 +11,9 @@ mu, whatever they were fitted on. There are two levels: the first m1 directions 
 scanned for every row, and all m2 directions, looked at for the rows that the first level leaves.
 What the second leaves is looked at itself, which lowers the limit.
 
-Coordinates are stored as 8-bit codes times a scale of the direction and tile, c_j = code_j scale_j,
+Coordinates are stored as codes of 4 bits times a scale of the tile: c_j = (code_j - 7.5) scale_j
+with codes from 0 to 15. The first f directions get 8 bits, as two such codes: c_j = (high_j - 7.5)
+16 scale_j + (low_j - 7.5) scale_j. So a row of the first level has p = m1 + f codes,
 beside the length e of the error b - [c, r*] that this causes, where r* is r in float32. The
 triangle inequality takes care of it:
 
@@ -19,8 +21,9 @@ triangle inequality takes care of it:
 
 Rounding
 --------
-Let u = 2^-24 be the unit roundoff of float32; B the largest length of a [c, r*] of the segment and
-Q that of b_q, in either level; stars mark values computed in float32.
+Let u = 2^-24 be the unit roundoff of float32; B the largest length of a [c, r*] of the segment, and
+of the p products of codes and scales of a row; Q the length of b_q, in either level; stars mark
+values computed in float32.
 
 1. Projections are computed in float64 from float32 x, and r^2 as |x - mu|^2 - |p|^2. For d up to
    16,384, all errors of the sums and the departure of V from orthonormality (below 1e-12, checked
@@ -28,15 +31,16 @@ Q that of b_q, in either level; stars mark values computed in float32.
    ``SLACK`` = 1e-5 times |x - mu|. Errors e are raised by as much when they are stored, and every
    bound is loosened by ``margin`` = SLACK (B + Q) for the query; 3 uses the tenth part of it.
 2. The first level computes s = [c, r*] . b_q - |[c, r*]|^2 / 2, so that |[c, r*] - b_q|^2 =
-   Q^2 - 2 s. It is a sum of w = m1 + 2 products, in any order, of factors that were rounded to
-   float32 at most twice: |s* - s| <= ``error`` = (w + 4) (u (B Q + B^2) + 2^-120) (Higham,
-   Accuracy and Stability of Numerical Algorithms, 3.1; the last term is for underflow).
+   Q^2 - 2 s. It is a sum of w = p + 2 products, in any order, of factors that were rounded to
+   float32 at most three times, and with f coordinates of q twice the sum of their magnitudes is at
+   most sqrt(2) B Q + B^2: |s* - s| <= ``error`` = (w + 6) (u (1.5 B Q + B^2) + 2^-120) (Higham,
+   Accuracy and Stability of Numerical Algorithms, 3.1; the last term is for underflow). The
+   compiled scan also rounds its weights: first_level.py derives what that adds.
 3. The second level replaces (r1* - r1_q)^2 in Q^2 - 2 s* by the differences of the further
    directions and of their rest. The computed vector of differences departs from the real one by
    at most u (B + Q) and a relative u, and the float32 sum of m2 - m1 squares by a relative
    (m2 - m1 + 2) u. So, D* being the computed square and rho = (m2 - m1 + 8) u, the length
    |[c, r*] - b_q| is at least (1 - rho) sqrt(D* - 2 error) - margin.
-
 4. Distances that are compared with these are computed in float64, with a relative error below
    1e-11; a limit is raised by a relative 1e-10 before a bound is compared with it.
 
@@ -65,6 +69,9 @@ TILE = 1_024
 LANES = 128
 """Rows whose codes of the first level lie side by side: one coordinate of all, then the next."""
 
+MIDDLE = 7.5
+"""What is taken from a code of 4 bits before it is scaled."""
+
 SLACK = 1e-5
 """What rounding may change the length of a projection by, relatively."""
 
@@ -74,14 +81,18 @@ LARGEST = 1e15
 _UNIT = 2.0**-24
 _SMALLEST = 1e-12
 _HEADER_BYTES = 4_096
+_FORMAT = 3
 
 
 class Levels(NamedTuple):
     """The arrays of a bounds file, for n rows in t tiles and g groups of LANES.
 
-    ``near_scale`` (t, m1), ``far_scale`` (t, m2 - m1), ``near_error`` (g,), ``near_rest`` and
-    ``half`` = |[c, r*]|^2 / 2 (g, LANES), ``far_tail`` (n, 2), the rest and the error of the second
-    level, are float32, ``near`` (g, m1, LANES) and ``far`` (n, m2 - m1) int8.
+    float32 are ``near_scale`` (t, p), ``far_scale`` (t, m2 - m1), ``near_error`` (g,),
+    ``near_rest`` and ``half`` = |[c, r*]|^2 / 2 (g, LANES), and ``far_tail`` (n, 2), the rest and
+    the error of the second level. The codes are ``near`` (g, p / 4, LANES) uint16, of which each
+    holds four: the first in its bits 0 to 3, the second in 8 to 11, the third in 4 to 7, the last
+    in 12 to 15; and ``far`` (n, (m2 - m1) / 2) uint8, with the first half of a row's codes in the
+    lower bits. The codes of the first level are f high ones, f low ones, and the others.
     """
 
     near_scale: NDArray[np.float32]
@@ -90,12 +101,12 @@ class Levels(NamedTuple):
     near_rest: NDArray[np.float32]
     half: NDArray[np.float32]
     far_tail: NDArray[np.float32]
-    near: NDArray[np.int8]
-    far: NDArray[np.int8]
+    near: NDArray[np.uint16]
+    far: NDArray[np.uint8]
 
 
 class Bounds:
-    """The bounds of one segment: ``levels``, mapped, and ``norm``, which no [c, r*] exceeds."""
+    """The bounds of one segment: ``levels``, mapped, and ``norm``, the B above."""
 
     def __init__(self, path: Path, rows: int, projection: Projection) -> None:
         """Map the file, or raise ValueError if it is not of ``rows`` rows and this projection.
@@ -119,8 +130,9 @@ class Bounds:
 
     def error(self, norms: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what scores for queries of these lengths can be wrong by: Rounding, 2."""
-        terms = self.levels.near.shape[1] + 6
-        errors: NDArray[np.float64] = terms * (_UNIT * self.norm * (norms + self.norm) + 2.0**-120)
+        terms = self.levels.near_scale.shape[1] + 8
+        magnitude = self.norm * (1.5 * norms + self.norm)
+        errors: NDArray[np.float64] = terms * (_UNIT * magnitude + 2.0**-120)
         return errors
 
 
@@ -148,7 +160,7 @@ def are_of_another(path: Path, projection: Projection) -> bool:
 def _header_of(path: Path, rows: int, projection: Projection) -> dict[str, Any]:
     """Return the header of the file, or raise ValueError if it is not of these bounds."""
     header = _header(path)
-    expected = {"format": 2, "rows": rows, "basis": projection.fingerprint}
+    expected = {"format": _FORMAT, "rows": rows, "basis": projection.fingerprint}
     size = _HEADER_BYTES + sum(map(_size, _shapes(rows, projection)))
     if not expected.items() <= header.items() or path.stat().st_size != size:
         raise ValueError(f"{path}: not the bounds of {rows} rows under this projection")
@@ -200,7 +212,7 @@ def write_bounds(
             raise OverflowError
         file.seek(_HEADER_BYTES)
         header = {
-            "format": 2,
+            "format": _FORMAT,
             "rows": rows,
             "basis": projection.fingerprint,
             "norm": norm,
@@ -219,11 +231,14 @@ def _tile(
     rests, lengths = projection.rests(along, squares), np.sqrt(squares)
     if not lengths.max() < LARGEST:
         raise OverflowError
-    scale = (np.abs(along).max(axis=0) / 127).astype(np.float32)
-    codes = np.rint(along / np.where(scale > 0, scale, 1)).clip(-127, 127)
-    stored = codes * scale
+    fine, near = projection.fine, projection.near
+    greatest = np.where(np.arange(along.shape[1]) < fine, 127.5, MIDDLE)
+    scale = (np.abs(along).max(axis=0) / greatest).astype(np.float32)
+    codes = np.floor(along / np.where(scale > 0, scale, 1) + greatest + 0.5)
+    codes = codes.clip(0, 2 * greatest)
+    stored = (codes - greatest) * scale
     norm, errors, halves, narrow = 0.0, [], [], []
-    for width, rest in zip((projection.near, len(scale)), rests, strict=True):
+    for width, rest in zip((near, len(scale)), rests, strict=True):
         rounded = rest.astype(np.float32)
         off = along[:, :width] - stored[:, :width]
         error = np.sqrt(np.einsum("ij,ij->i", off, off) + (rest - rounded) ** 2) + SLACK * lengths
@@ -233,18 +248,33 @@ def _tile(
         errors.append(np.nextafter(error.astype(np.float32), np.float32(np.inf)))
         halves.append((squares / 2).astype(np.float32))
         narrow.append(rounded)
-    near = projection.near
+    high, low = np.divmod(codes[:, :fine], 16)
+    close = np.hstack([high, low, codes[:, fine:near]]).astype(np.uint16)
+    scales = np.hstack([16 * scale[:fine], scale[:near]])
+    squares = np.square((close - MIDDLE) * scales).sum(axis=1)
     levels = Levels(
-        near_scale=scale[:near],
+        near_scale=scales,
         far_scale=scale[near:],
         near_error=_grouped(errors[0]).max(axis=1),
         near_rest=_grouped(narrow[0]),
         half=_grouped(halves[0]),
         far_tail=np.column_stack([narrow[1], errors[1]]),
-        near=_grouped(codes[:, :near].astype(np.int8)).transpose(0, 2, 1),
-        far=codes[:, near:].astype(np.int8),
+        near=_grouped(_fours(close)).transpose(0, 2, 1),
+        far=_halves(codes[:, near:].astype(np.uint8)),
     )
-    return levels, norm
+    return levels, max(norm, float(np.sqrt(squares.max())))
+
+
+def _fours(codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Return codes of 4 bits (n, 4 m) as the values (n, m) that hold four of them each."""
+    first, second, third, last = codes.reshape(len(codes), -1, 4).transpose(2, 0, 1)
+    return (first | second << 8 | third << 4 | last << 12).astype(np.uint16)
+
+
+def _halves(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return codes of 4 bits (n, 2 m) as the values (n, m) that hold one of each half."""
+    lower, upper = np.hsplit(codes, 2)
+    return (lower | upper << 4).astype(np.uint8)
 
 
 def _grouped(values: NDArray[Any]) -> NDArray[Any]:
@@ -257,12 +287,13 @@ def _grouped(values: NDArray[Any]) -> NDArray[Any]:
 
 def _shapes(rows: int, projection: Projection) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
     """Return the shape and type of each of the Levels of a segment."""
-    near, far = projection.near, projection.directions.shape[1] - projection.near
+    planes, far = projection.planes, projection.directions.shape[1] - projection.near
     tiles, groups = -(-rows // TILE), -(-rows // LANES)
-    floats: list[tuple[int, ...]] = [(tiles, near), (tiles, far), (groups,)]
+    floats: list[tuple[int, ...]] = [(tiles, planes), (tiles, far), (groups,)]
     floats += [(groups, LANES), (groups, LANES), (rows, 2)]
-    codes = (groups, near, LANES), (rows, far)
-    return [(s, np.dtype("<f4")) for s in floats] + [(s, np.dtype("i1")) for s in codes]
+    codes = groups, planes // 4, LANES
+    kinds = [(shape, np.dtype("<f4")) for shape in floats]
+    return [*kinds, (codes, np.dtype("<u2")), ((rows, far // 2), np.dtype("u1"))]
 
 
 def _size(array: tuple[tuple[int, ...], np.dtype[Any]]) -> int:

@@ -1,10 +1,12 @@
 """The directions in which embeddings vary most, fitted to a sample, and their file."""
 
 import hashlib
+import tokenize
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +14,28 @@ from numpy.typing import NDArray
 
 from imgsim.files import replacing
 
-_MOST_DIRECTIONS = 384
-_MOST_BYTES = 0.19  # of the embeddings' own
+STEP = 16
+"""What all numbers of directions are multiples of, as the compiled scans need it."""
+
+BLOCK = 64
+"""The most codes of level one whose products are summed in 16 bits."""
+
+_MOST_DIRECTIONS = 512
+_MOST_BYTES = 0.34  # of the embeddings' own
 _SAMPLE_BYTES = 64 << 20
-_WIDTH_STEP = 8
-_SECOND_LEVEL_COST = 4_000  # bytes of scanning that a look at a row in the second level is worth
-_DISTANCE_COST = 100_000  # the same for a true distance
+_COUNTED = 48  # queries of the sample
+_TILE = 1_024  # rows that share scales
+_ROW_BYTES = 8  # of what is read of each row beside its codes, and again in the second level
+_SECOND_LEVEL_COST = 8_000  # bytes of scanning that a look at a row in the second level is worth
+_ROW_COST = 40_000, 40  # the same for a row itself: always, and for each value
 _UNREADABLE = (  # what NumPy raises for a file with altered bytes, besides OSError
     KeyError,
     ValueError,
     TypeError,
     EOFError,
     RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -33,20 +45,37 @@ _UNREADABLE = (  # what NumPy raises for a file with altered bytes, besides OSEr
 class Projection:
     """A mean (d,) and orthonormal directions (d, m2) in float64, ``near`` of them in level one.
 
-    ``near`` is a multiple of 4; ``rows`` is how many embeddings the sample stands for.
+    Coordinates along the first ``fine`` are coded in 8 bits, along the others in 4. All three
+    numbers are multiples of STEP. ``rows`` is how many embeddings the sample stands for.
     """
 
     mean: NDArray[np.float64]
     directions: NDArray[np.float64]
+    fine: int
     near: int
     rows: int = 0
+
+    @property
+    def planes(self) -> int:
+        """Return how many codes of 4 bits a row has in level one."""
+        return self.near + self.fine
+
+    @cached_property
+    def blocks(self) -> NDArray[np.int64]:
+        """Return where blocks of codes of level one begin, and the end.
+
+        A block has at most BLOCK codes, and high and low ones are in blocks of their own.
+        """
+        ends = self.fine, 2 * self.fine, self.planes
+        starts = (range(start, end, BLOCK) for start, end in zip((0, *ends), ends, strict=False))
+        return np.array([*chain.from_iterable(starts), self.planes])
 
     @cached_property
     def fingerprint(self) -> str:
         """Return the sha256 of the values."""
         digest = hashlib.sha256(self.mean.tobytes())
         digest.update(self.directions.tobytes())
-        digest.update(str(self.near).encode())
+        digest.update(f"{self.fine},{self.near}".encode())
         return digest.hexdigest()
 
     def project(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -85,58 +114,95 @@ def fit_projection(sample: NDArray[np.float32], rows: int = 0) -> Projection:
     mean = sample.mean(axis=0, dtype=np.float64)
     centred = sample - mean
     dim = sample.shape[1]
-    most = min(_MOST_DIRECTIONS, int(_MOST_BYTES * 4 * dim) - 24, len(sample) // 4, dim)
-    if most < 2 * _WIDTH_STEP:
-        return Projection(mean, np.zeros((dim, 0)), 0, rows)
+    most = min(_MOST_DIRECTIONS, 2 * (int(_MOST_BYTES * 4 * dim) - 2 * _ROW_BYTES), dim)
+    most = min(most, len(sample) // 4) // STEP * STEP
+    if most <= 0:
+        return Projection(mean, np.zeros((dim, 0)), 0, 0, rows)
     reach = np.linalg.qr(centred.T @ (centred @ random.normal(size=(dim, min(dim, most + 16)))))[0]
     for _ in range(2):
         reach = np.linalg.qr(centred.T @ (centred @ reach))[0]
     _, turn = np.linalg.eigh(np.cov((centred @ reach).T))
     directions = np.linalg.qr(reach @ turn[:, ::-1][:, :most])[0]
-    near, far = _widths(centred, directions)
-    return Projection(mean, np.ascontiguousarray(directions[:, :far]), near, rows)
+    fine, near, far = _widths(centred, directions)
+    return Projection(mean, np.ascontiguousarray(directions[:, :far]), fine, near, rows)
 
 
-def _widths(centred: NDArray[np.float64], directions: NDArray[np.float64]) -> tuple[int, int]:
-    """Return the cheapest numbers of directions of the two levels; (0, 0) if a plain scan is."""
-    queries = np.linspace(0, len(centred) - 1, 48).astype(int)
+def _widths(centred: NDArray[np.float64], directions: NDArray[np.float64]) -> tuple[int, int, int]:
+    """Return the cheapest numbers of directions; all are 0 if a plain scan is.
+
+    They are those of 8 bits, of the first level and of both.
+    """
+    queries = np.linspace(0, len(centred) - 1, _COUNTED).astype(int)
     along = centred @ directions
     squares = np.einsum("ij,ij->i", centred, centred)
-    true = squares + squares[queries, None] - 2 * centred[queries] @ centred.T
-    true[true <= 1e-9 * (squares + squares[queries, None])] = np.inf  # itself, and its twins
-    limits = np.sqrt(true.min(axis=1))
-    scale = np.maximum(np.abs(along).max(axis=0), np.finfo(np.float64).tiny) / 127
-    errors = np.sqrt(np.cumsum((along - np.rint(along / scale) * scale) ** 2, axis=1))
-    widths = range(_WIDTH_STEP, directions.shape[1] + 1, _WIDTH_STEP)
-    left = {}
-    for width in widths:
+    limits = _distances(centred, squares, queries)
+    limits[limits <= 3e-5 * np.sqrt(squares + squares[queries, None])] = np.inf  # it, and its twins
+    limits = limits.min(axis=1, keepdims=True)
+    eight, four = _lost(along, 255), _lost(along, 16)
+    dim = centred.shape[1]
+    left: dict[tuple[int, int], float] = {}
+    for width in _steps(directions.shape[1]):
         part = along[:, :width]
         rest = np.sqrt(np.maximum(0, squares - np.einsum("ij,ij->i", part, part)))
-        short = np.column_stack([part, rest])
-        lengths = np.einsum("ij,ij->i", short, short)
-        bound = lengths + lengths[queries, None] - 2 * short[queries] @ short.T
-        reach = limits[:, None] + errors[:, width - 1]
-        left[width] = float((bound <= reach**2).mean())
-    near = min(widths, key=lambda width: width + left[width] * _SECOND_LEVEL_COST)
-    if near + left[near] * _SECOND_LEVEL_COST > 0.5 * 4 * centred.shape[1]:
-        return 0, 0
-    wider = [width for width in widths if width >= near]
-    far = min(wider, key=lambda width: left[near] * width + left[width] * _DISTANCE_COST)
-    return near, far
+        beyond = _distances(np.column_stack([part, rest]), squares, queries) - limits
+        for fine in (each for each in [0, *_steps(width)] if each + width <= 0.5 * 4 * dim):
+            error = np.sqrt(eight[:, fine] + four[:, width] - four[:, fine])
+            left[fine, width] = float((beyond <= error).mean())
+    return _cheapest(left, dim)
+
+
+def _cheapest(left: dict[tuple[int, int], float], dim: int) -> tuple[int, int, int]:
+    """Return what :func:`_widths` does, for what share of rows each of the widths leaves."""
+    row = _ROW_COST[0] + _ROW_COST[1] * dim
+    best, least = (0, 0, 0), 0.5 * 4 * dim
+    for (fine, near), first in left.items():
+        for (same, far), second in left.items():
+            size = fine + (far - fine) / 2 + 2 * _ROW_BYTES
+            if same != fine or far < near or size > _MOST_BYTES * 4 * dim:
+                continue
+            read = fine + (near - fine) / 2 + _ROW_BYTES
+            cost = read + first * (_SECOND_LEVEL_COST + (far - near) / 2) + second * row
+            if cost < least:
+                best, least = (fine, near, far), cost
+    return best
+
+
+def _distances(
+    rows: NDArray[np.float64], squares: NDArray[np.float64], some: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return about the distances (s, n) of some rows to all (n, m), whose squares are (n,)."""
+    products = squares + squares[some, None] - 2 * rows[some] @ rows.T
+    distances: NDArray[np.float64] = np.sqrt(np.maximum(0, products))
+    return distances
+
+
+def _steps(most: int) -> list[int]:
+    """Return some numbers of directions up to ``most``, a sixteenth or more apart."""
+    steps = [STEP]
+    while steps[-1] < most:
+        steps.append(min(most, steps[-1] + max(1, steps[-1] // 16 // STEP) * STEP))
+    return steps
+
+
+def _lost(along: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
+    """Return the squared error (n, m + 1) of codes of so many levels in the first directions."""
+    step = 2 * np.abs(along[:_TILE]).max(axis=0) / levels
+    step = np.maximum(step, np.finfo(np.float64).tiny)
+    errors = np.cumsum((along - (np.floor(along / step) + 0.5) * step) ** 2, axis=1)
+    return np.pad(errors, ((0, 0), (1, 0)))
 
 
 def write_projection_file(path: Path, projection: Projection) -> None:
-    """Durably write a projection as an .npz of its four fields."""
-    near, rows = np.int64(projection.near), np.int64(projection.rows)
+    """Durably write a projection as an .npz of its fields."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, mean=projection.mean, directions=projection.directions, near=near, rows=rows)
+        np.savez(file, **asdict(projection))
 
 
 def read_projection(path: Path, dim: int) -> Projection:
     """Return the projection in a file; raise ValueError or OSError if it is not one of ``dim``."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            counts = int(arrays["near"]), int(arrays["rows"])
+            counts = (int(arrays[name]) for name in ("fine", "near", "rows"))
             projection = Projection(arrays["mean"], arrays["directions"], *counts)
     except _UNREADABLE as error:
         raise ValueError(f"{path}: not a projection") from error
@@ -151,5 +217,7 @@ def _is_sound(projection: Projection, dim: int) -> bool:
     if projection.mean.shape != (dim,) or projection.directions.shape != (dim, count):
         return False
     departure = np.linalg.norm(projection.directions.T @ projection.directions - np.eye(count))
-    widths = 0 <= projection.near <= count and projection.near % 4 == 0
-    return widths and bool(np.isfinite(projection.mean).all()) and bool(departure <= 1e-12)
+    widths = [0, projection.fine, projection.near, count]
+    if sorted(widths) != widths or any(width % STEP for width in widths):
+        return False
+    return bool(np.isfinite(projection.mean).all()) and bool(departure <= 1e-12)

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from imgsim.index.bounds import LANES, TILE
+from imgsim.index.first_level import room_for_weights, write_scores
 from imgsim.index.mapped_segment import StoredRows
 from imgsim.index.projection import Projection
 from imgsim.index.scan_numpy import (
@@ -17,7 +19,6 @@ from imgsim.index.scan_numpy import (
     UNIT,
     Bits,
     BoundsInput,
-    Codes,
     Doubles,
     Group,
     Integers,
@@ -26,14 +27,21 @@ from imgsim.index.scan_numpy import (
     Singles,
     Words,
 )
+from imgsim.index.simd import CHUNK, fetch, lowest, reached, square_of_codes
 
 if (TILE, LANES, RAISED, UNIT) != (1_024, 128, 1 + 1e-10, 2.0**-24):
     # They are compiled in, and numba keeps what it compiled until the text of this file changes.
     raise ImportError("these constants have changed: change them here too")
 
-_LOOKED_AT = 64  # scores between two decisions whether one of them matters
+COMPILED_IN = "1226cfa9ab8a3e5a"
+"""The XXH3 of first_level.py and simd.py, which a test compares, for the same reason."""
+
+_FIRST_TILES = 8  # whose best rows tell how near neighbours can be, before others are looked at
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
 _ROUNDING = {"contract", "reassoc", "nsz"}  # sums in any order; infinities keep their meaning
+_FETCHED = 256  # values of an embedding; the processor goes on by itself
+
+_Left = tuple[Integers, Integers, Doubles]  # numbers of queries and of rows in a tile; lower bounds
 
 _inlined: Any = njit(fastmath=_ROUNDING, forceinline=True)
 
@@ -78,32 +86,36 @@ def _project(queries: Singles, mean: Doubles, directions: Doubles) -> tuple[Doub
 def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int, stop: int) -> int:
     """Scan the bounds of the rows from ``start`` to ``stop``.
 
-    ``start`` is a multiple of TILE, or where a scan stopped. Returns where to go on: ``stop``, or
-    before if a query has no room for more candidates; or for a row whose checksum is not that of
-    the table, its complement. The first tile goes in small steps, so that limits come soon.
+    ``start`` is a multiple of TILE. Returns where to go on: ``stop``, or before if a query has no
+    room for more candidates; or for a row whose checksum is not that of the table, its complement.
     """
-    levels, queries = inputs.levels, len(group.norms)
-    scores = np.empty((TILE // LANES, queries, LANES), np.float32)
-    left = np.empty(TILE * queries, np.int64), np.empty(TILE * queries, np.int64)
-    weights = np.empty_like(group.near)
-    first = start
-    while first < stop:
-        rows = min(stop - first, LANES if first % TILE or first < start + TILE else TILE)
-        if not _has_room(state, rows):
-            return first
-        if first == start or first % TILE == 0:
-            weights[:] = group.near * levels.near_scale[first // TILE]
-        groups = slice(first // LANES, (first + rows + LANES - 1) // LANES)
-        _start_scores(levels.near_rest[groups], levels.half[groups], group.near_rest, scores)
-        _add_products(levels.near[groups], weights, scores)
-        reached = group.norms, state.limits
-        count = _first_level(levels.near_error[groups], rows, inputs, reached, scores, left)
-        some = left[0][:count], left[1][:count]
-        wrong: int = _second_level(inputs, group, state, first, scores, some)
+    queries, known_tiles = len(group.norms), 0
+    if state.highs.shape[1] > 0 and state.limits[0] == np.inf:
+        known_tiles = min(_FIRST_TILES, (stop - start + TILE - 1) // TILE)
+    scores = np.empty((max(1, known_tiles), TILE // LANES, queries, LANES), np.float32)
+    doubts = np.empty((len(scores), queries))
+    room = TILE * queries
+    left = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room)
+    weights = room_for_weights(group)
+    for tile in range(known_tiles):
+        number = start // TILE + tile
+        write_scores(inputs, group, number, weights, scores[tile], doubts[tile])
+    wrong: int = _limit(inputs, group, state, start, min(stop - start, known_tiles * TILE), scores)
+    for first in range(start, stop, TILE):
         if wrong >= 0:
             return ~wrong
-        first += rows
-    return stop
+        if not _has_room(state, TILE):
+            return first
+        tile = (first - start) // TILE
+        if tile >= known_tiles:
+            tile = 0
+            write_scores(inputs, group, first // TILE, weights, scores[0], doubts[0])
+        known = scores[tile], doubts[tile]
+        span = first, min(stop, first + TILE)
+        count = _first_level(inputs, group, state.limits, span, known, left)
+        count = _second_level(inputs, group, state, first, known, _first(left, count))
+        wrong = _look(inputs, group, state, first, _first(left, count))
+    return stop if wrong < 0 else ~wrong
 
 
 @_compiled
@@ -170,87 +182,79 @@ def _around(square: float, rho: float, lost: float) -> tuple[float, float]:
 
 
 @_compiled
-def _start_scores(rests: Singles, halves: Singles, query_rests: Doubles, scores: Singles) -> None:
-    """Set scores (g, q, LANES) to what does not depend on codes, from rows' values (g, LANES)."""
-    for number in range(len(rests)):
-        for a in range(len(query_rests)):
-            rest = np.float32(query_rests[a])
-            for lane in range(LANES):
-                scores[number, a, lane] = rests[number, lane] * rest - halves[number, lane]
+def _limit(
+    inputs: BoundsInput, group: Group, state: ScanState, start: int, rows: int, scores: Singles
+) -> int:
+    """Lower the limit of each query by the rows from ``start`` that have its best scores.
 
-
-@_compiled
-def _add_products(codes: Codes, weights: Singles, scores: Singles) -> None:
-    """Add the products of codes (g, m1, LANES) and weights (q, m1) to scores (g, q, LANES)."""
-    queries, near = weights.shape
-    decoded = np.empty((near, LANES), np.float32)
-    for number in range(len(codes)):
-        if queries == 1:
-            _score(codes[number], weights[0], scores[number, 0])
+    Returns a row whose checksum is another, or -1.
+    """
+    k = state.highs.shape[1]
+    if rows == 0 or rows < 8 * k:
+        return -1
+    best, highs, found = np.empty(k, np.float32), np.empty(k), np.empty(rows, np.int64)
+    for a in range(len(group.norms)):
+        if state.limits[a] < 0:
             continue
-        for j in range(near):
-            for lane in range(LANES):
-                decoded[j, lane] = np.float32(codes[number, j, lane])
-        for j in range(0, near, 4):
-            for a in range(0, queries, 4):
-                _score_four(
-                    decoded[j : j + 4], weights[a : a + 4, j : j + 4], scores[number, a : a + 4]
-                )
-
-
-@_inlined
-def _score(codes: Codes, weights: Singles, scores: Singles) -> None:
-    for j in range(0, len(weights), 4):
-        w0, w1, w2, w3 = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
-        for lane in range(LANES):
-            c0, c1 = np.float32(codes[j, lane]), np.float32(codes[j + 1, lane])
-            c2, c3 = np.float32(codes[j + 2, lane]), np.float32(codes[j + 3, lane])
-            scores[lane] += w0 * c0 + w1 * c1 + w2 * c2 + w3 * c3
-
-
-@_inlined
-def _score_four(c: Singles, w: Singles, scores: Singles) -> None:
-    """Add the products of codes (4, LANES) and weights (4, 4) to scores (4, LANES)."""
-    p0, p1, p2, p3 = w[0, 0], w[0, 1], w[0, 2], w[0, 3]
-    q0, q1, q2, q3 = w[1, 0], w[1, 1], w[1, 2], w[1, 3]
-    r0, r1, r2, r3 = w[2, 0], w[2, 1], w[2, 2], w[2, 3]
-    s0, s1, s2, s3 = w[3, 0], w[3, 1], w[3, 2], w[3, 3]
-    for lane in range(LANES):
-        c0, c1, c2, c3 = c[0, lane], c[1, lane], c[2, lane], c[3, lane]
-        scores[0, lane] += p0 * c0 + p1 * c1 + p2 * c2 + p3 * c3
-        scores[1, lane] += q0 * c0 + q1 * c1 + q2 * c2 + q3 * c3
-        scores[2, lane] += r0 * c0 + r1 * c1 + r2 * c2 + r3 * c3
-        scores[3, lane] += s0 * c0 + s1 * c1 + s2 * c2 + s3 * c3
+        best[:], highs[:], count = np.inf, np.inf, 0
+        for chunk in range(0, rows, CHUNK):
+            some = scores[chunk // TILE, chunk % TILE // LANES, a]
+            bits = reached(some, chunk % LANES, -best[0])
+            while bits:
+                row, bits = chunk + lowest(bits), bits & (bits - np.uint64(1))
+                if row < rows and not _is_excluded(inputs.excluded, start + row):
+                    _sink(best, -some[row % LANES])
+                    found[count] = row
+                    count += 1
+        looked_at = 0
+        for row in found[:count]:
+            score = scores[row // TILE, row % TILE // LANES, a, row % LANES]
+            if score >= -best[0] and looked_at < k:
+                looked_at += 1
+                if not _is_whole(inputs.stored, start + row):
+                    return int(start + row)
+                _, high = _looked_at(inputs.stored, start + row, group.embeddings[a])
+                _sink(highs, high)
+        state.limits[a] = min(state.limits[a], highs[0])
+    return -1
 
 
 @_compiled
 def _first_level(
-    near_errors: Singles,
-    rows: int,
     inputs: BoundsInput,
-    reached: tuple[Doubles, Doubles],
-    scores: Singles,
-    left: tuple[Integers, Integers],
+    group: Group,
+    limits: Doubles,
+    span: tuple[int, int],
+    known: tuple[Singles, Doubles],
+    left: _Left,
 ) -> int:
-    """Write query and row numbers of what the first level leaves of some rows; return how many."""
-    norms, limits = reached
+    """Write query and row numbers of what the first level leaves of a tile; return how many."""
+    scores, doubts = known
+    first, stop = span
     count = 0
     for a in range(len(limits)):
         if limits[a] < 0:
             continue
-        for number in range(len(near_errors)):
-            reach = limits[a] * RAISED + inputs.margins[a] + near_errors[number]
-            exactly = (norms[a] ** 2 - reach**2) / 2 - inputs.errors[a]
+        for start in range(first, stop, LANES):
+            reach = (
+                limits[a] * RAISED + inputs.margins[a] + inputs.levels.near_error[start // LANES]
+            )
+            exactly = (group.norms[a] ** 2 - reach**2) / 2 - inputs.errors[a] - doubts[a]
             threshold = np.float32(exactly - 2 * UNIT * abs(exactly))  # surely not above
-            for some in range(0, LANES, _LOOKED_AT):
-                passed = np.float32(0)  # a wider type would take several times as long
-                for lane in range(some, some + _LOOKED_AT):
-                    passed += np.float32(scores[number, a, lane] >= threshold)
-                if passed:
-                    for lane in range(some, min(some + _LOOKED_AT, rows - number * LANES)):
-                        left[0][count], left[1][count] = a, number * LANES + lane
-                        count += scores[number, a, lane] >= threshold
+            some = scores[(start - first) // LANES, a]
+            for chunk in range(0, LANES, CHUNK):
+                bits = reached(some, chunk, threshold)
+                while bits:
+                    place = start - first + chunk + lowest(bits)
+                    left[0][count], left[1][count] = a, place
+                    count += first + place < stop
+                    bits &= bits - np.uint64(1)
     return count
+
+
+@_inlined
+def _first(left: _Left, count: int) -> _Left:
+    return left[0][:count], left[1][:count], left[2][:count]
 
 
 @_compiled
@@ -259,19 +263,25 @@ def _second_level(
     group: Group,
     state: ScanState,
     first: int,
-    scores: Singles,
-    left: tuple[Integers, Integers],
+    known: tuple[Singles, Doubles],
+    left: _Left,
 ) -> int:
-    """Look at those rows of the tile from row ``first`` that the second level does not rule out.
+    """Keep of ``left`` what the second level leaves, with lower bounds; return how many.
 
-    Returns a row whose checksum is another, or -1.
+    What will be read is asked for early, because memory is slow to answer.
     """
     levels = inputs.levels
-    count, tile = levels.far.shape[1], first // TILE
-    rho = (count + 8) * UNIT
-    for a, place in zip(left[0], left[1]):  # noqa: B905 - numba knows no strict
+    scores, doubts = known
+    owners, places, lows = left
+    half, scale = levels.far.shape[1], levels.far_scale[first // TILE]
+    rho = (2 * half + 8) * UNIT
+    for place in places:
+        fetch(levels.far, (first + place) * half)
+        fetch(levels.far_tail, (first + place) * 2)
+    kept = 0
+    for i in range(len(places)):
+        a, place = owners[i], places[i]
         row: int = first + place
-        limit = state.limits[a] * RAISED
         if _is_excluded(inputs.excluded, row):
             continue
         state.tally[0] += 1
@@ -279,21 +289,36 @@ def _second_level(
         near = levels.near_rest[row // LANES, row % LANES] - group.near_rest[a]
         along = group.norms[a] ** 2 - 2 * score - near**2
         off = inputs.margins[a] + levels.far_tail[row, 1]
-        further = np.float32(0)
-        for j in range(count):
-            difference = np.float32(levels.far[row, j]) * levels.far_scale[tile, j]
-            difference -= group.far[a, j]
-            further += difference * difference
-        along += further
+        doubt = 2 * (inputs.errors[a] + doubts[a])
+        along += square_of_codes(levels.far[row], scale, group.far[a])
         rest, query_rest = np.float64(levels.far_tail[row, 0]), group.far_rest[a]
-        low = np.sqrt(max(0.0, along + (rest - query_rest) ** 2 - 2 * inputs.errors[a]))
+        low = np.sqrt(max(0.0, along + (rest - query_rest) ** 2 - doubt))
         low = max(0.0, low * (1 - rho) - off)
-        if low <= limit:
-            if not _is_whole(inputs.stored, row):
-                return row
-            low, high = _looked_at(inputs.stored, row, group.embeddings[a])
-            state.tally[1] += 1
-            _keep(state, a, inputs.first + row, low, high)
+        if low <= state.limits[a] * RAISED:
+            owners[kept], places[kept], lows[kept] = a, place, low
+            kept += 1
+            dim = group.embeddings.shape[1]
+            for line in range(0, min(dim, _FETCHED), 16):
+                fetch(inputs.stored.embeddings, row * dim + line)
+    return kept
+
+
+@_compiled
+def _look(inputs: BoundsInput, group: Group, state: ScanState, first: int, left: _Left) -> int:
+    """Keep those of the rows that are near, by their squares in float32.
+
+    Returns a row whose checksum is another, or -1.
+    """
+    owners, places, lows = left
+    for i in range(len(places)):
+        a, row = owners[i], first + places[i]
+        if lows[i] > state.limits[a] * RAISED:
+            continue
+        if not _is_whole(inputs.stored, row):
+            return int(row)
+        low, high = _looked_at(inputs.stored, row, group.embeddings[a])
+        state.tally[1] += 1
+        _keep(state, a, inputs.first + row, low, high)
     return -1
 
 
@@ -355,16 +380,22 @@ def _keep(state: ScanState, a: int, row: int, low: float, high: float) -> None:
     state.rows[a, state.counts[a]] = row
     state.lows[a, state.counts[a]] = low
     state.counts[a] += 1
-    heap, size = state.highs[a], state.highs.shape[1]
-    if size == 0 or high >= heap[0]:
+    if state.highs.shape[1]:
+        _sink(state.highs[a], high)
+        state.limits[a] = min(state.limits[a], state.highs[a, 0])
+
+
+@_inlined
+def _sink(heap: NDArray[Any], value: float) -> None:
+    """Put a value in the place of the greatest of a heap, if it is less."""
+    if value >= heap[0]:
         return
-    parent, child = 0, 1
+    parent, child, size = 0, 1, len(heap)
     while child < size:
         if child + 1 < size and heap[child + 1] > heap[child]:
             child += 1
-        if heap[child] <= high:
+        if heap[child] <= value:
             break
         heap[parent] = heap[child]
         parent, child = child, 2 * child + 1
-    heap[parent] = high
-    state.limits[a] = min(state.limits[a], heap[0])
+    heap[parent] = value

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.index.bounds import LANES, TILE, Levels
+from imgsim.index.bounds import LANES, MIDDLE, TILE, Levels
 from imgsim.index.checksum import row_sums
 from imgsim.index.distance import distances
 from imgsim.index.mapped_segment import StoredRows
@@ -45,7 +45,6 @@ UNIT = 2.0**-24
 Singles = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Codes = NDArray[np.int8]
 Bits = NDArray[np.uint8]
 Words = NDArray[np.uint32]
 
@@ -54,7 +53,8 @@ class BoundsInput(NamedTuple):
     """The bounds of a segment, to be scanned for some queries.
 
     ``excluded`` has a bit for each row that does not count, or is empty; ``first`` is row 0's
-    number. ``margins`` and ``errors`` (q,) are what bounds and scores can be wrong by.
+    number. ``margins`` and ``errors`` (q,) are what bounds and scores can be wrong by, ``norm`` is
+    what no row exceeds.
     """
 
     levels: Levels
@@ -63,6 +63,7 @@ class BoundsInput(NamedTuple):
     first: int
     margins: Doubles
     errors: Doubles
+    norm: float
 
 
 class RowsInput(NamedTuple):
@@ -76,13 +77,15 @@ class RowsInput(NamedTuple):
 class Group(NamedTuple):
     """Some queries of dimension d, a multiple of 4 in number unless it is one.
 
-    ``embeddings`` (q, d), ``near`` (q, m1) and ``far`` (q, m2 - m1) are float32; the lengths
-    ``near_rest``, ``far_rest`` and ``norms`` (q,) are float64.
+    ``embeddings`` (q, d) and the coordinates along the directions, ``near`` (q, p) with the first f
+    of them twice, and ``far`` (q, m2 - m1), are float32; the lengths ``near_rest``, ``far_rest``
+    and ``norms`` (q,) are float64. ``blocks`` are those of the projection.
     """
 
     embeddings: Singles
     near: Singles
     far: Singles
+    blocks: Integers
     near_rest: Doubles
     far_rest: Doubles
     norms: Doubles
@@ -123,10 +126,9 @@ def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int,
             return first
         rows, tile = min(TILE, stop - first), first // TILE
         groups = slice(first // LANES, -(-(first + rows) // LANES))
-        weights = group.near * levels.near_scale[tile]
-        scores = weights @ levels.near[groups].astype(np.float32)  # (groups, queries, LANES)
+        scores = (group.near * levels.near_scale[tile]) @ _decoded(levels.near[groups])
         scores += group.near_rest[:, None].astype(np.float32) * levels.near_rest[groups, None]
-        scores -= levels.half[groups, None]
+        scores -= levels.half[groups, None]  # (groups, queries, LANES)
         reach = state.limits * RAISED + inputs.margins + levels.near_error[groups, None]
         with np.errstate(over="ignore"):  # where nothing is out of reach
             threshold = (group.norms**2 - reach**2) / 2 - inputs.errors
@@ -158,6 +160,13 @@ def scan_rows(inputs: RowsInput, group: Group, state: ScanState, start: int, sto
             true = distances(group.embeddings[a], rows)
             _keep(state, a, inputs.first + numbers, true)
     return stop
+
+
+def _decoded(codes: NDArray[np.uint16]) -> Singles:
+    """Return codes of 4 bits (g, m, LANES), of which four are in each of (g, m / 4, LANES)."""
+    fours = np.stack([codes >> shift & 15 for shift in (0, 8, 4, 12)], axis=2)
+    decoded: Singles = fours.reshape(len(codes), -1, LANES) - np.float32(MIDDLE)
+    return decoded
 
 
 def _look(
@@ -196,11 +205,12 @@ def _second_level(
     """Return lower bounds of some rows' distances to some queries, in pairs."""
     levels = inputs.levels
     near = levels.near_rest[rows // LANES, rows % LANES] - group.near_rest[queries]
-    difference = levels.far[rows] * levels.far_scale[rows // TILE] - group.far[queries]
+    codes = np.hstack([levels.far[rows] & 15, levels.far[rows] >> 4]) - np.float32(MIDDLE)
+    difference = codes * levels.far_scale[rows // TILE] - group.far[queries]
     further = np.einsum("ij,ij->i", difference, difference)
     along = group.norms[queries] ** 2 - 2 * scores - near**2 + further
     rest, error = levels.far_tail[rows].astype(np.float64).T
-    rho = (levels.far.shape[1] + 8) * UNIT
+    rho = (levels.far_scale.shape[1] + 8) * UNIT
     off, doubt = inputs.margins[queries] + error, 2 * inputs.errors[queries]
     low = along + (rest - group.far_rest[queries]) ** 2 - doubt
     bounds: Doubles = np.maximum(0, np.sqrt(np.maximum(0, low)) * (1 - rho) - off)

@@ -107,7 +107,7 @@ class SegmentSearcher:
         most_highs: int = 1 << 18,
     ) -> None:
         self.sources = sources
-        self.projection = projection or Projection(np.zeros(dim), np.zeros((dim, 0)), 0)
+        self.projection = projection or Projection(np.zeros(dim), np.zeros((dim, 0)), 0, 0)
         self.firsts = np.cumsum([0, *map(len, sources)])
         self._values = sum(
             len(source) * (self.projection.near if source.bounds else 4 * dim) for source in sources
@@ -189,7 +189,8 @@ class _Search:
             return self._scan(group, parts, self._nothing_found(limits))
 
         scanned = in_threads(scan) if len(self._parts) > 1 else [scan()]
-        best = self._request.best(*(best for _, best, _ in scanned))
+        settled = [best for _, best, _ in scanned if best is not NONE]
+        best = self._request.best(*settled) if settled else NONE
         best, computed = self._settle([state for state, _, _ in scanned], best)
         mine = SearchStats(queries=len(self._request.queries), distances=computed)
         stats = sum((stats for _, _, stats in scanned), mine)
@@ -197,16 +198,17 @@ class _Search:
 
     def _group(self) -> Group:
         """Project the queries, filled up to a multiple of four."""
-        queries, near = self._request.queries, self._projection.near
+        queries = self._request.queries
         if len(queries) > 1:
             queries = np.pad(queries, ((0, -len(queries) % 4), (0, 0)), "edge")
         along, squares = self._backend.project(self._projection, queries)
         rests = self._projection.rests(along, squares)
         with np.errstate(over="ignore"):  # such queries are refused by their norm
             narrow = along.astype(np.float32)
-        return Group(
-            queries, narrow[:, :near].copy(), narrow[:, near:].copy(), *rests, np.sqrt(squares)
-        )
+        fine, near = self._projection.fine, self._projection.near
+        planes = np.hstack([narrow[:, :fine], narrow[:, :near]])
+        parts = planes, narrow[:, near:].copy(), self._projection.blocks
+        return Group(queries, *parts, *rests, np.sqrt(squares))
 
     def _scan(
         self, group: Group, parts: Iterator[tuple[int, int, int]], state: ScanState
@@ -240,10 +242,14 @@ class _Search:
         """Return how source ``number`` is scanned, and what scans its rows from one to another."""
         source, first = self._sources[number], int(self._firsts[number])
         if source.bounds is not None and group.norms.max() < LARGEST:
-            margins, errors = source.bounds.margin(group.norms), source.bounds.error(group.norms)
-            stored = source.segment.stored
             bounds = BoundsInput(
-                source.bounds.levels, stored, source.excluded, first, margins, errors
+                source.bounds.levels,
+                source.segment.stored,
+                source.excluded,
+                first,
+                source.bounds.margin(group.norms),
+                source.bounds.error(group.norms),
+                source.bounds.norm,
             )
             scan = self._backend.scan_bounds
             return "bounded", lambda start, stop: scan(bounds, group, state, start, stop)
@@ -287,8 +293,9 @@ class _Search:
         self._request.tighten(limits, best)
         owners, numbers = [], []
         for state in states:
-            real = np.arange(state.rows.shape[1]) < state.counts[:, None]
-            rows, places = np.nonzero(real & (state.lows <= limits[:, None] * RAISED))
+            most = int(state.counts.max())
+            real = np.arange(most) < state.counts[:, None]
+            rows, places = np.nonzero(real & (state.lows[:, :most] <= limits[:, None] * RAISED))
             owners.append(rows)
             numbers.append(state.rows[rows, places])
             state.counts[:] = 0

@@ -19,15 +19,17 @@ U = 2.0**-24
 
 
 class TestWidths:
-    def test_white_noise_is_scanned(self):
+    def test_white_noise_gets_eight_bits(self):
+        """All its neighbours are far, so that little tells them from others."""
         rows = np.random.default_rng(0).normal(size=(4_000, 256)).astype(np.float32)
-        assert fit_projection(rows).near == 0
+        projection = fit_projection(rows)
+        assert (projection.fine, projection.near) == (256, 256)
 
     def test_compressible_vectors_are_not(self):
         random = np.random.default_rng(0)
         rows = random.normal(size=(4_000, 256)) * 0.8 ** np.arange(256)
         projection = fit_projection(rows.astype(np.float32))
-        assert 4 < projection.near < 80
+        assert 16 <= projection.near < 80
         departure = projection.directions.T @ projection.directions - np.eye(
             projection.directions.shape[1]
         )
@@ -49,13 +51,13 @@ class TestAllowances:
     @pytest.fixture
     def rows(self):
         random = np.random.default_rng(0)
-        rows = random.normal(size=(TILE + 300, 40)) * 0.8 ** np.arange(40) + 7
+        rows = random.normal(size=(TILE + 300, 60)) * 0.8 ** np.arange(60) + 7
         rows[:TILE] *= 30  # the longest are not in the last tile
         return rows.astype(np.float32)
 
     @pytest.fixture
     def projection(self):
-        return some_basis(np.random.default_rng(1), 40, 8, 20)
+        return some_basis(np.random.default_rng(1), 60, 16, 32, 48)
 
     @pytest.fixture
     def bounds(self, tmp_path, rows, projection):
@@ -67,9 +69,13 @@ class TestAllowances:
         """Return [c, r*] and [p, r] of every row, and its length, in long double."""
         wide = np.longdouble
         levels, n = bounds.levels, len(rows)
-        codes = levels.near.transpose(0, 2, 1).reshape(-1, projection.near)[:n]
-        scales = np.hstack([levels.near_scale, levels.far_scale])[np.arange(n) // TILE]
-        stored = np.hstack([codes, levels.far]).astype(wide) * scales
+        near = np.stack([levels.near >> shift & 15 for shift in (0, 8, 4, 12)], axis=2)
+        near = near.reshape(len(near), -1, LANES).transpose(0, 2, 1).reshape(-1, projection.planes)
+        near = (near[:n].astype(wide) - 7.5) * levels.near_scale[np.arange(n) // TILE]
+        far = np.hstack([levels.far & 15, levels.far >> 4]).astype(wide) - 7.5
+        high, low, coarse = np.hsplit(near, [projection.fine, 2 * projection.fine])
+        far *= levels.far_scale[np.arange(n) // TILE]
+        stored = np.hstack([high + low, coarse, far])
         rest = (
             levels.near_rest.reshape(-1)[:n] if width == projection.near else levels.far_tail[:, 0]
         )
@@ -104,23 +110,23 @@ class TestAllowances:
     def test_margin_and_error(self, bounds, projection):
         norms = np.array([0.0, 3.0, 1e14])
         assert np.allclose(bounds.margin(norms), 1e-5 * (bounds.norm + norms), rtol=1e-12)
-        products = projection.near + 2
-        error = (products + 4) * (U * (bounds.norm * norms + bounds.norm**2) + 2.0**-120)
+        products = projection.planes + 2
+        error = (products + 6) * (U * (1.5 * bounds.norm * norms + bounds.norm**2) + 2.0**-120)
         assert np.allclose(bounds.error(norms), error, rtol=1e-12)
 
 
 class TestFiles:
     @pytest.fixture
     def rows(self):
-        return np.random.default_rng(0).normal(size=(70, 12)).astype(np.float32)
+        return np.random.default_rng(0).normal(size=(70, 40)).astype(np.float32)
 
     @pytest.fixture
     def projection(self):
-        return some_basis(np.random.default_rng(1), 12, 4, 6)
+        return some_basis(np.random.default_rng(1), 40, 16, 16, 32)
 
     def test_a_basis_is_read_as_it_was_written(self, tmp_path, projection):
         write_projection_file(tmp_path / "basis.npz", projection)
-        again = read_projection(tmp_path / "basis.npz", 12)
+        again = read_projection(tmp_path / "basis.npz", 40)
         assert again.fingerprint == projection.fingerprint
 
     @pytest.mark.parametrize("damage", ["skewed", "dim", "directions", "nan", "junk", "empty"])
@@ -130,12 +136,24 @@ class TestFiles:
         if damage == "nan":
             directions[3, -1] = np.nan
         elif damage == "directions":
-            directions = some_basis(np.random.default_rng(1), 20, 4, 6).directions
-        write_projection_file(path, Projection(projection.mean, directions, 4))
+            directions = some_basis(np.random.default_rng(1), 50, 16, 16, 32).directions
+        write_projection_file(path, Projection(projection.mean, directions, 16, 16))
         if damage in ("junk", "empty"):
             path.write_bytes(b"junk" * (damage == "junk"))
         with pytest.raises(ValueError, match="basis"):
-            read_projection(path, 13 if damage == "dim" else 12)
+            read_projection(path, 41 if damage == "dim" else 40)
+
+    def test_files_of_another_format_are_refused(self, tmp_path, monkeypatch, rows, projection):
+        path = tmp_path / "basis.npz"
+        former = {"directions": projection.directions, "mean": projection.mean, "near": 16}
+        np.savez(path, **former, rows=70)
+        with pytest.raises(ValueError, match="not a projection"):
+            read_projection(path, 40)
+        with monkeypatch.context() as patched:
+            patched.setattr("imgsim.index.bounds._FORMAT", 2)
+            write_bounds(tmp_path / "a.bounds", 70, projection, [rows])
+        with pytest.raises(ValueError, match="not the bounds of 70 rows"):
+            Bounds(tmp_path / "a.bounds", 70, projection)
 
     @pytest.mark.parametrize("damage", ["cut", "longer", "header", "rows", "other basis"])
     def test_bounds_that_do_not_fit_are_refused(self, tmp_path, rows, projection, damage):
@@ -150,7 +168,7 @@ class TestFiles:
         elif damage == "header":
             path.write_bytes(b"\0" + content[1:])
         elif damage == "other basis":
-            projection = some_basis(np.random.default_rng(2), 12, 4, 6)
+            projection = some_basis(np.random.default_rng(2), 40, 16, 16, 32)
         with pytest.raises(ValueError):  # noqa: PT011 - json's and ours
             Bounds(path, 71 if damage == "rows" else 70, projection)
 
@@ -158,7 +176,7 @@ class TestFiles:
     def test_vectors_that_float32_cannot_square_get_no_bounds(
         self, tmp_path, rows, projection, scale
     ):
-        projection = Projection(np.zeros(12), projection.directions, 4)
+        projection = Projection(np.zeros(40), projection.directions, 16, 16)
         write_bounds(tmp_path / "a.bounds", 70, projection, [rows * np.float32(scale)])
         assert list(tmp_path.iterdir()) == []
 
@@ -200,7 +218,7 @@ class TestFiles:
             altered[place] ^= 1 << bit
             path.write_bytes(altered)
             try:
-                found = read_projection(path, 12)
+                found = read_projection(path, 40)
             except (ValueError, OSError):
                 continue
             assert found.fingerprint == projection.fingerprint

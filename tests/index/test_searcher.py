@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from xxhash import xxh3_64_hexdigest
 
-from imgsim.index import scan_numba, scan_numpy
+from imgsim.index import first_level, scan_numba, scan_numpy, simd
 from imgsim.index.bounds import TILE, Bounds, write_bounds
 from imgsim.index.distance import distances
 from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
@@ -61,10 +62,10 @@ def assert_exact(searcher, queries, ids, rows, k, radius=np.inf):
     return stats
 
 
-def some_basis(random, dim, near, count):
+def some_basis(random, dim, fine, near, count):
     """An orthonormal basis that was fitted to nothing."""
     directions = np.linalg.qr(random.normal(size=(dim, count)))[0]
-    return Projection(random.normal(size=dim), directions, near)
+    return Projection(random.normal(size=dim), directions, fine, near)
 
 
 SHAPES = {
@@ -88,24 +89,22 @@ def cases(draw):
     """Vectors of some shape, moved and scaled, cut into sources, with dead rows and any basis."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     n = draw(st.sampled_from([1, 5, 33, 300, 700, 1_500]))
-    dim = draw(st.sampled_from([1, 2, 9, 64, 200]))
+    dim = draw(st.sampled_from([1, 2, 17, 64, 200]))
     rows = SHAPES[draw(st.sampled_from(sorted(SHAPES)))](random, n, dim)
     rows = rows * draw(st.sampled_from([1e-42, 1e-20, 1e-7, 1.0, 1e6, 1e14, 1e18, 1e37]))
     rows = (rows + draw(st.sampled_from([0.0, 5.0, 50.0, 1e4]))).astype(np.float32)
     ids = random.permutation(3 * n)[:n].astype(np.int64)
     ids[random.random(n) < draw(st.sampled_from([0.0, 0.3]))] = -1
-    count = min(dim, draw(st.integers(1, 40)))
-    near = draw(st.integers(0, count // 4)) * 4
+    widths = sorted(draw(st.lists(st.sampled_from([0, 16, 32, 64, 192]), min_size=3, max_size=3)))
     kind = draw(st.sampled_from(["fitted", "stale", "along the axes"]))
-    projection = some_basis(random, dim, near, count)
-    if kind == "fitted" and dim > 1:
-        _, _, right = np.linalg.svd(rows - rows.mean(axis=0, dtype=float), full_matrices=False)
-        count = min(count, len(right))
-        projection = Projection(
-            rows.mean(axis=0, dtype=float), right[:count].T.copy(), min(near, count // 4 * 4)
-        )
-    elif kind == "along the axes":
-        projection = Projection(np.zeros(dim), np.eye(dim)[:, :count], near)
+    right, mean = np.eye(dim), np.zeros(dim)
+    if kind == "stale":
+        right, mean = np.linalg.qr(random.normal(size=(dim, dim)))[0], random.normal(size=dim)
+    elif kind == "fitted":
+        mean = rows.mean(axis=0, dtype=float)
+        right = np.linalg.svd(rows - mean, full_matrices=False)[2]
+    fine, near, count = (min(width, len(right) // 16 * 16) for width in widths)
+    projection = Projection(mean, right[:count].T.copy(), fine, near)
     cuts = sorted(draw(st.lists(st.integers(1, n), max_size=2, unique=True)))
     new = rows[random.integers(0, n, 2)] * np.float32(draw(st.sampled_from([1.0, 1.001, -1.0])))
     queries = np.concatenate([rows[:2], new])[: draw(st.integers(1, 4))]
@@ -161,7 +160,7 @@ def test_more_candidates_than_there_is_room_for(tmp_path, backend):
     random = np.random.default_rng(0)
     rows = np.ones((20_000, 32), np.float32)
     ids = random.permutation(20_000)
-    projection = some_basis(random, 32, 8, 16)
+    projection = some_basis(random, 32, 0, 16, 32)
     searcher = searcher_of([source(tmp_path, "a", ids, rows, projection)], projection, 32, backend)
     for k in (1, 10, 30_000, None):
         assert_exact(searcher, rows[:2], ids, rows, k)
@@ -227,30 +226,38 @@ MUTANTS = [
     ("(rest - group.far_rest[queries])", "(rest + group.far_rest[queries])"),
     ("state.limits[a], state.highs[a, 0]", "state.limits[a], state.highs[a, -1]"),
     ("here[here] = _count(inputs.excluded, row[here])", "pass"),
+    ("shift in (0, 8, 4, 12)", "shift in (0, 4, 8, 12)"),
 ]
 
 
 KERNEL_MUTANTS = [  # each takes its time to compile
-    (" + inputs.margins[a] + near_errors[number]", " + inputs.margins[a]"),
-    ("along + (rest - query_rest) ** 2", "along + (rest + query_rest) ** 2"),
-    ("        if _is_excluded(inputs.excluded, row):\n            continue\n", ""),
+    (scan_numba, " + inputs.levels.near_error[start // LANES]", ""),
+    (scan_numba, "along + (rest - query_rest) ** 2", "along + (rest + query_rest) ** 2"),
+    (
+        scan_numba,
+        "        if _is_excluded(inputs.excluded, row):\n            continue\n",
+        "",
+    ),
+    (scan_numba, "min(state.limits[a], highs[0])", "min(state.limits[a], highs[k - 1])"),
+    (first_level, "min(MIDDLE * lost, np.sqrt(moved)", "0.1 * min(MIDDLE * lost, np.sqrt(moved)"),
+    (first_level, "max(greatest / 127, total / _MOST)", "greatest / 127"),
 ]
 
 
 def battery(folder, backend):
     """Searches in which every allowance of the bounds is needed."""
     random = np.random.default_rng(0)
-    near_far = random.normal(size=(600, 24)) * ([3.0] * 8 + [2.0] * 8 + [1.0] * 8)
-    grid = random.integers(-127, 128, size=(600, 24)).astype(np.float64)
-    grid[:, 8:] = 0
+    near_far = random.normal(size=(600, 72)) * ([3.0] * 24 + [2.0] * 24 + [1.0] * 24)
+    grid = random.integers(-127, 128, size=(600, 72)).astype(np.float64)
+    grid[:, 24:] = 0
     close = 0.7371 * grid[np.arange(600) % 150]
-    close[:, 16:] = 1e-3 * random.normal(size=(600, 8))
-    decoys = np.zeros((600, 24))  # their codes are those of the query, and x is nearer
+    close[:, 64:] = 1e-3 * random.normal(size=(600, 8))
+    decoys = np.zeros((600, 72))  # their codes are those of the query, and x is nearer
     decoys[:400, 0], decoys[400, 0] = 0.49, 127
     decoys[500:, 1], decoys[402, 1] = 12.7, 0.3
-    lines = np.zeros((600, 24))
-    lines[:, 23] = random.normal(size=600)
-    projection = Projection(np.zeros(24), np.eye(24)[:, :16], 8)
+    lines = np.zeros((600, 72))
+    lines[:, 71] = random.normal(size=600)
+    projection = Projection(np.zeros(72), np.eye(72)[:, :64], 16, 32)
     for name, values in {
         "all": near_far,
         "grid": grid,
@@ -262,7 +269,7 @@ def battery(folder, backend):
         ids = random.permutation(len(rows))
         ids[::7] = -1
         searcher = searcher_of(
-            [source(folder, name, ids, rows, projection)], projection, 24, backend
+            [source(folder, name, ids, rows, projection)], projection, 72, backend
         )
         for queries in (rows[:300], rows[:40] + np.float32(1e-3), -rows[:40], 0 * rows[:1]):
             for k in (1, 5):
@@ -271,7 +278,7 @@ def battery(folder, backend):
     wide = random.integers(-127, 128, size=(300, 400)).astype(np.float64)  # many products to round
     wide[:, 96:], wide[0, :96] = 0, 127
     rows = np.repeat(0.7371 * wide, 2, axis=0).astype(np.float32)
-    projection = Projection(np.zeros(400), np.eye(400)[:, :96], 96)
+    projection = Projection(np.zeros(400), np.eye(400)[:, :96], 96, 96)
     searcher = searcher_of(
         [source(folder, "wide", np.arange(600), rows, projection)], projection, 400, backend
     )
@@ -283,7 +290,7 @@ def test_queries_far_beyond_the_rows(tmp_path, backend):
     """Their squares are more than float32 holds, those of the rows are not."""
     random = np.random.default_rng(0)
     rows = (random.normal(size=(600, 24)) * 1e13).astype(np.float32)
-    projection = Projection(np.zeros(24), np.eye(24)[:, :16], 8)
+    projection = Projection(np.zeros(24), np.eye(24)[:, :16], 16, 16)
     searcher = searcher_of(
         [source(tmp_path, "a", np.arange(600), rows, projection)], projection, 24, backend
     )
@@ -299,16 +306,38 @@ def test_at_the_edge(tmp_path, backend):
 
 @pytest.mark.parametrize(
     ("module", "right", "wrong"),
-    [(scan_numpy, *mutant) for mutant in MUTANTS]
-    + [(scan_numba, *mutant) for mutant in KERNEL_MUTANTS],
+    [(scan_numpy, *mutant) for mutant in MUTANTS] + KERNEL_MUTANTS,
 )
-def test_a_mutated_scan_is_noticed(tmp_path, module, right, wrong):
+def test_a_mutated_scan_is_noticed(tmp_path, monkeypatch, module, right, wrong):
     text = Path(module.__file__).read_text()
     assert text.count(right) == 1
-    mutant = ModuleType("mutant")
-    exec(text.replace(right, wrong), mutant.__dict__)
+    mutant = executed(text.replace(right, wrong))
+    if module is first_level:
+        monkeypatch.setitem(sys.modules, module.__name__, mutant)
+        mutant = executed(Path(scan_numba.__file__).read_text())
     with pytest.raises(AssertionError):
         battery(tmp_path, mutant)
+
+
+def executed(text):
+    module = ModuleType("mutant")
+    exec(text, module.__dict__)
+    return module
+
+
+def test_any_processor_will_do(tmp_path, monkeypatch):
+    """Without AVX2, other instructions do the same."""
+    text = Path(simd.__file__).read_text()
+    monkeypatch.setitem(sys.modules, simd.__name__, executed(text.replace("+avx2", "none")))
+    level = executed(Path(first_level.__file__).read_text())
+    monkeypatch.setitem(sys.modules, first_level.__name__, level)
+    battery(tmp_path, executed(Path(scan_numba.__file__).read_text()))
+
+
+def test_numba_notices_what_changes():
+    """It looks at the file of a function only, not at what it calls."""
+    texts = [Path(module.__file__).read_bytes() for module in (first_level, simd)]
+    assert xxh3_64_hexdigest(b"".join(texts)) == scan_numba.COMPILED_IN
 
 
 @BOTH
@@ -318,7 +347,7 @@ def test_very_many_are_asked_for(tmp_path, backend, k, radius):
     random = np.random.default_rng(3)
     rows = random.normal(size=(9_000, 16)).astype(np.float32)
     ids = random.permutation(9_000)
-    projection = some_basis(random, 16, 8, 12)
+    projection = some_basis(random, 16, 0, 16, 16)
     sources = [source(tmp_path, "a", ids, rows, projection)]
     searcher = searcher_of(sources, projection, 16, backend, most_highs=40_000)
     assert_exact(searcher, rows[:12], ids, rows, k, radius)
@@ -331,7 +360,7 @@ def test_many_candidates_are_looked_at_in_float32(tmp_path, backend):
     rows = random.normal(size=(40, 64))[random.integers(0, 40, 6_000)]
     rows = (rows + 1e-3 * random.integers(-2, 3, size=(6_000, 64))).astype(np.float32)
     ids = random.permutation(6_000)
-    projection = some_basis(random, 64, 8, 16)
+    projection = some_basis(random, 64, 16, 16, 32)
     searcher = searcher_of([source(tmp_path, "a", ids, rows, projection)], projection, 64, backend)
     stats = assert_exact(searcher, rows[:100], ids, rows, 7)
     radius = float(np.sort(distances(rows[0], rows))[30])

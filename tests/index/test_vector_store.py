@@ -9,7 +9,7 @@ import pytest
 from imgsim.catalog.catalog import Catalog
 from imgsim.errors import CollectionDamaged
 from imgsim.index.distance import distances
-from imgsim.index.projection import fit_projection, write_projection_file
+from imgsim.index.projection import fit_projection, read_projection, write_projection_file
 from imgsim.index.vector_store import VectorStore
 from imgsim.options import SearchFilter, checked_k
 from imgsim.records import ImageRecord
@@ -201,21 +201,24 @@ def test_a_segment_that_is_cut_while_it_is_searched(tmp_path, stored, embeddings
 def test_a_collection_that_has_grown_gets_another_basis(tmp_path):
     """The first vectors may tell little of those to come."""
     random = np.random.default_rng(0)
-    first = random.normal(size=(2_100, DIM)).astype(np.float32)  # these do not compress
+    first = random.normal(size=(2_100, DIM)).astype(np.float32)
     later = (random.normal(size=(8 * 2_100, DIM)) * 0.9 ** np.arange(DIM)).astype(np.float32)
     catalog = Catalog(tmp_path / "catalog.db")
     catalog.add_encoder("encoder", DIM)
     (tmp_path / "segments").mkdir()
     store = VectorStore(tmp_path / "segments")
-    bounded = []
+    bases = []
     parts = [first, later[:8_000], later[8_000:]]
     for start, part in zip(np.cumsum([1, 2_100, 8_000]), parts, strict=True):
         ids = start + np.arange(len(part))
         images = {int(i): ImageRecord(f"/{i}", 1, 2, b"", 3, 4) for i in ids}
         catalog.commit_batch(store.add(ids, part), images)
         build_bounds(catalog, store)
-        bounded.append(answers(catalog, store, later[:2])[1])
-    assert bounded == [0, 0, 9 * 2_100]
+        (path,) = (tmp_path / "segments").glob("*.npz")
+        bases.append(read_projection(path, DIM))
+        assert answers(catalog, store, later[:2])[1] == start + len(part) - 1
+    assert bases[0].fingerprint == bases[1].fingerprint
+    assert bases[2].fingerprint != bases[0].fingerprint
     embeddings = np.concatenate([first, later])
     assert answers(catalog, store, embeddings[::4_000])[0] == oracle(
         embeddings, embeddings[::4_000]
