@@ -11,25 +11,19 @@ fewest, in less than 300 MB besides mapped files.
 
 import argparse
 import shutil
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from made_up import BATCH, fill
 from measure import median, print_table, write_json
 from numpy.typing import NDArray
 
 from imgsim import Collection
-from imgsim.catalog.catalog import Catalog
-from imgsim.catalog.checksums import image_sum
-from imgsim.index.vector_store import VectorStore
-from imgsim.records import ImageRecord, Segment
 
-BATCH = 131_072  # images, as in a segment that was merged
 NOISE = 0.3  # length, beside embeddings of length 1
 K = 10
 
@@ -48,7 +42,7 @@ def main() -> None:
         collection = options.embeddings / f"{count}.imgsim"
         if not collection.exists():
             began = time.perf_counter()
-            fill(collection, options.embeddings, count)
+            repeated(collection, options.embeddings, count)
             print(f"{count:,} images stored in {time.perf_counter() - began:.0f} s", flush=True)
         figures[count] = warm(collection, options) | {"opened_ms": opened(collection)}
     commands: dict[int, list[tuple[float, float]]] = {count: [] for count in options.counts}
@@ -64,48 +58,19 @@ def main() -> None:
     write_json(options.json, {str(count): values for count, values in figures.items()})
 
 
-def fill(collection: Path, source: Path, count: int) -> None:
-    """Store ``count`` made-up images."""
+def repeated(collection: Path, source: Path, count: int) -> None:
+    """Store ``count`` made-up images, whose embeddings are those of ``source`` with noise."""
+    embeddings = np.load(source / "embeddings.npy", mmap_mode="r")
+    random = np.random.default_rng(0)
+    numbers = (
+        np.arange(start, min(start + BATCH, count)) % len(embeddings)
+        for start in range(0, count, BATCH)
+    )
     scratch = collection.with_suffix(".unfinished")
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(source / "encoder.imgsim", scratch)
-    embeddings = np.load(source / "embeddings.npy", mmap_mode="r")
-    random = np.random.default_rng(0)
-    catalog, store = Catalog(scratch / "catalog.db"), VectorStore(scratch / "segments")
-    with closing(sqlite3.connect(scratch / "catalog.db", isolation_level=None)) as connection:
-        for start in range(0, count, BATCH):
-            numbers = np.arange(start, min(start + BATCH, count))
-            segment = store.add(numbers + 1, noisy(embeddings[numbers % len(embeddings)], random))
-            insert(connection, segment, start)
-    catalog.settle()
-    with catalog.snapshot() as snapshot:
-        store.build_bounds(snapshot.segments(), snapshot.segment_ids)
-    catalog.close()
+    fill(scratch, (noisy(embeddings[some], random) for some in numbers))
     scratch.rename(collection)
-
-
-def insert(connection: sqlite3.Connection, segment: Segment, start: int) -> None:
-    """Insert the images of a segment, in a tenth of the time that an ingest's commit takes."""
-    connection.execute("BEGIN")
-    (number,) = connection.execute(
-        "INSERT INTO segments (name, rows, dim, sha256, encoder_id, created_at) "
-        "VALUES (?, ?, ?, ?, (SELECT id FROM encoders WHERE active), 0) RETURNING id",
-        (segment.name, segment.rows, segment.dim, segment.sha256),
-    ).fetchone()
-    connection.executemany(
-        "INSERT INTO images (id, path, size, mtime_ns, sha256, width, height, checksum, "
-        "segment_id, row) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        ((*made_up(start + row), number, row) for row in range(segment.rows)),
-    )
-    connection.execute("COMMIT")
-
-
-def made_up(number: int) -> tuple[object, ...]:
-    """Return what the catalog has of a made-up image."""
-    path = f"/pictures/{number // 1_000}/{number}.jpg"
-    image = ImageRecord(path, 200_000, 1, number.to_bytes(32), 640, 480)
-    facts = image.size, image.mtime_ns, image.sha256, image.width, image.height
-    return number + 1, path.encode(), *facts, image_sum(number + 1, image)
 
 
 def noisy(rows: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:

@@ -1,10 +1,11 @@
 """Compare imgsim's exact search with FAISS, usearch and NumPy on the same vectors and threads.
 
-For each number of queries at once: milliseconds a query (median and 95th percentile over calls),
-how many times as long as imgsim the peer takes, and how many of the ranks of the first queries
-differ from those of a float64 brute-force scan. The peers take turns, so that what else the machine
-does meets all of them; each begins its turn with a call that is not timed. With --all-pairs, also
-the nearest others of each of the first vectors, beside ``IndexFlatL2`` doing the same.
+imgsim is asked as its users do: ``Searcher.search_embeddings`` of a collection. For each number of
+queries at once: milliseconds a query (median and 95th percentile over calls), how many times as
+long as imgsim the peer takes, and how many of the ranks of the first queries differ from those of a
+float64 brute-force scan. The peers take turns, so that what else the machine does meets all of
+them; each begins its turn with a call that is not timed. With --all-pairs, also the nearest others
+of each of the first vectors, beside ``IndexFlatL2`` doing the same.
 """
 
 import argparse
@@ -13,55 +14,63 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import faiss
 import numpy as np
 import psutil
-from measure import median, print_table, write_json
+from made_up import BATCH, fill
+from measure import median, print_table, seconds, write_json
 from numpy.typing import NDArray
 from usearch.index import MetricKind  # type: ignore[attr-defined] # it does not re-export it
 from usearch.index import search as usearch_exact
 
-from imgsim.index import scan_numba
-from imgsim.index.bounds import TILE, Bounds, write_bounds
+from imgsim import Collection, Searcher
+from imgsim.catalog.catalog import Catalog
+from imgsim.index.bounds import TILE, write_bounds
 from imgsim.index.distance import distances
-from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
-from imgsim.index.projection import fit_projection, sample_size
-from imgsim.index.searcher import SegmentSearcher, Source
-from imgsim.index.segment_file import MappedEmbeddings, write_segment
+from imgsim.index.projection import read_projection
 from imgsim.results import SearchStats
 
 Vectors = NDArray[np.float32]
 Search = Callable[[Vectors], NDArray[np.int64]]
 TURNS = 3
 CALLS = {1: 10, 10: 4, 100: 2, 1000: 1}  # in each turn
-FAST = ("imgsim", "faiss")  # the others take minutes for a thousand queries
+LEVELS = 8  # of Panorama
+FAST = (
+    "imgsim",
+    "faiss",
+    "faiss, PCA and Panorama",
+)  # the others take minutes for a thousand queries
 CHECKED = 20
-SEGMENT = 65_536
 
 
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--embeddings", required=True, type=Path, help="a .npy of (n, d) float32")
-    parser.add_argument("--queries", required=True, type=Path, help="a .npy of (q, d) float32")
+    parser.add_argument("--vectors", required=True, type=Path, help="a .npy of (n, d) float32")
+    parser.add_argument("--queries", type=Path, help="another; else some of the vectors, left out")
     parser.add_argument("--count", type=int, help="use the first so many vectors")
     parser.add_argument("--noise", action="store_true", help="white noise of that shape instead")
     parser.add_argument("--all-pairs", type=int, default=0, help="of the first so many vectors")
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    embeddings = np.load(options.embeddings)[: options.count]
-    queries = np.load(options.queries)
+    embeddings = np.load(options.vectors)[: options.count]
+    if options.queries:
+        queries = np.load(options.queries)
+    else:
+        order = np.random.default_rng(0).permutation(len(embeddings))
+        queries, embeddings = embeddings[order[:1_000]], embeddings[np.sort(order[1_000:])]
     if options.noise:
         random = np.random.default_rng(0)
         embeddings = random.standard_normal(embeddings.shape, np.float32)
         queries = random.standard_normal(queries.shape, np.float32)
-    with tempfile.TemporaryDirectory(dir=options.embeddings.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=options.vectors.parent) as scratch:
         figures = compare(embeddings, queries, options, Path(scratch))
     if options.all_pairs:
-        with tempfile.TemporaryDirectory(dir=options.embeddings.parent) as scratch:
+        with tempfile.TemporaryDirectory(dir=options.vectors.parent) as scratch:
             few = np.ascontiguousarray(embeddings[: options.all_pairs])
             figures["all_pairs"] = all_pairs(few, options.k, Path(scratch))
     write_json(options.json, figures)
@@ -72,13 +81,14 @@ def compare(
 ) -> dict[str, object]:
     """Measure every peer, print the figures and return them."""
     k, (n, dim) = options.k, embeddings.shape
-    searcher, built = build(embeddings, scratch)
+    collection, built = build(embeddings, scratch)
+    searcher = collection.searcher()
     peers: dict[str, Search] = {"imgsim": with_imgsim(searcher, k), **others(embeddings, k)}
     truth = [true_ranks(query, embeddings, k) for query in queries[:CHECKED]]
     wrong = {name: wrong_ranks(search, queries, truth) for name, search in peers.items()}
-    built |= work(searcher, queries, k, dim)
+    built |= work(searcher, queries, k)
     times = timed(peers, queries)
-    what = "white noise" if options.noise else options.embeddings.name
+    what = "white noise" if options.noise else options.vectors.name
     print(f"{what}: {n:,} x {dim:,}, k={k}, {os.cpu_count()} threads")
     print("".join(f"{name}: {value:.4g}. " for name, value in built.items()) + "\n")
     rows: list[tuple[object, ...]] = [
@@ -121,7 +131,7 @@ def timed(peers: dict[str, Search], queries: Vectors) -> dict[str, dict[int, lis
 
 def all_pairs(embeddings: Vectors, k: int, scratch: Path) -> dict[str, float]:
     """Time the k nearest others of every vector; one is the vector itself."""
-    searcher, _ = build(embeddings, scratch)
+    searcher = build(embeddings, scratch)[0].searcher()
     index = faiss.IndexFlatL2(embeddings.shape[1])
     index.add(embeddings)
     ours, theirs = with_imgsim(searcher, k + 1), others(embeddings, k + 1)["faiss"]
@@ -139,68 +149,49 @@ def all_pairs(embeddings: Vectors, k: int, scratch: Path) -> dict[str, float]:
     return figures
 
 
-def build(embeddings: Vectors, scratch: Path) -> tuple[SegmentSearcher, dict[str, float]]:
-    """Write segments and bounds as an ingest does, and say what the bounds cost."""
+def build(embeddings: Vectors, scratch: Path) -> tuple[Collection, dict[str, float]]:
+    """Store them in a collection, and say what the bounds cost."""
     n, dim = embeddings.shape
-    began = time.perf_counter()
-    projection = fit_projection(
-        np.ascontiguousarray(embeddings[:: max(1, -(-n // sample_size(dim)))])
-    )
-    fitted = time.perf_counter() - began
-    sources, projecting, size = [], 0.0, 0
-    for start in range(0, n, SEGMENT):
-        part = embeddings[start : start + SEGMENT]
-        path = scratch / f"{start}.faiss"
-        digest = write_segment(path, part)
-        table = TableInMemory(table_of(np.arange(start, start + len(part)), part))
-        mapped = MappedSegment(MappedEmbeddings(path, len(part), dim), table, digest)
-        bounds = None
-        if projection.near:
-            began = time.perf_counter()
-            target = path.with_suffix(".bounds")
-            blocks = (mapped.span(at, at + TILE)[1] for at in range(0, len(part), TILE))
-            write_bounds(target, len(part), projection, blocks)
-            projecting += time.perf_counter() - began
-            size += target.stat().st_size
-            bounds = Bounds(target, len(part), projection)
-        sources.append(Source(mapped, np.empty(0, np.uint8), bounds))
-    built = {
+    path = scratch / "c.imgsim"
+    Collection.open(path, create=True).close()
+    with closing(Catalog(path / "catalog.db")) as catalog:
+        catalog.add_encoder("0" * 64, dim)
+    fill(path, (embeddings[start : start + BATCH] for start in range(0, n, BATCH)))
+    projection = read_projection(path / "segments" / "basis.npz", dim)
+    part = np.ascontiguousarray(embeddings[:BATCH])
+    blocks = (part[at : at + TILE] for at in range(0, len(part), TILE))
+    writing = seconds(lambda: write_bounds(scratch / "again", len(part), projection, blocks), 1)[0]
+    size = sum(file.stat().st_size for file in path.glob("segments/*.bounds"))
+    return Collection.open(path), {
         "fine": projection.fine,
         "near": projection.near,
         "far": projection.directions.shape[1],
-        "fit_seconds": fitted,
-        "bounds_us_a_vector": 1e6 * projecting / n,
+        "bounds_us_a_vector": 1e6 * writing / len(part),
         "bounds_share_of_bytes": size / embeddings.nbytes,
     }
-    return SegmentSearcher(sources, projection, dim, lambda _: scan_numba), built
 
 
-def work(searcher: SegmentSearcher, queries: Vectors, k: int, dim: int) -> dict[str, float]:
+def work(searcher: Searcher, queries: Vectors, k: int) -> dict[str, float]:
     """Return what single queries look at, and what they leave in memory."""
-    searcher.search(queries[:1], k)  # compiles the scans
+    searcher.search_embeddings(queries[:1], k)
     process = psutil.Process()
     before = process.memory_info()
     stats = SearchStats()
     for number in range(len(queries[:CHECKED])):
-        stats += searcher.search(queries[number : number + 1], k).stats
+        stats += searcher.search_embeddings(queries[number : number + 1], k).stats
     after = process.memory_info()
-    near = searcher.projection.planes / 2 + 8
-    far = (searcher.projection.directions.shape[1] - searcher.projection.near) / 2 + 8
-    whole = 4 * dim * (stats.scanned + stats.distances)
-    read = stats.bounded * near + stats.first_level * far + whole
     resident = after.shared - before.shared
     return {
         "left_by_first_level": stats.first_level / stats.queries,
         "left_by_second_level": stats.second_level / stats.queries,
         "distances": stats.distances / stats.queries,
-        "mb_to_read_a_query": read / stats.queries / 1e6,
         "anonymous_mb_grown": (after.rss - before.rss - resident) / 1e6,
     }
 
 
-def with_imgsim(searcher: SegmentSearcher, k: int) -> Search:
-    """Return imgsim's search."""
-    return lambda queries: np.array([ids for ids, _ in searcher.search(queries, k).nearest])
+def with_imgsim(searcher: Searcher, k: int) -> Search:
+    """Return imgsim's search; ids begin with 1."""
+    return lambda queries: searcher.search_embeddings(queries, k).ids - 1
 
 
 def others(embeddings: Vectors, k: int) -> dict[str, Search]:
@@ -209,6 +200,11 @@ def others(embeddings: Vectors, k: int) -> dict[str, Search]:
     index.add(embeddings)
     everything = faiss.SearchParameters(sel=faiss.IDSelectorAll())  # type: ignore[call-arg] # SWIG
     squares = np.einsum("ij,ij->i", embeddings, embeddings)
+    dim = embeddings.shape[1]
+    turned = faiss.PCAMatrix(dim, dim)
+    turned.train(embeddings[:: max(1, len(embeddings) // 50_000)])
+    panorama = faiss.IndexPreTransform(turned, faiss.IndexFlatL2Panorama(dim, LEVELS))
+    panorama.add(embeddings)
 
     def with_numpy(queries: Vectors) -> NDArray[np.int64]:
         found = []
@@ -225,6 +221,7 @@ def others(embeddings: Vectors, k: int) -> dict[str, Search]:
 
     return {
         "faiss": lambda q: index.search(q, k)[1],
+        "faiss, PCA and Panorama": lambda q: panorama.search(q, k)[1],
         "faiss, IDSelectorAll": lambda q: index.search(q, k, params=everything)[1],
         "usearch": with_usearch,
         "numpy float32": with_numpy,

@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from api import fill, milliseconds
+from api import milliseconds, repeated
 from measure import median, print_table, write_json
 from numpy.typing import NDArray
 
@@ -41,7 +41,7 @@ def main() -> None:
     for count in options.counts:
         path = options.embeddings / f"{count}.imgsim"
         if not path.exists():
-            fill(path, options.embeddings, count)
+            repeated(path, options.embeddings, count)
         queries = np.load(options.embeddings / "queries.npy")
         for name, work, turns in works(path, queries, options.turns):
             figures[f"{count:,} images, {name}"] = in_turns(work, turns, unseen)
