@@ -11,6 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from imgsim.index.bounds import LANES, TILE
+from imgsim.index.checksum_numba import is_whole
 from imgsim.index.first_level import room_for_weights, write_scores
 from imgsim.index.mapped_segment import StoredRows
 from imgsim.index.projection import Projection
@@ -25,7 +26,6 @@ from imgsim.index.scan_numpy import (
     RowsInput,
     ScanState,
     Singles,
-    Words,
 )
 from imgsim.index.simd import CHUNK, fetch, lowest, reached, square_of_codes
 
@@ -33,8 +33,8 @@ if (TILE, LANES, RAISED, UNIT) != (1_024, 128, 1 + 1e-10, 2.0**-24):
     # They are compiled in, and numba keeps what it compiled until the text of this file changes.
     raise ImportError("these constants have changed: change them here too")
 
-COMPILED_IN = "1226cfa9ab8a3e5a"
-"""The XXH3 of first_level.py and simd.py, which a test compares, for the same reason."""
+COMPILED_IN = "bc5537f8b37bcb4f"
+"""XXH3 of checksum_numba.py, first_level.py and simd.py, which a test compares for that reason."""
 
 _FIRST_TILES = 8  # whose best rows tell how near neighbours can be, before others are looked at
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
@@ -94,8 +94,7 @@ def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int,
         known_tiles = min(_FIRST_TILES, (stop - start + TILE - 1) // TILE)
     scores = np.empty((max(1, known_tiles), TILE // LANES, queries, LANES), np.float32)
     doubts = np.empty((len(scores), queries))
-    room = TILE * queries
-    left = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room)
+    left = _room(TILE * queries)
     weights = room_for_weights(group)
     for tile in range(known_tiles):
         number = start // TILE + tile
@@ -156,25 +155,6 @@ def _looked_at(stored: StoredRows, row: int, embedding: Singles) -> tuple[float,
 
 
 @_inlined
-def _is_whole(stored: StoredRows, row: int) -> bool:
-    """Say whether the checksum of a row is what the table says."""
-    noted = stored.table[row]
-    equal: bool = _row_sum(stored.words[row], noted["id"], stored.weights) == noted["sum"]
-    return equal
-
-
-@_inlined
-def _row_sum(words: Words, number: int, weights: Words) -> np.uint64:
-    """Return the checksum of a row, as checksum.py explains it."""
-    dim, bits = len(words), np.uint64(number)
-    total: np.uint64 = (bits & np.uint64(0xFFFFFFFF)) * np.uint64(weights[dim])
-    total += (bits >> np.uint64(32)) * np.uint64(weights[dim + 1])
-    for j in range(dim):
-        total += np.uint64(words[j]) * np.uint64(weights[j])  # the processor has this product
-    return total
-
-
-@_inlined
 def _around(square: float, rho: float, lost: float) -> tuple[float, float]:
     """Return the least and the greatest distance that a square in float32 can stand for."""
     low = np.sqrt(max(0.0, square - lost)) * (1 - rho) if square < np.inf else 0.0
@@ -211,7 +191,7 @@ def _limit(
             score = scores[row // TILE, row % TILE // LANES, a, row % LANES]
             if score >= -best[0] and looked_at < k:
                 looked_at += 1
-                if not _is_whole(inputs.stored, start + row):
+                if not is_whole(inputs.stored, start + row):
                     return int(start + row)
                 _, high = _looked_at(inputs.stored, start + row, group.embeddings[a])
                 _sink(highs, high)
@@ -236,9 +216,8 @@ def _first_level(
         if limits[a] < 0:
             continue
         for start in range(first, stop, LANES):
-            reach = (
-                limits[a] * RAISED + inputs.margins[a] + inputs.levels.near_error[start // LANES]
-            )
+            off = inputs.margins[a] + inputs.levels.near_error[start // LANES]
+            reach = limits[a] * RAISED + off
             exactly = (group.norms[a] ** 2 - reach**2) / 2 - inputs.errors[a] - doubts[a]
             threshold = np.float32(exactly - 2 * UNIT * abs(exactly))  # surely not above
             some = scores[(start - first) // LANES, a]
@@ -250,6 +229,11 @@ def _first_level(
                     count += first + place < stop
                     bits &= bits - np.uint64(1)
     return count
+
+
+@_inlined
+def _room(count: int) -> _Left:
+    return np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count)
 
 
 @_inlined
@@ -314,7 +298,7 @@ def _look(inputs: BoundsInput, group: Group, state: ScanState, first: int, left:
         a, row = owners[i], first + places[i]
         if lows[i] > state.limits[a] * RAISED:
             continue
-        if not _is_whole(inputs.stored, row):
+        if not is_whole(inputs.stored, row):
             return int(row)
         low, high = _looked_at(inputs.stored, row, group.embeddings[a])
         state.tally[1] += 1

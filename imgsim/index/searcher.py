@@ -110,7 +110,8 @@ class SegmentSearcher:
         self.projection = projection or Projection(np.zeros(dim), np.zeros((dim, 0)), 0, 0)
         self.firsts = np.cumsum([0, *map(len, sources)])
         self._values = sum(
-            len(source) * (self.projection.near if source.bounds else 4 * dim) for source in sources
+            len(source) * (self.projection.planes if source.bounds else 4 * dim)
+            for source in sources
         )
         self._choose = choose
         self._most_highs = most_highs
