@@ -23,7 +23,7 @@ BLOCK = 64
 _MOST_DIRECTIONS = 512
 _MOST_BYTES = 0.34  # of the embeddings' own
 _SAMPLE_BYTES = 64 << 20
-_COUNTED = 48  # queries of the sample
+_COUNTED, _COUNTED_ROWS = 48, 4_096  # queries and rows of the sample with which widths are chosen
 _TILE = 1_024  # rows that share scales
 _ROW_BYTES = 8  # of what is read of each row beside its codes, and again in the second level
 _SECOND_LEVEL_COST = 8_000  # bytes of scanning that a look at a row in the second level is worth
@@ -132,19 +132,20 @@ def _widths(centred: NDArray[np.float64], directions: NDArray[np.float64]) -> tu
 
     They are those of 8 bits, of the first level and of both.
     """
-    queries = np.linspace(0, len(centred) - 1, _COUNTED).astype(int)
-    along = centred @ directions
-    squares = np.einsum("ij,ij->i", centred, centred)
-    limits = _distances(centred, squares, queries)
-    limits[limits <= 3e-5 * np.sqrt(squares + squares[queries, None])] = np.inf  # it, and its twins
+    few = centred[:: -(-len(centred) // _COUNTED_ROWS)]
+    queries = np.linspace(0, len(few) - 1, _COUNTED).astype(int)
+    limits = _distances(few[queries], centred)
+    limits[limits <= 3e-5 * np.linalg.norm(few[queries], axis=1)[:, None]] = np.inf  # it, and twins
     limits = limits.min(axis=1, keepdims=True)
+    along, squares = few @ directions, np.einsum("ij,ij->i", few, few)
     eight, four = _lost(along, 255), _lost(along, 16)
     dim = centred.shape[1]
     left: dict[tuple[int, int], float] = {}
     for width in _steps(directions.shape[1]):
         part = along[:, :width]
         rest = np.sqrt(np.maximum(0, squares - np.einsum("ij,ij->i", part, part)))
-        beyond = _distances(np.column_stack([part, rest]), squares, queries) - limits
+        short = np.column_stack([part, rest])
+        beyond = _distances(short[queries], short) - limits
         for fine in (each for each in [0, *_steps(width)] if each + width <= 0.5 * 4 * dim):
             error = np.sqrt(eight[:, fine] + four[:, width] - four[:, fine])
             left[fine, width] = float((beyond <= error).mean())
@@ -167,11 +168,10 @@ def _cheapest(left: dict[tuple[int, int], float], dim: int) -> tuple[int, int, i
     return best
 
 
-def _distances(
-    rows: NDArray[np.float64], squares: NDArray[np.float64], some: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return about the distances (s, n) of some rows to all (n, m), whose squares are (n,)."""
-    products = squares + squares[some, None] - 2 * rows[some] @ rows.T
+def _distances(some: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return about the distances (s, n) of some rows (s, m) to others (n, m)."""
+    squares = [np.einsum("ij,ij->i", each, each) for each in (some, rows)]
+    products = squares[1] + squares[0][:, None] - 2 * some @ rows.T
     distances: NDArray[np.float64] = np.sqrt(np.maximum(0, products))
     return distances
 
