@@ -40,10 +40,11 @@ from imgsim.index.simd import add_to_four, add_to_one
 _MOST = 2_150  # of the sum of |k_j|, before the k_j are rounded: 15 (2,150 + 64 / 2) < 2^15
 _LEAST = 1e-35  # a factor below is 0: float32 has no digits left
 
-_ROUNDING = {"contract", "reassoc", "nsz"}  # sums in any order; infinities keep their meaning
+ROUNDING = {"contract", "reassoc", "nsz"}
+"""What compiled code may change: the order of sums, and the sign of zero, but not infinities."""
 
-_compiled: Any = njit(fastmath=_ROUNDING)
-_inlined: Any = njit(fastmath=_ROUNDING, forceinline=True)
+_compiled: Any = njit(fastmath=ROUNDING)
+inlined: Any = njit(fastmath=ROUNDING, forceinline=True)
 
 
 class Weights(NamedTuple):
@@ -58,7 +59,7 @@ class Weights(NamedTuple):
     offsets: Doubles
 
 
-@_inlined
+@inlined
 def room_for_weights(group: Group) -> Weights:
     """Return room for the weights of these queries."""
     queries, count = group.near.shape
@@ -120,7 +121,7 @@ def _round_weights(
             weights.pairs[some, i, place, 1] = _pair(rounded[4 * i + 2], rounded[4 * i + 3])
 
 
-@_inlined
+@inlined
 def _factor(exact: Doubles) -> float:
     """Return the factor of a block of weights, a float32: 0 where it would be hardly one."""
     greatest, total = 0.0, 0.0
@@ -131,7 +132,7 @@ def _factor(exact: Doubles) -> float:
     return factor if factor >= _LEAST else 0.0
 
 
-@_inlined
+@inlined
 def _rounded(
     exact: Doubles, factor: float, scale: Singles, norm: float, rounded: Doubles
 ) -> tuple[float, float, float]:
@@ -151,7 +152,7 @@ def _rounded(
     return total, magnitude, 1.000001 * change
 
 
-@_inlined
+@inlined
 def _pair(first: float, second: float) -> np.uint32:
     """Return two signed bytes, twice."""
     bits = (np.int64(first) & 255) | (np.int64(second) & 255) << 8

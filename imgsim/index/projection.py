@@ -139,17 +139,16 @@ def _widths(centred: NDArray[np.float64], directions: NDArray[np.float64]) -> tu
     limits = limits.min(axis=1, keepdims=True)
     along, squares = few @ directions, np.einsum("ij,ij->i", few, few)
     eight, four = _lost(along, 255), _lost(along, 16)
-    dim = centred.shape[1]
     left: dict[tuple[int, int], float] = {}
     for width in _steps(directions.shape[1]):
         part = along[:, :width]
         rest = np.sqrt(np.maximum(0, squares - np.einsum("ij,ij->i", part, part)))
         short = np.column_stack([part, rest])
         beyond = _distances(short[queries], short) - limits
-        for fine in (each for each in [0, *_steps(width)] if each + width <= 0.5 * 4 * dim):
+        for fine in [0, *_steps(width)]:
             error = np.sqrt(eight[:, fine] + four[:, width] - four[:, fine])
             left[fine, width] = float((beyond <= error).mean())
-    return _cheapest(left, dim)
+    return _cheapest(left, centred.shape[1])
 
 
 def _cheapest(left: dict[tuple[int, int], float], dim: int) -> tuple[int, int, int]:

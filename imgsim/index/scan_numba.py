@@ -10,9 +10,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from imgsim.index.bounds import LANES, TILE
+from imgsim.index.bounds import LANES, MIDDLE, TILE
 from imgsim.index.checksum_numba import is_whole
-from imgsim.index.first_level import room_for_weights, write_scores
+from imgsim.index.first_level import ROUNDING, inlined, room_for_weights, write_scores
 from imgsim.index.mapped_segment import StoredRows
 from imgsim.index.projection import Projection
 from imgsim.index.scan_numpy import (
@@ -29,28 +29,25 @@ from imgsim.index.scan_numpy import (
 )
 from imgsim.index.simd import CHUNK, fetch, lowest, reached, square_of_codes
 
-if (TILE, LANES, RAISED, UNIT) != (1_024, 128, 1 + 1e-10, 2.0**-24):
+if (TILE, LANES, MIDDLE, RAISED, UNIT) != (1_024, 128, 7.5, 1 + 1e-10, 2.0**-24):
     # They are compiled in, and numba keeps what it compiled until the text of this file changes.
     raise ImportError("these constants have changed: change them here too")
 
-COMPILED_IN = "bc5537f8b37bcb4f"
+COMPILED_IN = "255d99f6f8fc6ab2"
 """XXH3 of checksum_numba.py, first_level.py and simd.py, which a test compares for that reason."""
 
 _FIRST_TILES = 8  # whose best rows tell how near neighbours can be, before others are looked at
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
-_ROUNDING = {"contract", "reassoc", "nsz"}  # sums in any order; infinities keep their meaning
 _FETCHED = 256  # values of an embedding; the processor goes on by itself
 
 _Left = tuple[Integers, Integers, Doubles]  # numbers of queries and of rows in a tile; lower bounds
 
-_inlined: Any = njit(fastmath=_ROUNDING, forceinline=True)
-
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
-        return njit(nogil=True, cache=True, fastmath=_ROUNDING)(function)
+        return njit(nogil=True, cache=True, fastmath=ROUNDING)(function)
     except RuntimeError:  # numba finds no directory that it can write to
-        return njit(nogil=True, fastmath=_ROUNDING)(function)
+        return njit(nogil=True, fastmath=ROUNDING)(function)
 
 
 def project(projection: Projection, queries: Singles) -> tuple[Doubles, Doubles]:
@@ -145,7 +142,7 @@ def scan_rows(inputs: RowsInput, group: Group, state: ScanState, start: int, sto
     return stop
 
 
-@_inlined
+@inlined
 def _looked_at(stored: StoredRows, row: int, embedding: Singles) -> tuple[float, float]:
     """Return the least and the greatest distance that a row can have, by its square in float32."""
     dim = len(embedding)
@@ -154,7 +151,7 @@ def _looked_at(stored: StoredRows, row: int, embedding: Singles) -> tuple[float,
     return bounds
 
 
-@_inlined
+@inlined
 def _around(square: float, rho: float, lost: float) -> tuple[float, float]:
     """Return the least and the greatest distance that a square in float32 can stand for."""
     low = np.sqrt(max(0.0, square - lost)) * (1 - rho) if square < np.inf else 0.0
@@ -231,12 +228,12 @@ def _first_level(
     return count
 
 
-@_inlined
+@inlined
 def _room(count: int) -> _Left:
     return np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count)
 
 
-@_inlined
+@inlined
 def _first(left: _Left, count: int) -> _Left:
     return left[0][:count], left[1][:count], left[2][:count]
 
@@ -317,12 +314,12 @@ def _write_squares(rows: Singles, embeddings: Singles, squares: Singles) -> None
                 _write_four(rows[i], embeddings[a : a + 4], squares[i, a : a + 4])
 
 
-@_inlined
+@inlined
 def _is_excluded(excluded: Bits, row: int) -> bool:
     return len(excluded) > 0 and (excluded[row >> 3] >> (row & 7)) & 1 == 1
 
 
-@_inlined
+@inlined
 def _square(x: Singles, y: Singles) -> np.float32:
     total = np.float32(0)
     for j in range(len(y)):
@@ -331,7 +328,7 @@ def _square(x: Singles, y: Singles) -> np.float32:
     return total
 
 
-@_inlined
+@inlined
 def _write_four(x: Singles, y: Singles, out: Singles) -> None:
     y0, y1, y2, y3 = y[0], y[1], y[2], y[3]
     t0, t1, t2, t3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
@@ -341,7 +338,7 @@ def _write_four(x: Singles, y: Singles, out: Singles) -> None:
     out[0], out[1], out[2], out[3] = t0, t1, t2, t3
 
 
-@_inlined
+@inlined
 def _has_room(state: ScanState, more: int) -> bool:
     """Drop candidates beyond their limits where room is short; return whether all have room."""
     room = state.rows.shape[1]
@@ -358,7 +355,7 @@ def _has_room(state: ScanState, more: int) -> bool:
     return True
 
 
-@_inlined
+@inlined
 def _keep(state: ScanState, a: int, row: int, low: float, high: float) -> None:
     """Add a candidate of query ``a``, and its upper bound if that is among the least."""
     state.rows[a, state.counts[a]] = row
@@ -369,7 +366,7 @@ def _keep(state: ScanState, a: int, row: int, low: float, high: float) -> None:
         state.limits[a] = min(state.limits[a], state.highs[a, 0])
 
 
-@_inlined
+@inlined
 def _sink(heap: NDArray[Any], value: float) -> None:
     """Put a value in the place of the greatest of a heap, if it is less."""
     if value >= heap[0]:
