@@ -105,12 +105,11 @@ def sample_size(dim: int) -> int:
 def fit_projection(sample: NDArray[np.float32], rows: int = 0) -> Projection:
     """Fit a projection to ``sample`` (n, d) float32 of so many rows: mean and principal directions.
 
-    The directions come from a randomised range finder with two power iterations (Halko, Martinsson,
-    Tropp 2011, algorithm 4.4), in memory of a few times the sample. The widths of the levels are
-    chosen by counting, within the sample, how many rows a search would leave at each width.
-    ``near`` is 0 if no width beats a plain scan: the embeddings do not compress.
+    The directions come, where they are much fewer than d, from a randomised range finder with two
+    power iterations (Halko, Martinsson, Tropp 2011, algorithm 4.4), in memory of a few times the
+    sample. The widths of the levels are chosen by counting, within the sample, how many rows a
+    search would leave. ``near`` is 0 if none beats a plain scan: the embeddings do not compress.
     """
-    random = np.random.default_rng(0)
     mean = sample.mean(axis=0, dtype=np.float64)
     centred = sample - mean
     dim = sample.shape[1]
@@ -118,13 +117,20 @@ def fit_projection(sample: NDArray[np.float32], rows: int = 0) -> Projection:
     most = min(most, len(sample) // 4) // STEP * STEP
     if most <= 0:
         return Projection(mean, np.zeros((dim, 0)), 0, 0, rows)
-    reach = np.linalg.qr(centred.T @ (centred @ random.normal(size=(dim, min(dim, most + 16)))))[0]
-    for _ in range(2):
-        reach = np.linalg.qr(centred.T @ (centred @ reach))[0]
+    reach = _range(centred, most + 16) if most + 16 < dim else np.eye(dim)
     _, turn = np.linalg.eigh(np.cov((centred @ reach).T))
     directions = np.linalg.qr(reach @ turn[:, ::-1][:, :most])[0]
     fine, near, far = _widths(centred, directions)
     return Projection(mean, np.ascontiguousarray(directions[:, :far]), fine, near, rows)
+
+
+def _range(centred: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Return an orthonormal basis (d, count) of about where the rows (n, d) vary most."""
+    start = np.random.default_rng(0).normal(size=(centred.shape[1], count))
+    reach = np.linalg.qr(centred.T @ (centred @ start))[0]
+    for _ in range(2):
+        reach = np.linalg.qr(centred.T @ (centred @ reach))[0]
+    return reach
 
 
 def _widths(centred: NDArray[np.float64], directions: NDArray[np.float64]) -> tuple[int, int, int]:
