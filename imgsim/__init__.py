@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from imgsim.options import (
         PLAIN,
         RECIPES,
+        AdaptSettings,
         BatchLimits,
         Channels,
         Colours,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     )
     from imgsim.output.listing import Listing
     from imgsim.results import (
+        AdaptReport,
         CollectionInfo,
         CompactReport,
         Damage,
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
         ImageNeighbours,
         IngestReport,
         Match,
+        PretrainedNetwork,
         Progress,
         QueryResult,
         Recognition,
@@ -102,6 +105,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PLAIN",
     "RECIPES",
+    "AdaptReport",
+    "AdaptSettings",
     "BatchLimits",
     "Channels",
     "ClassScore",
@@ -147,6 +152,7 @@ __all__ = [
     "OutputError",
     "PathLike",
     "Paths",
+    "PretrainedNetwork",
     "Progress",
     "QueryResult",
     "Recipe",

@@ -1,7 +1,7 @@
 """A collection: the one place where the parts meet."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -299,10 +299,12 @@ class Collection:
         on_progress: Progress | None = None,
         *,
         images: Paths | None = None,
+        encoders: Sequence[str] = (),
     ) -> Evaluation:
         """Say how well the encoder retrieves the labelled images at and under a path.
 
-        With ``images``, files and folders, only those of them count. They need not be stored; a
+        With names of ``encoders``, these are measured instead of the active one. With ``images``,
+        files and folders, only those of them count. They need not be stored; a
         file gets the embedding that an ingest would store. Raises :class:`LabelError` if the labels
         match no images, or allow no retrieval.
         """
@@ -310,10 +312,10 @@ class Collection:
 
         root = absolute(os.fspath(labelled))
         settings = settings or EvaluationSettings()
-        encoder, notes = self._directory.load_encoder(), Notes()
+        notes, chosen = Notes(), self._directory.load_encoders(encoders)
         wanted = [root] if images is None else listed(images)
         found = find(wanted, settings.exclude, str(self.path), notes)
-        evaluation = evaluate(encoder, root, found, settings, on_progress)
+        evaluation = evaluate(chosen, root, found, settings, on_progress)
         return replace(evaluation, excluded=dict(notes.excluded))
 
     def info(self) -> CollectionInfo:

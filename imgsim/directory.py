@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +147,12 @@ class Directory:
                 f"embeddings have {record.dim}"
             )
         return encoder
+
+    def load_encoders(self, names: Sequence[str]) -> dict[str, Encoder]:
+        """Return the encoders that are called so, or the active one, by their names."""
+        with self.catalog.snapshot() as snapshot:
+            records = [*map(snapshot.encoder_named, names)] or [snapshot.encoder()]
+        return {record.name: self.load_encoder(record) for record in records}
 
     def sweep(self) -> None:
         """Remove the files that no row names, unless a reader may still need one.

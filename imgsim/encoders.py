@@ -1,6 +1,7 @@
 """The encoders that a collection holds, one folder each."""
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +16,27 @@ from imgsim.encoder.encoder import MODEL_NAME, Encoder, encoder_damages
 from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.errors import EncoderError, ImgsimError
 from imgsim.files import new_directory, publish_directory
+from imgsim.images.decode import sorted_out
 from imgsim.images.scan import Notes, find
 from imgsim.jobs.compact import tidy, what_pays
 from imgsim.jobs.reencode import Reencode, take_over
 from imgsim.jobs.repair import drop_damaged
-from imgsim.options import BatchLimits, DecodeRules, EncoderSource, TrainingSettings
+from imgsim.options import (
+    AdaptSettings,
+    BatchLimits,
+    DecodeRules,
+    EncoderSource,
+    PathLike,
+    Paths,
+    TrainingSettings,
+    listed,
+)
 from imgsim.records import EncoderRecord
 from imgsim.results import (
+    AdaptReport,
     EncoderInfo,
     EncoderReport,
+    PretrainedNetwork,
     Progress,
     ReencodeReport,
     TrainingProgress,
@@ -105,6 +118,54 @@ class Encoders:
                 self._refuse_other_name(Encoder(scratch).fingerprint, source)
             return EncoderReport(self._published(scratch, source.name), tuple(warnings))
 
+    def add_pretrained(
+        self, network: str, *, weights: PathLike | None = None, name: str | None = None
+    ) -> EncoderReport:
+        """Add a network that was trained on ImageNet, called ``name`` or as it is.
+
+        :meth:`networks` has those that there are. Without the file ``weights``, they come from the
+        package that is installed for the network. Raises :class:`EncoderError` if there is none.
+        """
+        from imgsim.encoder.importing import adopt  # noqa: PLC0415 - onnx takes a while
+        from imgsim.encoder.pretrained import write_pretrained  # noqa: PLC0415 - as above
+
+        with self._writing() as scratch:
+            file = None if weights is None else os.fspath(weights)
+            source = replace(write_pretrained(network, file, scratch), name=name or network)
+            warnings = adopt(source, scratch)
+            return EncoderReport(self._published(scratch, source.name), tuple(warnings))
+
+    def adapt(
+        self,
+        name: str,
+        images: Paths,
+        settings: AdaptSettings | None = None,
+        on_progress: Progress | None = None,
+        *,
+        new_name: str | None = None,
+    ) -> AdaptReport:
+        """Fit last layers to image files and folders, and join them to the encoder ``name``.
+
+        That makes another encoder, called ``new_name`` or else ``name`` with ``-adapted`` behind
+        it. It becomes the active one unless there are embeddings by another. Labels are not looked
+        at. Raises :class:`EncoderError` if the images or the encoder do not allow it.
+        """
+        from imgsim.jobs.adapt import adapt  # noqa: PLC0415 - scikit-learn takes seconds
+
+        settings, notes = settings or AdaptSettings(), Notes()
+        found = find(listed(images), settings.exclude, str(self._directory.path), notes)
+        with self._writing() as scratch:
+            record = self._named(name)
+            encoder = self._directory.load_encoder(record)
+            chosen = new_name or f"{record.name}-adapted"
+            refuse_taken(self._records(), chosen)
+            paths, refused = sorted_out(found)
+            made = adapt(encoder, paths, settings, scratch, on_progress)
+            info = self._published(scratch, chosen)
+        return AdaptReport(
+            info, made.images, made.colours, (*refused, *made.refused), dict(notes.excluded)
+        )
+
     def use(self, name: str) -> EncoderReport:
         """Let one take over that has an embedding of every image, as the previous encoder has.
 
@@ -155,6 +216,13 @@ class Encoders:
             )
             warnings = self._tidied() if report.switched else ()
         return replace(report, warnings=warnings)
+
+    @staticmethod
+    def networks() -> Sequence[PretrainedNetwork]:
+        """Return the networks that :meth:`add_pretrained` adds."""
+        from imgsim.encoder.pretrained import networks  # noqa: PLC0415 - onnx takes a while
+
+        return networks()
 
     @contextmanager
     def _writing(self) -> Iterator[Path]:

@@ -227,6 +227,52 @@ class TrainingSettings:
                 raise ValueError(otherwise)
 
 
+@dataclass(frozen=True)
+class HeadSettings:
+    """Which last layers follow a model: see :class:`TrainingSettings`.
+
+    ``dims`` directions are kept, its ``principal``, or with 0 all as they are; ``colours`` and
+    ``unit`` are those there. To find pairs, directions are divided by ``power`` of their deviation.
+    """
+
+    dims: int = 256
+    colours: Colours = "auto"
+    unit: bool = True
+    seed: int = 0
+    power: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if self.dims < 0:
+            raise ValueError("the number of values must not be negative")
+        if self.colours not in get_args(Colours):
+            raise ValueError(f"colours must be one of {', '.join(get_args(Colours))}")
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """How last layers are fitted to images, of which up to ``most`` are drawn with ``seed``.
+
+    ``dims``, ``colours`` are those of :class:`HeadSettings`; ``exclude`` and ``max_pixels`` those
+    of :class:`IngestSettings`.
+    """
+
+    dims: int = 256
+    colours: Colours = "auto"
+    seed: int = 0
+    most: int = 5_000
+    exclude: str | Iterable[str] = ()
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        object.__setattr__(self, "exclude", checked_patterns(self.exclude))
+        HeadSettings(self.dims, self.colours)
+        if self.most < 2 or self.seed < 0:
+            raise ValueError("at least 2 images must be drawn, and the seed must not be negative")
+        DecodeRules(self.max_pixels)
+
+
 PLAIN = TrainingSettings(
     image_size=256,
     epochs=10,

@@ -158,6 +158,34 @@ class EncoderReport:
 
 
 @dataclass(frozen=True)
+class PretrainedNetwork:
+    """A network that was trained on ImageNet: its images have ``side`` x ``side`` pixels.
+
+    It gives ``dim`` values for each. Its weights may be ``installed``.
+    """
+
+    name: str
+    side: int
+    dim: int
+    installed: bool
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """What an adaptation made: an encoder whose last layers are fitted to ``images``.
+
+    ``colours`` says how much they count: much, some, little or none. ``refused`` files could not be
+    decoded; ``excluded`` is that of :class:`IngestReport`.
+    """
+
+    encoder: EncoderInfo
+    images: int
+    colours: str
+    refused: tuple[Refusal, ...]
+    excluded: dict[str, int]
+
+
+@dataclass(frozen=True)
 class IngestReport:
     """What an ingest did; ``seen`` is the sum of the seven counts of files.
 
@@ -256,8 +284,8 @@ class CompactReport:
     dropped: int
 
 
-TrainingStage = Literal["prepare", "train", "head", "export", "check"]
-"""What a training does: load TensorFlow, train, fit the last layers, write files, try them out."""
+TrainingStage = Literal["prepare", "train", "export", "head", "check"]
+"""What a training does: load TensorFlow, train, write files, fit the last layers, try them out."""
 
 
 @dataclass(frozen=True)
@@ -317,7 +345,7 @@ class TrainingReport:
 
     ``images`` were trained on or held out; ``unseen`` others were not reached before the end, and
     may be unreadable. ``onnx_difference`` is the greatest absolute difference between the
-    embeddings by the ONNX encoder and by Keras on ``compared`` images; ``colours`` says how much
+    latents by the ONNX encoder and by Keras on ``compared`` images; ``colours`` says how much
     they count: much, some, little or none. ``excluded`` is that of :class:`IngestReport`.
     """
 

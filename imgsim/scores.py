@@ -50,6 +50,8 @@ class RetrievalExample:
 class Evaluation:
     """How well embeddings retrieve labelled images, and 32x32 pixels and a histogram beside them.
 
+    ``embeddings`` are those of the first encoder that was asked for, as are ``classes`` and
+    ``retrieved``; ``encoders`` has the scores of each by its name.
     ``unlabelled`` images have no label and were left out; ``refused`` ones cannot be decoded.
     ``excluded`` is that of :class:`imgsim.results.IngestReport`.
     """
@@ -57,6 +59,7 @@ class Evaluation:
     images: int
     queries: int
     embeddings: Scores
+    encoders: dict[str, Scores]
     pixels: Scores
     histogram: Scores
     classes: tuple[ClassScore, ...]

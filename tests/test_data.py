@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from imgsim import Collection
+from imgsim.encoder.head_fit import colour_evidence, weight_of_colours
 from imgsim.images.decode import decode
 from imgsim.index import scan_numba, scan_numpy
 from imgsim.index.bounds import Bounds, write_bounds
 from imgsim.index.projection import fit_projection
-from imgsim.training.head_fit import weight_of_colours
 from tests.conftest import DATA
 from tests.index.test_searcher import searcher_of, source_of
 
@@ -53,7 +53,7 @@ def test_how_much_colours_count(name, weight, images, tmp_path_factory):
     """Few images are enough to say it."""
     photos = sorted(unpacked(f"{name}.tar", tmp_path_factory).rglob("*.jpg"))
     drawn = np.random.default_rng(0).choice(photos, images, replace=False)
-    assert weight_of_colours(decode(str(photo), 64, 64) for photo in drawn) == weight
+    assert weight_of_colours(colour_evidence(decode(str(p), 64, 64)) for p in drawn) == weight
 
 
 def test_the_main_job_on_clothing(clothing, tmp_path, imgsim):

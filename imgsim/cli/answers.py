@@ -97,17 +97,17 @@ _ROW_WRITERS = {"csv": write_csv, "jsonl": write_jsonl}
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print a table of the scores, and one of the labels with what is retrieved for them."""
-    rows = {
-        "encoder": evaluation.embeddings,
-        "pixels 32x32": evaluation.pixels,
-        "HSV histogram": evaluation.histogram,
-    }
+    names = [printable(name) for name in evaluation.encoders]
+    scores = evaluation.encoders.values()
+    rows = dict(zip(names if len(names) > 1 else ["encoder"], scores, strict=True))
+    rows |= {"pixels 32x32": evaluation.pixels, "HSV histogram": evaluation.histogram}
     recalled = [f"R@{k}" for k in evaluation.embeddings.recall]
-    print(f"{'':<14}" + "".join(f"{name:<17}" for name in (*recalled, "P@10", "mAP")).rstrip())
-    for name, scores in rows.items():
-        cells = (*scores.recall.values(), scores.p10, scores.map)
+    width = 1 + max(map(len, rows))
+    print(" " * width + "".join(f"{name:<17}" for name in (*recalled, "P@10", "mAP")).rstrip())
+    for name, each in rows.items():
+        cells = (*each.recall.values(), each.p10, each.map)
         texts = (f"{cell.value:.3f} ({cell.low:.2f}-{cell.high:.2f})" for cell in cells)
-        print(f"{name:<14}" + " ".join(texts))
+        print(f"{name:<{width}}" + " ".join(texts))
     print(
         f"{evaluation.queries:,} of {evaluation.images:,} images as queries, "
         f"{evaluation.unlabelled:,} without a label left out; in brackets 95 % intervals\n"

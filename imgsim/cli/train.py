@@ -9,6 +9,7 @@ import typer
 from imgsim.cli.answers import print_evaluation, print_json
 from imgsim.cli.console import interruptible, progress_bar, say, training_display
 from imgsim.cli.options import (
+    Column,
     Exclude,
     FromFile,
     Json,
@@ -212,9 +213,15 @@ def evaluate(
             help="Take labels from a table: columns path (relative to LABELLED) and label.",
         ),
     ] = None,
-    column: Annotated[
-        str, typer.Option(metavar="NAME", help="The column of --labels that has the labels.")
-    ] = "label",
+    column: Column = "label",
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Measure this encoder; may be repeated.",
+            show_default="the one in use",
+        ),
+    ] = None,
     queries: Annotated[int, typer.Option(min=1, help="How many images ask, at most.")] = 1_000,
     seed: Annotated[int, typer.Option(min=0, help="Seeds which images ask.")] = 0,
     from_file: Annotated[
@@ -237,8 +244,9 @@ def evaluate(
     Each query is one of the images, and the others are ranked by distance. R@k is the share of
     queries with one of its label among the k nearest, P@10 the share of its label among the 10
     nearest, mAP the mean average precision over all of its label; intervals hold 95 % of
-    bootstrapped means. Beside the encoder stand two baselines: the pixels at 32x32, and a
-    histogram of the colours. The images need not be stored.
+    bootstrapped means. Beside the encoder, or several, stand two baselines: the pixels at 32x32,
+    and a histogram of the colours. Labels and --figure are about the first encoder. The images need
+    not be stored.
     """
     options: Options = ctx.obj
     if not labelled:
@@ -251,7 +259,9 @@ def evaluate(
         raise typer.BadParameter(str(error)) from error
     images = None if from_file is None else listed(from_file, null=null)
     with options.open() as collection, progress_bar("evaluate", quiet=options.quiet) as show:
-        evaluation = collection.evaluate(labelled, settings, show, images=images)
+        evaluation = collection.evaluate(
+            labelled, settings, show, images=images, encoders=encoder or ()
+        )
     if evaluation.excluded:
         options.note(excluded_text(evaluation.excluded))
     for refusal in evaluation.refused:

@@ -29,7 +29,7 @@ class Encoder:
     """
 
     def __init__(self, directory: Path, fingerprint: str | None = None) -> None:
-        path = directory / MODEL_NAME
+        self.path = path = directory / MODEL_NAME
         try:
             if path.stat().st_size > _LARGEST:
                 raise EncoderError(f"{path}: is over 2 GB, which no ONNX model in one file is")

@@ -34,13 +34,13 @@ _AXES: dict[Layout, tuple[int, ...]] = {"nchw": (2, 3, 1), "nhwc": (1, 2, 3)}  #
 def adopt(source: EncoderSource, directory: Path) -> list[str]:
     """Write the encoder's files into ``directory``; return warnings about what looks wrong.
 
-    A layer of a Keras model is there already, as an ONNX model.
+    What is no ONNX model, but a layer of a Keras model say, is there already as one.
 
     Raises :class:`EncoderError` for a file that is no such model, or whose rows are not the same
     for the same image, or not finite.
     """
     target = directory / MODEL_NAME
-    if source.layer is None:
+    if not target.exists():
         _copy(Path(source.file), target)
     model = Model(target.read_bytes(), source.file)
     ours = _is_ours(source)

@@ -61,10 +61,14 @@ class Preprocessing:
             return batch, 3, self.height, self.width
         return batch, self.height, self.width, 3
 
+    def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return by which a pixel (3,) in 0..255 is multiplied, and what is added then."""
+        std = np.array(self.std)
+        return _SCALES[self.scale] / std, -np.array(self.mean) / std
+
     def tensor(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return an image (height, width, 3) as the model wants it, without the batch axis."""
-        gain = _SCALES[self.scale] / np.array(self.std)
-        offset = -np.array(self.mean) / np.array(self.std)
+        gain, offset = self.affine()
         ordered = image[..., ::-1] if self.channels == "bgr" else image
         values = np.multiply(ordered, gain.astype(np.float32), dtype=np.float32)
         values += offset.astype(np.float32)

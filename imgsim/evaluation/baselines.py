@@ -1,5 +1,6 @@
 """An image as the encoder sees it, and as simple descriptors do."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,16 +16,22 @@ _SIDE = 128  # of the images that the baselines describe, whatever the encoder
 
 
 class Descriptions(NamedTuple):
-    """An image in three ways: embedding, 32x32 pixels, and histogram, each (d,) float32."""
+    """An image in several ways: 32x32 pixels, a histogram, and an embedding by each encoder.
 
-    embedding: NDArray[np.float32]
+    Each is (d,) float32.
+    """
+
     pixels: NDArray[np.float32]
     histogram: NDArray[np.float32]
+    embeddings: tuple[NDArray[np.float32], ...]
 
 
-def describe(path: str, encoder: Encoder, rules: DecodeRules) -> Descriptions:
+def describe(path: str, encoders: Sequence[Encoder], rules: DecodeRules) -> Descriptions:
     """Return the descriptions of the image at ``path``, or raise :class:`ImageError`."""
-    pixels = decode(path, encoder.preprocessing.height, encoder.preprocessing.width, rules)
-    embedding = embedding_of(path, pixels, encoder)
+    embeddings = []
+    for encoder in encoders:
+        fed = encoder.preprocessing
+        pixels = decode(path, fed.height, fed.width, rules)
+        embeddings.append(embedding_of(path, pixels, encoder))
     image = decode(path, _SIDE, _SIDE, rules)
-    return Descriptions(embedding, pixels_of(image), histogram_of(image))
+    return Descriptions(pixels_of(image), histogram_of(image), tuple(embeddings))

@@ -134,13 +134,13 @@ def _score(values: NDArray[Any]) -> MeanWithInterval:
 
 
 def evaluate(
-    encoder: Encoder,
+    encoders: Mapping[str, Encoder],
     root: str,
     found: Iterable[ImageFile | ImageError],
     settings: EvaluationSettings,
     on_progress: Progress | None = None,
 ) -> Evaluation:
-    """Encode the labelled images among the files found at and under ``root``, and score them.
+    """Score the labelled images among the files found at and under ``root``, by each encoder.
 
     Raises :class:`LabelError` if the labels match no images, or allow no retrieval.
     """
@@ -155,7 +155,9 @@ def evaluate(
         why = "".join(f"; {each.path}: {each.reason}" for each in refused[:1])
         raise LabelError(f"{where}: labels none of {len(files):,} images found{why}")
     images: dict[str, Descriptions] = {}
-    work = partial(describe, encoder=encoder, rules=DecodeRules(settings.max_pixels))
+    work = partial(
+        describe, encoders=list(encoders.values()), rules=DecodeRules(settings.max_pixels)
+    )
     for done, (path, result) in enumerate(
         zip(paths, in_threads(work, paths), strict=True), start=1
     ):
@@ -165,27 +167,32 @@ def evaluate(
             images[path] = result
         if on_progress is not None:
             on_progress(done, len(paths))
-    evaluation = _evaluated(images, labels, settings)
+    evaluation = _evaluated(images, list(encoders), labels, settings)
     return replace(evaluation, unlabelled=len(files) - len(paths), refused=tuple(refused))
 
 
 def _evaluated(
-    images: Mapping[str, Descriptions], labels: Mapping[str, str], settings: EvaluationSettings
+    images: Mapping[str, Descriptions],
+    encoders: Sequence[str],
+    labels: Mapping[str, str],
+    settings: EvaluationSettings,
 ) -> Evaluation:
     paths = list(images)
     names = [labels[path] for path in paths]
     classes, numbers = np.unique(np.array(names), return_inverse=True)
     queries = chosen_queries(numbers, settings.queries, settings.seed)
     everything = np.arange(len(paths))
-    found, *baselines = (
-        rank(np.stack(embeddings), numbers, queries, everything)
-        for embeddings in zip(*images.values(), strict=True)
-    )
-    pixels, histogram = map(scores_of, baselines)
+    described = ((each.pixels, each.histogram, *each.embeddings) for each in images.values())
+    rankings = [
+        rank(np.stack(rows), numbers, queries, everything) for rows in zip(*described, strict=True)
+    ]
+    pixels, histogram, *scores = map(scores_of, rankings)
+    found = rankings[2]
     return Evaluation(
         images=len(paths),
         queries=len(queries),
-        embeddings=scores_of(found),
+        embeddings=scores[0],
+        encoders=dict(zip(encoders, scores, strict=True)),
         pixels=pixels,
         histogram=histogram,
         classes=_class_scores(classes.tolist(), numbers, queries, found),

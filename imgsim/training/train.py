@@ -12,10 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
+from imgsim.encoder.head import attach
+from imgsim.encoder.head_fit import (
+    colour_evidence,
+    fitted_head,
+    pooled,
+    weight_of_colours,
+)
 from imgsim.encoder.preprocessing import Preprocessing, inscribe, write_preprocessing
 from imgsim.errors import EncoderError, TrainingDiverged
 from imgsim.files import writing
-from imgsim.options import TrainingSettings
+from imgsim.options import HeadSettings, TrainingSettings
 from imgsim.output import plots
 from imgsim.results import (
     EncoderInfo,
@@ -28,8 +35,6 @@ from imgsim.results import (
 from imgsim.training.checkpoints import TrainingJob, TrainingState
 from imgsim.training.export import export_onnx
 from imgsim.training.fit import fit
-from imgsim.training.head import with_head
-from imgsim.training.head_fit import weight_of_colours
 from imgsim.training.images import TrainingImages
 from imgsim.training.network import (
     RECONSTRUCTION,
@@ -60,9 +65,9 @@ def train(
     """Train on images and write the encoder's files, then ``publish``.
 
     They are model.keras, encoder.onnx, encoder.json, history.csv and two pictures, in the job's
-    directory. The ONNX encoder is accepted only if its embeddings agree with those of Keras on
-    validation images. A training with settings begins, and removes the checkpoints of another; one
-    with a state goes on from there. ``publish`` gets the name.
+    directory. The ONNX encoder is accepted only if its latents agree with those of Keras on
+    validation images; then the head is attached. A training with settings begins, and removes the
+    checkpoints of another; one with a state goes on from there. ``publish`` gets the name.
     """
     split, state = _prepared(images, begin, job)
     settings = state.settings
@@ -71,13 +76,13 @@ def train(
         model = create(settings)
     stages = _Stages(on_progress)
     fitted = fit(model, images.load, split, state, job, stages.training)
-    stages.enter("head")
+    stages.enter("export")
     autoencoder = create(settings)  # in float32
     autoencoder.set_weights(model.get_weights())
-    encoder = with_head(encoder_of(autoencoder), images.first(split[0], _SAMPLED), settings)
-    stages.enter("export")
     sample = images.first(split[1], _COMPARED)
-    difference = _saved(job.directory, encoder, autoencoder, fitted.history, sample)
+    difference = _saved(job.directory, autoencoder, fitted.history, sample)
+    stages.enter("head")
+    _attach_head(job.directory, images.first(split[0], _SAMPLED), settings)
     stages.enter("check")
     recognised = _recognised(images.first([*split[1], *split[0]], _CHECKED), job, settings)
     info = publish(state.name)
@@ -139,7 +144,7 @@ def _begun(
 ) -> TrainingState:
     """Return the state of a training that begins, and forget any other."""
     if settings.colours == "auto":
-        judged = images.decoded(numbers, _JUDGED)
+        judged = map(colour_evidence, images.decoded(numbers, _JUDGED))
         settings = replace(settings, colours=weight_of_colours(judged))
         _LOG.info("colours count %s, judged from the images", settings.colours)
     job.checkpoints.clear()
@@ -162,15 +167,23 @@ def _recognised(
     return recognition(Encoder(job.directory).encode, checked, settings.seed)
 
 
+def _attach_head(directory: Path, images: NDArray[np.uint8], settings: TrainingSettings) -> None:
+    """Fit the head that the settings ask for to images, if they ask for any, and attach it."""
+    asked = HeadSettings(settings.principal, settings.colours, settings.unit, settings.seed)
+    if asked.dims or asked.unit:
+        encoder = Encoder(directory)
+        attach(encoder, fitted_head(encoder.encode(images), map(pooled, images), asked), directory)
+
+
 def _saved(
     directory: Path,
-    encoder: keras.Model,
     autoencoder: keras.Model,
     history: Sequence[EpochRecord],
     sample: NDArray[np.uint8],
 ) -> float:
-    """Write the encoder's files; return how far ONNX and Keras differ on a sample."""
+    """Write the files of an encoder without a head; return how far ONNX and Keras differ."""
     _, height, width, _ = sample.shape
+    encoder = encoder_of(autoencoder)
     preprocessing = Preprocessing(height, width, encoder.output.shape[1])
     with writing(directory, "; `--resume` goes on from the last epoch"):
         autoencoder.save(directory / "model.keras")
@@ -187,12 +200,12 @@ def _saved(
 
 
 def _difference(ours: Any, exported: Encoder, sample: NDArray[np.uint8]) -> float:  # noqa: ANN401
-    """Return the greatest absolute difference of embeddings, or raise if rounding is no excuse."""
-    embeddings = ours.predict_on_batch(sample.astype(np.float32))
-    if not np.isfinite(embeddings).all():  # ReLU swallows NaN, so the loss can stay finite
-        raise TrainingDiverged("the embeddings are not finite; try a lower --learning-rate")
-    difference = float(np.abs(embeddings - exported.encode(sample)).max())
-    if not difference <= _TOLERANCE * max(1.0, float(np.abs(embeddings).max())):
+    """Return the greatest absolute difference of latents, or raise if rounding is no excuse."""
+    latents = ours.predict_on_batch(sample.astype(np.float32))
+    if not np.isfinite(latents).all():  # ReLU swallows NaN, so the loss can stay finite
+        raise TrainingDiverged("the latents are not finite; try a lower --learning-rate")
+    difference = float(np.abs(latents - exported.encode(sample)).max())
+    if not difference <= _TOLERANCE * max(1.0, float(np.abs(latents).max())):
         raise EncoderError(f"the ONNX encoder differs from Keras by {difference:g}; not accepted")
     return difference
 

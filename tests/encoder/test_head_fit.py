@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from imgsim.training.head_fit import (
+from imgsim.encoder.head_fit import (
+    colour_evidence,
     palette,
     principal_directions,
     relevant_directions,
@@ -100,11 +101,14 @@ def photographed_twice(own):
 class TestWeightOfColours:
     @pytest.mark.parametrize(("own", "weight"), [(0, "little"), (4, "some"), (100, "much")])
     def test_things_have_their_colour_or_any(self, own, weight):
-        assert weight_of_colours(photographed_twice(own)) == weight
+        assert weight_of_colours(map(colour_evidence, photographed_twice(own))) == weight
 
     @pytest.mark.parametrize("images", [0, 1, 199])
     def test_few_images_do_not_tell(self, images):
-        assert weight_of_colours(islice(photographed_twice(100), images)) == "some"
+        assert (
+            weight_of_colours(map(colour_evidence, islice(photographed_twice(100), images)))
+            == "some"
+        )
 
     def test_of_equal_images_one_counts(self):
-        assert weight_of_colours([*photographed_twice(0)] * 2) == "little"
+        assert weight_of_colours(map(colour_evidence, [*photographed_twice(0)] * 2)) == "little"

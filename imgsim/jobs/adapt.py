@@ -1,0 +1,91 @@
+"""Fit last layers to images, and join them to an encoder."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.encoder.embed import embedding_of
+from imgsim.encoder.encoder import Encoder
+from imgsim.encoder.head import attach
+from imgsim.encoder.head_fit import (
+    ColourEvidence,
+    colour_evidence,
+    fitted_head,
+    pooled,
+    weight_of_colours,
+)
+from imgsim.errors import EncoderError, ImageError
+from imgsim.images.decode import decode
+from imgsim.options import AdaptSettings, Colours, DecodeRules, HeadSettings
+from imgsim.parallel import in_threads
+from imgsim.results import Progress, Refusal
+
+_LOG = logging.getLogger(__name__)
+
+# A network sees colours too: beside it they count less than beside a latent that is to ignore them.
+_BESIDE: dict[str, Colours] = {"little": "none", "some": "little", "much": "some"}
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """To how many images an encoder was fitted, which were ``refused``, how much colours count."""
+
+    images: int
+    refused: tuple[Refusal, ...]
+    colours: Colours
+
+
+@dataclass(frozen=True, eq=False)
+class _Example:
+    """An image to fit to: its embedding, its pixels where colours are counted, and its colours."""
+
+    row: NDArray[np.float32]
+    small: NDArray[np.uint8]
+    evidence: ColourEvidence
+
+
+def adapt(
+    encoder: Encoder,
+    paths: Sequence[str],
+    settings: AdaptSettings,
+    directory: Path,
+    on_progress: Progress | None,
+) -> Adaptation:
+    """Write the files of an encoder that is adapted to the images at ``paths`` into ``directory``.
+
+    Raises :class:`EncoderError` if fewer than two of them can be decoded.
+    """
+    drawn = np.random.default_rng(settings.seed).permutation(len(paths))[: settings.most]
+    chosen = [paths[number] for number in sorted(drawn.tolist())]
+    examples, refused = [], []
+    work = partial(_example, encoder=encoder, rules=DecodeRules(settings.max_pixels))
+    for done, result in enumerate(in_threads(work, chosen), start=1):
+        if isinstance(result, ImageError):
+            refused.append(Refusal(result.path, result.reason))
+        else:
+            examples.append(result)
+        if on_progress is not None:
+            on_progress(done, len(chosen))
+    if len(examples) < 2:
+        why = "".join(f"; {each.path}: {each.reason}" for each in refused[:1])
+        raise EncoderError(f"at least 2 images are needed, and {len(examples)} can be decoded{why}")
+    asked = HeadSettings(settings.dims, settings.colours, seed=settings.seed, power=0.0)
+    if asked.colours == "auto":
+        judged = weight_of_colours(each.evidence for each in examples)
+        asked = replace(asked, colours=_BESIDE[judged])
+        _LOG.info("colours count %s, judged from the images", asked.colours)
+    rows = np.stack([each.row for each in examples])
+    attach(encoder, fitted_head(rows, [each.small for each in examples], asked), directory)
+    return Adaptation(len(examples), tuple(refused), asked.colours)
+
+
+def _example(path: str, encoder: Encoder, rules: DecodeRules) -> _Example:
+    fed = encoder.preprocessing
+    pixels = decode(path, fed.height, fed.width, rules)
+    row = embedding_of(path, pixels, encoder)
+    return _Example(row, pooled(pixels), colour_evidence(pixels))
