@@ -34,6 +34,11 @@ Scale = Literal["0..1", "0..255"]
 Channels = Literal["rgb", "bgr"]
 """Order of channels."""
 
+Preset = Literal["imagenet", "clip", "dinov2", "mobilenet", "efficientnet"]
+"""A family of networks, which says how they are fed."""
+
+Triple = tuple[float, float, float]
+
 
 PathLike = str | os.PathLike[str]
 Paths = PathLike | Iterable[PathLike]
@@ -318,8 +323,9 @@ class EvaluationSettings:
 class EncoderSource:
     """An encoder made elsewhere: a ``file`` that is an ONNX model or, with ``layer``, a Keras one.
 
-    What is None is taken from the file, or else is what such models mostly have: pixels from 0 to 1
-    for float inputs of ONNX, from 0 to 255 for others, no mean and deviation, RGB.
+    What is None is taken from the file, or else from the ``preset``, or else is what such models
+    mostly have: pixels from 0 to 1 for float inputs of ONNX, from 0 to 255 for others, no mean and
+    deviation, RGB.
     """
 
     file: str
@@ -329,14 +335,18 @@ class EncoderSource:
     layout: Layout | None = None
     scale: Scale | None = None
     channels: Channels = "rgb"
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: Triple | None = None
+    std: Triple | None = None
     output: str | None = None
     normalize: bool = False
+    preset: Preset | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        for value, known in ((self.layout, Layout), (self.scale, Scale), (self.channels, Channels)):
+        for value, known in (
+            *((self.layout, Layout), (self.scale, Scale)),
+            *((self.channels, Channels), (self.preset, Preset)),
+        ):
             if value is not None and value not in get_args(known):
                 raise ValueError(f"{value}: must be one of {', '.join(get_args(known))}")
         if self.image_size is not None and self.image_size < 1:

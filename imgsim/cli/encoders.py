@@ -28,7 +28,9 @@ from imgsim.options import (
     EncoderSource,
     EvaluationSettings,
     Layout,
+    Preset,
     Scale,
+    Triple,
 )
 from imgsim.results import EncoderReport, PretrainedNetwork
 from imgsim.scores import Scores
@@ -67,10 +69,24 @@ def import_encoder(
     ] = None,
     channels: Annotated[Channels, typer.Option(help="Order of channels.")] = "rgb",
     mean: Annotated[
-        str,
-        typer.Option(metavar="A,B,C", help="Subtracted after scaling, in the order of channels."),
-    ] = "0,0,0",
-    std: Annotated[str, typer.Option(metavar="A,B,C", help="Divides after that.")] = "1,1,1",
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Subtracted after scaling, in the order of channels.",
+            show_default="0,0,0",
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C", help="Divides after that.", show_default="1,1,1"),
+    ] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(
+            help="How such networks are fed: scale, mean, deviation, 224 pixels unless the model "
+            "says another size, and unit length. Options go before it."
+        ),
+    ] = None,
     output: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which output.", show_default="the only one")
     ] = None,
@@ -101,6 +117,7 @@ def import_encoder(
         channels=channels,
         mean=_triple(mean),
         std=_triple(std),
+        preset=preset,
         output=output,
         normalize=normalize,
     )
@@ -121,7 +138,9 @@ def _say_added(report: EncoderReport, options: Options, *, as_json: bool) -> Non
     offer_reencode(encoder, options)
 
 
-def _triple(text: str) -> tuple[float, float, float]:
+def _triple(text: str | None) -> Triple | None:
+    if text is None:
+        return None
     try:
         first, second, third = map(float, text.split(","))
     except ValueError as error:

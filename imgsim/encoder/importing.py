@@ -1,7 +1,7 @@
 """Encoders made elsewhere: find out what an ONNX model takes, and whether it is one."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,34 @@ from imgsim.encoder.preprocessing import (
 )
 from imgsim.errors import EncoderError
 from imgsim.files import writing
-from imgsim.options import EncoderSource, Layout
+from imgsim.options import EncoderSource, Layout, Preset, Scale, Triple
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _NEAR = 0.02
 _NEUTRAL = {1.0, None, "0..255"}
 _AXES: dict[Layout, tuple[int, ...]] = {"nchw": (2, 3, 1), "nhwc": (1, 2, 3)}  # height, width, RGB
+
+
+@dataclass(frozen=True)
+class _Fed:
+    """How networks of a family are fed, where they do not say it themselves."""
+
+    scale: Scale | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    side: int | None = None
+    normalize: bool = False
+
+
+_PRESETS: dict[Preset, _Fed] = {
+    "imagenet": _Fed("0..1", _IMAGENET_MEAN, _IMAGENET_STD, 224, normalize=True),
+    "clip": _Fed("0..1", _CLIP_MEAN, _CLIP_STD, 224, normalize=True),
+    "dinov2": _Fed("0..1", _IMAGENET_MEAN, _IMAGENET_STD, 224, normalize=True),
+    "mobilenet": _Fed("0..255", (127.5,) * 3, (127.5,) * 3, 224, normalize=True),
+    "efficientnet": _Fed("0..255", (127.0,) * 3, (128.0,) * 3, 224, normalize=True),
+}
 
 
 def adopt(source: EncoderSource, directory: Path) -> list[str]:
@@ -95,6 +117,9 @@ def _copy(file: Path, target: Path) -> None:
 
 def _preprocessing_of(model: Model, source: EncoderSource) -> Preprocessing:
     """Return what the model takes, all but the dimension; ValueError says what is missing."""
+    fed = _PRESETS[source.preset] if source.preset else _Fed()
+    scale = source.scale or fed.scale
+    mean, std = source.mean or fed.mean or (0.0, 0.0, 0.0), source.std or fed.std or (1.0, 1.0, 1.0)
     layout = source.layout or _layout(model.shape)
     height, width, channels = (model.shape[axis] for axis in _AXES[layout])
     if isinstance(channels, int) and channels != 3:
@@ -104,20 +129,20 @@ def _preprocessing_of(model: Model, source: EncoderSource) -> Preprocessing:
         raise ValueError(f"has several outputs, choose one with --output: {outputs}")
     if source.output is not None and source.output not in model.outputs:
         raise ValueError(f"has no output {source.output}; it has {', '.join(model.outputs)}")
-    if model.dtype == np.uint8 and (any(source.mean) or {*source.std, source.scale} - _NEUTRAL):
-        raise ValueError("takes pixels as bytes; leave out --scale, --mean and --std")
+    if model.dtype == np.uint8 and (any(mean) or {*std, scale} - _NEUTRAL):
+        raise ValueError("takes pixels as bytes; leave out --preset, --scale, --mean and --std")
     scaled = source.layer is None and model.dtype != np.uint8
     return Preprocessing(
-        height=_side(height, source.image_size),
-        width=_side(width, source.image_size),
+        height=_side(height, source.image_size, fed.side),
+        width=_side(width, source.image_size, fed.side),
         dim=1,
         layout=layout,
-        scale=source.scale or ("0..1" if scaled else "0..255"),
+        scale=scale or ("0..1" if scaled else "0..255"),
         channels=source.channels,
-        mean=source.mean,
-        std=source.std,
+        mean=mean,
+        std=std,
         output=source.output or next(iter(model.outputs)),
-        normalize=source.normalize,
+        normalize=source.normalize or fed.normalize,
     )
 
 
@@ -128,11 +153,12 @@ def _layout(shape: list[Any]) -> Layout:
     return fitting[0]
 
 
-def _side(size: Any, asked: int | None) -> int:  # noqa: ANN401 - a number, a name or None
+def _side(size: Any, asked: int | None, usual: int | None) -> int:  # noqa: ANN401 - a number, a name or None
     if not isinstance(size, int):
-        if asked is None:
+        side = asked or usual
+        if side is None:
             raise ValueError("takes images of any size; give --image-size")
-        return asked
+        return side
     if asked not in {None, size}:
         raise ValueError(f"takes images of {size} pixels, not {asked}")
     return size

@@ -14,8 +14,6 @@ from imgsim.files import writing
 from imgsim.options import EncoderSource
 from imgsim.results import PretrainedNetwork
 
-_MEAN, _STD = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
-
 
 @dataclass(frozen=True)
 class _Lite:
@@ -54,7 +52,7 @@ def write_pretrained(network: str, weights: str | None, directory: Path) -> Enco
     model = efficientnet_lite(read_weights(path), lite.side, lite.depth)
     with writing(directory):
         onnx.save(model, directory / MODEL_NAME)
-    return EncoderSource(str(path), network, scale="0..255", mean=_MEAN, std=_STD, normalize=True)
+    return EncoderSource(str(path), network, preset="efficientnet")
 
 
 def _installed(network: str, lite: _Lite) -> Path:

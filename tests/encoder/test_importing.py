@@ -47,6 +47,36 @@ class TestFeeding:
         assert np.array_equal(encoder.encode(image[np.newaxis])[0], expected)
         assert warnings == ()
 
+    @pytest.mark.parametrize(
+        ("preset", "gain", "offset"),
+        [
+            ("imagenet", 1 / 255 / 0.229, -0.485 / 0.229),
+            ("dinov2", 1 / 255 / 0.229, -0.485 / 0.229),
+            ("clip", 1 / 255 / 0.26862954, -0.48145466 / 0.26862954),
+            ("mobilenet", 1 / 127.5, -1.0),
+            ("efficientnet", 1 / 128, -127 / 128),
+        ],
+    )
+    def test_presets(self, collection, tmp_path, image, preset, gain, offset):
+        """Red, that is; the model says its size itself."""
+        path = write_model(tmp_path / "m.onnx", ("n", 3, 8, 8))
+        encoder, warnings = adopted(collection, path, preset=preset)
+        fed = encoder.preprocessing.tensor(image)
+        assert np.allclose(fed[0], image[..., 0] * gain + offset, atol=1e-5)
+        assert np.linalg.norm(encoder.encode(image[np.newaxis])) == pytest.approx(1, abs=1e-5)
+        assert warnings == ()
+
+    def test_options_go_before_the_preset(self, collection, tmp_path):
+        path = write_model(tmp_path / "m.onnx", ("n", 3, "h", "w"))
+        encoder, _ = adopted(collection, path, preset="clip")
+        assert encoder.preprocessing.height == 224
+        chosen = {"image_size": 32, "std": (1.0, 1.0, 1.0), "mean": (0.0, 0.0, 0.0)}
+        encoder, _ = adopted(collection, path, preset="clip", **chosen)
+        fed = encoder.preprocessing
+        assert (fed.height, fed.mean, fed.std) == (32, (0, 0, 0), (1, 1, 1))
+        with pytest.raises(ValueError, match="vgg"):
+            EncoderSource(path, preset="vgg")
+
     def test_free_sizes(self, collection, tmp_path, image):
         path = write_model(tmp_path / "m.onnx", ("n", 3, "h", "w"))
         with pytest.raises(EncoderError, match="--image-size"):
