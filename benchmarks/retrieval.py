@@ -28,10 +28,10 @@ from PIL import Image
 
 from imgsim import PLAIN, Collection, TrainingSettings
 from imgsim.encoder.encoder import Encoder
+from imgsim.encoder.head_fit import relevant_directions, unit
 from imgsim.evaluation.evaluate import Ranking, chosen_queries, rank
 from imgsim.images.decode import decode
 from imgsim.images.descriptors import histogram_of, pixels_of
-from imgsim.encoder.head_fit import relevant_directions, unit
 from imgsim.training.network import encoder_of
 
 DEFAULT = TrainingSettings()

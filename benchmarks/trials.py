@@ -162,6 +162,8 @@ def commands(scene: Path, each: int) -> list[Command]:
         Command("reencode", ("reencode", "--encoder", "third"), scene / "current"),
         on("encoder import", *another),
         Command("encoder import, new collection", another, None),
+        on("encoder pretrained", "encoder", "pretrained", "efficientnet-lite0"),
+        on("encoder adapt", "encoder", "adapt", "second", pictures, "--dims", 4),
         on("encoder use", "encoder", "use", "second"),
         on("encoder remove", "encoder", "remove", "second"),
         Command("check --repair", ("check", "--repair"), scene / "damaged"),

@@ -258,8 +258,9 @@ class HeadSettings:
 class AdaptSettings:
     """How last layers are fitted to images, of which up to ``most`` are drawn with ``seed``.
 
-    ``dims``, ``colours`` are those of :class:`HeadSettings`; ``exclude`` and ``max_pixels`` those
-    of :class:`IngestSettings`.
+    Embeddings get up to ``dims`` values, if there are more images than that; with 0 they keep all.
+    ``colours`` says how much they count. ``exclude`` and ``max_pixels`` are those of
+    :class:`IngestSettings`.
     """
 
     dims: int = 256

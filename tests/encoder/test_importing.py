@@ -230,7 +230,7 @@ class TestRefusals:
     )
     def test_bytes_that_would_be_scaled(self, collection, tmp_path, options):
         path = write_model(tmp_path / "m.onnx", kind="uint8")
-        with pytest.raises(EncoderError, match="leave out --scale"):
+        with pytest.raises(EncoderError, match="leave out --preset, --scale"):
             adopted(collection, path, **options)
 
     @pytest.mark.parametrize("name", ["m.json", "m.prototxt", "m.textproto", "m.onnxtxt"])
