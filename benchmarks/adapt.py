@@ -1,8 +1,8 @@
 """Measure pretrained networks as they are and adapted: what they find, and what they cost.
 
 For each set of labelled images, each network is added, adapted to the images without their labels,
-once as by default and once without colours, and evaluated with the labels. Seconds are those until
-images can be ingested; ingest is of the same images, into a collection of its own.
+as by default, without colours, and in integers, and evaluated with the labels. Seconds are those
+until images can be ingested; ingest is of the same images, into a collection of its own.
 """
 
 import argparse
@@ -25,6 +25,7 @@ LEFT_OUT = "iconic"  # pictures of the groceries that are no photographs
 ADAPTED = {
     "adapted": AdaptSettings(exclude=LEFT_OUT),
     "without colours": AdaptSettings(colours="none", exclude=LEFT_OUT),
+    "int8": AdaptSettings(int8=True, exclude=LEFT_OUT),
 }
 
 
@@ -64,8 +65,10 @@ def measured(folder: Path, table: Path, column: str, network: str) -> dict[str, 
         scores = collection.evaluate(folder, labels, encoders=list(figures)).encoders
         for name, each in scores.items():
             figures[name] |= {"P@10": each.p10.value, "mAP": each.map.value}
-        file = Path(collection.encoders.get("adapted").directory) / "encoder.onnx"
-        figures["adapted"]["ingest, images/s"] = ingested(Path(scratch) / "i", file, folder)
+        for name in ("adapted", "int8"):
+            file = Path(collection.encoders.get(name).directory) / "encoder.onnx"
+            rate = ingested(Path(scratch) / name, file, folder)
+            figures[name]["ingest, images/s"] = rate
     return figures
 
 

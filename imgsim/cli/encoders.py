@@ -176,6 +176,10 @@ def adapt_encoder(
             help="How much the colours of an image count; auto lets the images say.",
         ),
     ] = "auto",
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Compute in integers: sooner, and a little worse."),
+    ] = False,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -199,7 +203,9 @@ def adapt_encoder(
     if labels is not None and len(roots) != 1:
         raise typer.BadParameter("--labels goes with one folder of images")
     try:
-        settings = AdaptSettings(dims, colours, seed, exclude=exclude or (), max_pixels=max_pixels)
+        settings = AdaptSettings(
+            dims, colours, seed, int8=int8, exclude=exclude or (), max_pixels=max_pixels
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with options.open() as collection:

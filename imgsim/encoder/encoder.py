@@ -61,6 +61,15 @@ class Encoder:
             raise EncoderError(f"{self._model.name}: says not how it is fed: {error}") from error
         return read_preprocessing(directory) if said is None else said
 
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        """Return what ONNX Runtime raises for models that do not run."""
+        return self._model.failures
+
+    def feed(self, image: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
+        """Return what the model gets for an image (height, width, 3), by the name of its input."""
+        return self._model.feed(image, self.preprocessing)
+
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the embeddings (n, dim) float32 of ``pixels`` (n, height, width, 3) uint8.
 

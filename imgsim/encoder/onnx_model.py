@@ -42,7 +42,7 @@ class Model:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry(_WEIGHTS_FROM, os.devnull)
-        self._failures: tuple[type[Exception], ...] = (
+        self.failures: tuple[type[Exception], ...] = (
             *(state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf),
             *(state.NotImplemented, state.RuntimeException),
             UnicodeDecodeError,  # from names that are not UTF-8, and messages with these
@@ -54,7 +54,7 @@ class Model:
             )
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
             self.properties: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        except self._failures as error:
+        except self.failures as error:
             raise EncoderError(f"{name}: cannot be loaded: {first_line(error)}") from error
         if len(inputs) != 1:
             names = ", ".join(each.name for each in inputs)
@@ -71,18 +71,28 @@ class Model:
         if not self.outputs:
             raise EncoderError(f"{name}: has no output of numbers")
 
-    def run(self, image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-        """Return what the model gives for one image (height, width, 3), flattened (d,) float32.
+    def feed(
+        self, image: NDArray[np.uint8], preprocessing: Preprocessing
+    ) -> dict[str, NDArray[np.generic]]:
+        """Return what the model gets for one image (height, width, 3), by the name of its input.
 
         A model that takes a fixed number of images gets as many copies.
         """
-        batch = max(1, self.shape[0]) if isinstance(self.shape[0], int) else 1
         tensor = preprocessing.tensor(image).astype(self.dtype)
-        tensors = np.ascontiguousarray(np.broadcast_to(tensor, preprocessing.shape(batch)))
+        shape = preprocessing.shape(self._batch)
+        return {self._input: np.ascontiguousarray(np.broadcast_to(tensor, shape))}
+
+    @property
+    def _batch(self) -> int:
+        return max(1, self.shape[0]) if isinstance(self.shape[0], int) else 1
+
+    def run(self, image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
+        """Return what the model gives for one image (height, width, 3), flattened (d,) float32."""
+        batch = self._batch
         output = preprocessing.output or next(iter(self.outputs))
         try:
-            (values,) = self._session.run([output], {self._input: tensors})
-        except self._failures as error:
+            (values,) = self._session.run([output], self.feed(image, preprocessing))
+        except self.failures as error:
             raise EncoderError(f"{self.name}: fails on an image: {first_line(error)}") from error
         values = np.asarray(values)
         if values.ndim and values.shape[0] == batch:

@@ -19,6 +19,7 @@ from imgsim.encoder.head_fit import (
     pooled,
     weight_of_colours,
 )
+from imgsim.encoder.int8 import quantised
 from imgsim.errors import EncoderError, ImageError
 from imgsim.images.decode import decode
 from imgsim.options import AdaptSettings, Colours, DecodeRules, HeadSettings
@@ -26,6 +27,8 @@ from imgsim.parallel import in_threads
 from imgsim.results import Progress, Refusal
 
 _LOG = logging.getLogger(__name__)
+
+_CALIBRATED = 100  # images that say which values the layers of a network give
 
 # A network sees colours too: beside it they count less than beside a latent that is to ignore them.
 _BESIDE: dict[str, Colours] = {"little": "none", "some": "little", "much": "some"}
@@ -60,10 +63,16 @@ def adapt(
 
     Raises :class:`EncoderError` if fewer than two of them can be decoded.
     """
+    rules = DecodeRules(settings.max_pixels)
     drawn = np.random.default_rng(settings.seed).permutation(len(paths))[: settings.most]
     chosen = [paths[number] for number in sorted(drawn.tolist())]
+    if settings.int8:
+        fed = encoder.preprocessing
+        decoded = partial(decode, height=fed.height, width=fed.width, rules=rules)
+        some = in_threads(decoded, [paths[number] for number in drawn[:_CALIBRATED].tolist()])
+        encoder = quantised(encoder, [x for x in some if not isinstance(x, ImageError)], directory)
     examples, refused = [], []
-    work = partial(_example, encoder=encoder, rules=DecodeRules(settings.max_pixels))
+    work = partial(_example, encoder=encoder, rules=rules)
     for done, result in enumerate(in_threads(work, chosen), start=1):
         if isinstance(result, ImageError):
             refused.append(Refusal(result.path, result.reason))

@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from imgsim import (
@@ -53,6 +54,25 @@ def test_it_takes_over_only_by_reencode_where_there_are_embeddings(collection, c
     assert not report.encoder.active
     assert collection.encoders.reencode("mine").switched
     assert collection.info().dim == 8
+
+
+def test_in_integers_it_gives_nearly_the_same(collection, crops, caplog):
+    def rows(name, **options):
+        settings = AdaptSettings(dims=0, colours="none", **options)
+        report = collection.encoders.adapt("bare", crops, settings, new_name=name)
+        return report.encoder, collection.embed(crops)
+
+    in_floats, expected = rows("floats")
+    in_integers, found = rows("integers", int8=True)
+    assert in_integers.fingerprint != in_floats.fingerprint
+    assert not np.array_equal(found, expected)
+    assert np.sum(found * expected, axis=1).min() > 0.98
+    model = onnx.load(Path(in_integers.directory) / "encoder.onnx")
+    kinds = {each.data_type for each in model.graph.initializer if len(each.dims) == 2}
+    assert onnx.TensorProto.INT8 in kinds
+    assert not caplog.records
+    again, _ = rows("again", int8=True)
+    assert again.fingerprint == in_integers.fingerprint
 
 
 def test_the_same_images_give_the_same_encoder(collection, crops, tmp_path):
