@@ -99,7 +99,15 @@ if TYPE_CHECKING:
         TrainingStage,
         UpkeepReport,
     )
-    from imgsim.scores import ClassScore, Evaluation, MeanWithInterval, RetrievalExample, Scores
+    from imgsim.scores import (
+        Agreement,
+        AgreementReport,
+        ClassScore,
+        Evaluation,
+        MeanWithInterval,
+        RetrievalExample,
+        Scores,
+    )
     from imgsim.searcher import Searcher
 
 __all__ = [
@@ -107,6 +115,8 @@ __all__ = [
     "RECIPES",
     "AdaptReport",
     "AdaptSettings",
+    "Agreement",
+    "AgreementReport",
     "BatchLimits",
     "Channels",
     "ClassScore",

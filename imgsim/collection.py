@@ -2,30 +2,26 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim import __version__
-from imgsim.catalog.sqlite import SCHEMA
 from imgsim.directory import Directory, mend
 from imgsim.encoder.embed import embed_images
 from imgsim.encoder.encoder import Encoder
-from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.encoders import Encoders
-from imgsim.errors import EncoderError, ImageError
-from imgsim.files import absolute, disk_bytes
-from imgsim.images.extras import readable
+from imgsim.errors import ImageError
+from imgsim.files import absolute
 from imgsim.images.scan import Notes, find
 from imgsim.images.source import Images
 from imgsim.jobs import forget
 from imgsim.jobs.compact import compact, everything, tidy, what_pays
+from imgsim.jobs.facts import facts
 from imgsim.jobs.ingest import ingest, preview
 from imgsim.jobs.neighbours import NeighbourLists, paths_of
 from imgsim.jobs.repair import damages, repair
@@ -66,10 +62,8 @@ from imgsim.results import (
     TrainingReport,
     UpkeepReport,
 )
-from imgsim.scores import Evaluation
+from imgsim.scores import AgreementReport, Evaluation
 from imgsim.searcher import Searcher
-
-_LIBRARIES = "faiss-cpu", "numba", "numpy", "onnxruntime", "pillow", "sqlalchemy"
 
 
 class Collection:
@@ -318,31 +312,28 @@ class Collection:
         evaluation = evaluate(chosen, root, found, settings, on_progress)
         return replace(evaluation, excluded=dict(notes.excluded))
 
+    def agreement(
+        self,
+        images: Paths,
+        settings: EvaluationSettings | None = None,
+        on_progress: Progress | None = None,
+        *,
+        encoders: Sequence[str] = (),
+    ) -> AgreementReport:
+        """Say whether encoders name the same neighbours for pictures that are cropped or resaved.
+
+        No labels are needed, and none of the settings about them count.
+        """
+        from imgsim.evaluation.agreement import agreement  # noqa: PLC0415 - SciPy takes a second
+
+        settings = settings or EvaluationSettings()
+        chosen = self._directory.load_encoders(encoders)
+        found = find(listed(images), settings.exclude, str(self.path))
+        return agreement(chosen, found, settings, on_progress)
+
     def info(self) -> CollectionInfo:
         """Return facts about the collection."""
-        directory = self._directory
-        with directory.catalog.snapshot() as snapshot:
-            encoder, preprocessing = None, None
-            with suppress(EncoderError):
-                encoder = snapshot.encoder()
-                preprocessing = read_preprocessing(directory.encoder_path(encoder.fingerprint))
-            segments = snapshot.segments()
-            return CollectionInfo(
-                path=str(directory.path),
-                catalog_schema=SCHEMA,
-                images=snapshot.count_images(),
-                refused=snapshot.count_refused(),
-                roots=tuple(snapshot.roots()),
-                segments=len(segments),
-                embedding_bytes=sum(4 * segment.rows * segment.dim for segment in segments),
-                disk_bytes=disk_bytes(directory.path),
-                encoder=encoder.name if encoder else None,
-                fingerprint=encoder.fingerprint if encoder else None,
-                dim=encoder.dim if encoder else None,
-                image_size=(preprocessing.height, preprocessing.width) if preprocessing else None,
-                formats=readable(),
-                versions={"imgsim": __version__} | {name: _version(name) for name in _LIBRARIES},
-            )
+        return facts(self._directory)
 
     def check(self, *, deep: bool = False) -> list[Damage]:
         """Compare every file of the collection with the catalog; return what is damaged.
@@ -391,10 +382,3 @@ class Collection:
             n = len(gallery)
             write(Path(path), export.Embeddings(blocks, n, gallery.dim, snapshot.longest_path()))
         return n
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:  # it may come from a distribution of another name
-        return "unknown"

@@ -67,3 +67,24 @@ class Evaluation:
     unlabelled: int = 0
     refused: tuple[Refusal, ...] = ()
     excluded: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Which share of the 10 nearest stays the same when a picture is cropped, or saved again."""
+
+    cropped: float
+    resaved: float
+
+
+@dataclass(frozen=True)
+class AgreementReport:
+    """How far encoders, by name, agree with themselves on some ``images``.
+
+    It is no measure of kinds; ``imgsim.evaluation.agreement`` says why. ``refused`` files cannot be
+    decoded.
+    """
+
+    images: int
+    encoders: dict[str, Agreement]
+    refused: tuple[Refusal, ...] = ()

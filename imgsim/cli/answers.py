@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from imgsim.output.listing import JSON_SCHEMA, Row, query_rows, write_csv, write_jsonl
 from imgsim.results import ImageInfo, QueryResult, Refusal
-from imgsim.scores import Evaluation
+from imgsim.scores import AgreementReport, Evaluation
 from imgsim.text import printable
 
 RowFormat = Literal["csv", "jsonl"]
@@ -122,3 +122,15 @@ def print_evaluation(evaluation: Evaluation) -> None:
         right = f"{score.retrieved.get(score.label, 0.0):.3f}" if score.queries else "-"
         label = printable(score.label)
         print(f"{label:<{width}}  {score.images:>7,}  {right:>5}  {besides}".rstrip())
+
+
+def print_agreement(report: AgreementReport) -> None:
+    """Print a table of encoders and the shares of neighbours that stay."""
+    width = max([7, *(len(printable(name)) for name in report.encoders)])
+    print(f"{'encoder':<{width}}  cropped  saved again")
+    for name, each in report.encoders.items():
+        print(f"{printable(name):<{width}}  {each.cropped:>7.3f}  {each.resaved:>11.3f}")
+    print(
+        f"shares of the 10 nearest of {report.images:,} images that stay; no measure of kinds, for "
+        "which labels are needed"
+    )

@@ -4,13 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from imgsim.images.descriptors import pixels_of
+from imgsim.images.variants import cropped
 from imgsim.results import Recognition
 
-_LEAST_SIDE = 0.8  # of a crop, in those of the image
-_LIGHTER = 0.25
 _EQUAL = 1e-6  # of the greatest square of a length; what is less is rounding
 
 
@@ -25,26 +23,13 @@ def recognition(
     nearest is sought among all n images, by what ``encode`` gives (n, d) and by 32x32 pixels.
     """
     random = np.random.default_rng(seed)
-    variants = np.stack([_variant(image, random) for image in images])
+    variants = np.stack([cropped(image, random) for image in images])
     ours, theirs = (_recognised(f(images), f(variants)) for f in (encode, _as_pixels))
     return Recognition(len(images), ours, theirs)
 
 
 def _as_pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.stack([pixels_of(image) for image in images])
-
-
-def _variant(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    height, width, _ = image.shape
-    share, top, left = random.uniform(_LEAST_SIDE, 1), random.random(), random.random()
-    y, x = top * (1 - share) * height, left * (1 - share) * width
-    box = x, y, x + share * width, y + share * height
-    crop = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box)
-    pixels = np.asarray(crop, np.float32) * (1 + random.uniform(-_LIGHTER, _LIGHTER))
-    if random.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    rounded: NDArray[np.uint8] = np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
-    return rounded
 
 
 def _recognised(rows: NDArray[np.float32], others: NDArray[np.float32]) -> float:
