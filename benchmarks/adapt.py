@@ -1,7 +1,7 @@
 """Measure pretrained networks as they are and adapted: what they find, and what they cost.
 
 For each set of labelled images, each network is added, adapted to the images without their labels,
-as by default, without colours, and in integers, and evaluated with the labels. Seconds are those
+as by default and in integers, and evaluated with the labels. Seconds are those
 until images can be ingested; ingest is of the same images, into a collection of its own.
 """
 
@@ -24,7 +24,6 @@ NETWORK = "efficientnet-lite0"
 LEFT_OUT = "iconic"  # pictures of the groceries that are no photographs
 ADAPTED = {
     "adapted": AdaptSettings(exclude=LEFT_OUT),
-    "without colours": AdaptSettings(colours="none", exclude=LEFT_OUT),
     "int8": AdaptSettings(int8=True, exclude=LEFT_OUT),
 }
 

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsim import __version__
 from imgsim.directory import Directory, mend
 from imgsim.encoder.embed import embed_images
 from imgsim.encoder.encoder import Encoder
@@ -333,7 +334,7 @@ class Collection:
 
     def info(self) -> CollectionInfo:
         """Return facts about the collection."""
-        return facts(self._directory)
+        return facts(self._directory, __version__)
 
     def check(self, *, deep: bool = False) -> list[Damage]:
         """Compare every file of the collection with the catalog; return what is damaged.

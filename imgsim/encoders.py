@@ -115,7 +115,9 @@ class Encoders:
                 export_layer(file, source.layer, source.image_size, scratch / MODEL_NAME)
             warnings = adopt(source, scratch)
             if not rename:
-                self._refuse_other_name(Encoder(scratch).fingerprint, source)
+                self._refuse_other_name(
+                    scratch, source.name, source.file, "; `--rename` renames it"
+                )
             return EncoderReport(self._published(scratch, source.name), tuple(warnings))
 
     def add_pretrained(
@@ -133,6 +135,7 @@ class Encoders:
             file = None if weights is None else os.fspath(weights)
             source = replace(write_pretrained(network, file, scratch), name=name or network)
             warnings = adopt(source, scratch)
+            self._refuse_other_name(scratch, source.name, network)
             return EncoderReport(self._published(scratch, source.name), tuple(warnings))
 
     def adapt(
@@ -161,6 +164,7 @@ class Encoders:
             refuse_taken(self._records(), chosen)
             paths, refused = sorted_out(found)
             made = adapt(encoder, paths, settings, scratch, on_progress)
+            self._refuse_other_name(scratch, chosen, chosen)
             info = self._published(scratch, chosen)
         return AdaptReport(
             info, made.images, made.colours, (*refused, *made.refused), dict(notes.excluded)
@@ -243,13 +247,14 @@ class Encoders:
         with self._catalog.snapshot() as snapshot:
             return snapshot.encoders()
 
-    def _refuse_other_name(self, fingerprint: str, source: EncoderSource) -> None:
+    def _refuse_other_name(
+        self, directory: Path, name: str | None, what: str, remedy: str = ""
+    ) -> None:
         """Raise :class:`EncoderError` if an encoder is there under another name than asked for."""
+        fingerprint = Encoder(directory).fingerprint
         for record in self._records():
-            if record.fingerprint == fingerprint and source.name not in {None, record.name}:
-                raise EncoderError(
-                    f"{source.file}: is there already, as {record.name}; `--rename` renames it"
-                )
+            if record.fingerprint == fingerprint and name not in {None, record.name}:
+                raise EncoderError(f"{what}: is there already, as {record.name}{remedy}")
 
     def _named(self, name: str) -> EncoderRecord:
         with self._catalog.snapshot() as snapshot:

@@ -3,7 +3,6 @@
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
-from imgsim import __version__
 from imgsim.catalog.sqlite import SCHEMA
 from imgsim.directory import Directory
 from imgsim.encoder.preprocessing import read_preprocessing
@@ -15,8 +14,8 @@ from imgsim.results import CollectionInfo
 _LIBRARIES = "faiss-cpu", "numba", "numpy", "onnxruntime", "pillow", "sqlalchemy"
 
 
-def facts(directory: Directory) -> CollectionInfo:
-    """Return facts about the collection in a directory."""
+def facts(directory: Directory, ours: str) -> CollectionInfo:
+    """Return facts about the collection in a directory, by this version of imgsim."""
     with directory.catalog.snapshot() as snapshot:
         encoder, preprocessing = None, None
         with suppress(EncoderError):
@@ -37,7 +36,7 @@ def facts(directory: Directory) -> CollectionInfo:
             dim=encoder.dim if encoder else None,
             image_size=(preprocessing.height, preprocessing.width) if preprocessing else None,
             formats=readable(),
-            versions={"imgsim": __version__} | {name: _version(name) for name in _LIBRARIES},
+            versions={"imgsim": ours} | {name: _version(name) for name in _LIBRARIES},
         )
 
 

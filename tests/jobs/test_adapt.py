@@ -71,8 +71,8 @@ def test_in_integers_it_gives_nearly_the_same(collection, crops, caplog):
     kinds = {each.data_type for each in model.graph.initializer if len(each.dims) == 2}
     assert onnx.TensorProto.INT8 in kinds
     assert not caplog.records
-    again, _ = rows("again", int8=True)
-    assert again.fingerprint == in_integers.fingerprint
+    with pytest.raises(EncoderError, match="again: is there already, as integers"):
+        rows("again", int8=True)
 
 
 def test_the_same_images_give_the_same_encoder(collection, crops, tmp_path):
@@ -81,6 +81,13 @@ def test_the_same_images_give_the_same_encoder(collection, crops, tmp_path):
         other.encoders.add(EncoderSource(str(tmp_path / "m.onnx"), "bare"))
         second = other.encoders.adapt("bare", crops, AdaptSettings(dims=8), new_name="one")
     assert first.encoder.fingerprint == second.encoder.fingerprint
+
+
+def test_the_same_encoder_does_not_get_another_name(collection, crops):
+    collection.encoders.adapt("bare", crops, AdaptSettings(dims=8), new_name="one")
+    with pytest.raises(EncoderError, match="is there already, as one"):
+        collection.encoders.adapt("bare", crops, AdaptSettings(dims=8), new_name="two")
+    assert [each.name for each in collection.encoders.list()] == ["bare", "one"]
 
 
 def test_few_images_keep_all_values(collection, crops):
