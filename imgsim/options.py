@@ -237,13 +237,15 @@ class HeadSettings:
     """Which last layers follow a model: see :class:`TrainingSettings`.
 
     ``dims`` directions are kept, its ``principal``, or with 0 all as they are; ``colours`` and
-    ``unit`` are those there. To find pairs, directions are divided by ``power`` of their deviation.
+    ``unit`` are those there. Two images are of a kind if each is among the ``mutual`` nearest of
+    the other, where directions are divided by ``power`` of their deviation.
     """
 
     dims: int = 256
     colours: Colours = "auto"
     unit: bool = True
     seed: int = 0
+    mutual: int = 3
     power: float = 0.2
 
     def __post_init__(self) -> None:

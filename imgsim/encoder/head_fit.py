@@ -27,7 +27,6 @@ _SHARES = {"none": 0.0, "little": 0.05, "some": 0.3, "much": 0.7}  # in the squa
 _LEAST_VARIANCE = 1e-4  # of rows of unit length; what is less is rounding
 _JUDGED_SIDE = 64  # of the image whose colours say how much they count
 _WIDEST = 8_192
-_MUTUAL = 3  # two rows are pairs if each is among so many nearest of the other
 _RELEVANCE = 0.6  # of the deviations of pairs, by which rows are divided
 _PIXELS = 60_000
 _SHARPNESS = 4.0
@@ -87,7 +86,7 @@ def fitted_head(
             shares = np.stack([shares_of(image, colours) for image in small])
             x = np.concatenate([(1 - share) ** 0.5 * x, share**0.5 * shares], axis=1)
     if 0 < settings.dims < len(rows) and x.var(axis=0).sum() > _LEAST_VARIANCE:
-        directions = relevant_directions(x, settings.dims, settings.power)
+        directions = relevant_directions(x, settings.dims, settings.mutual, settings.power)
     return Head(settings.unit, share, colours, directions)
 
 
@@ -138,7 +137,9 @@ def principal_directions(rows: NDArray[np.float32], most: int, power: float) -> 
     return Affine(weights.astype(np.float32), (-pca.mean_ @ weights).astype(np.float32))
 
 
-def relevant_directions(rows: NDArray[np.float32], most: int, power: float = 0.2) -> Affine:
+def relevant_directions(
+    rows: NDArray[np.float32], most: int, mutual: int = 3, power: float = 0.2
+) -> Affine:
     """Return the layer from rows (n, d) at unit length to the directions that tell kinds apart.
 
     Directions in which near rows differ count less; of what is left, up to ``most`` principal ones
@@ -148,7 +149,7 @@ def relevant_directions(rows: NDArray[np.float32], most: int, power: float = 0.2
     Component Analysis, 2002.
     """
     found = principal_directions(rows, most, power)
-    one, two = _pairs(unit(rows @ found.weights + found.bias))
+    one, two = _pairs(unit(rows @ found.weights + found.bias), mutual)
     apart = (rows[one] - rows[two]).astype(np.float64)
     variances, embeddings = np.linalg.eigh(apart.T @ apart / max(1, len(apart)))
     scales = _shrunk(variances, _RELEVANCE)
@@ -157,10 +158,10 @@ def relevant_directions(rows: NDArray[np.float32], most: int, power: float = 0.2
     return Affine((whitening @ kept.weights).astype(np.float32), kept.bias)
 
 
-def _pairs(rows: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the pairs of rows of which each is among the nearest of the other."""
+def _pairs(rows: NDArray[np.float32], mutual: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the pairs of rows of which each is among the ``mutual`` nearest of the other."""
     near = np.zeros((len(rows), len(rows)), bool)
-    near[np.arange(len(rows))[:, np.newaxis], _nearest(rows, _MUTUAL)] = True
+    near[np.arange(len(rows))[:, np.newaxis], _nearest(rows, mutual)] = True
     one, two = np.nonzero(np.triu(near & near.T))
     return one, two
 

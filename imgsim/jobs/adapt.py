@@ -83,7 +83,7 @@ def adapt(
     if len(examples) < 2:
         why = "".join(f"; {each.path}: {each.reason}" for each in refused[:1])
         raise EncoderError(f"at least 2 images are needed, and {len(examples)} can be decoded{why}")
-    asked = HeadSettings(settings.dims, settings.colours, seed=settings.seed, power=0.0)
+    asked = HeadSettings(settings.dims, settings.colours, seed=settings.seed, mutual=5, power=0.0)
     if asked.colours == "auto":
         judged = weight_of_colours(each.evidence for each in examples)
         asked = replace(asked, colours=_BESIDE[judged])
