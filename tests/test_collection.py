@@ -41,7 +41,7 @@ def test_a_library_of_another_distribution(collection, monkeypatch):
     def version(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("imgsim.collection.version", version)
+    monkeypatch.setattr("imgsim.jobs.facts.version", version)
     assert collection.info().versions["onnxruntime"] == "unknown"
 
 

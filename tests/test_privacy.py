@@ -91,6 +91,8 @@ def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
         ["export", "embeddings", "-o", tmp_path / "e.npz"],
         ["export", "index", "-o", tmp_path / "i.faiss"],
         ["encoder", "import", model, "--name", "other"],
+        ["encoder", "pretrained"],
+        ["encoder", "adapt", "other", pictures, "--int8", "--dims", "8"],
         ["encoder", "list"],
         ["encoder", "show", "other"],
         ["reencode", "--encoder", "other"],
