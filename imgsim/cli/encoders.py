@@ -178,7 +178,7 @@ def adapt_encoder(
     ] = "auto",
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="Compute in integers: sooner, and a little worse."),
+        typer.Option("--int8", help="Compute in integers: sooner; embeddings differ a little."),
     ] = False,
     labels: Annotated[
         str | None,
@@ -214,7 +214,9 @@ def adapt_encoder(
         gain: dict[str, Scores] = {}
         if labels is not None:
             table = None if labels == "folders" else labels
-            given = EvaluationSettings(table, column, exclude=settings.exclude)
+            given = EvaluationSettings(
+                table, column, exclude=settings.exclude, max_pixels=max_pixels
+            )
             both = encoder, report.encoder.name
             with progress_bar("evaluate", quiet=options.quiet) as show:
                 gain = collection.evaluate(roots[0], given, show, encoders=both).encoders

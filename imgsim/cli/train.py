@@ -272,9 +272,8 @@ def evaluate(
         if labels is not None or figure is not None:
             raise typer.BadParameter("--unlabelled goes with neither --labels nor --figure")
         with options.open() as collection, progress_bar("compare", quiet=options.quiet) as show:
-            report = collection.agreement(
-                images or labelled, settings, show, encoders=encoder or ()
-            )
+            wanted = labelled if images is None else images
+            report = collection.agreement(wanted, settings, show, encoders=encoder or ())
         _print_agreement(report, as_json=as_json)
         return
     with options.open() as collection, progress_bar("evaluate", quiet=options.quiet) as show:

@@ -1,5 +1,6 @@
 """The head of an encoder as nodes of its ONNX model; ``imgsim.encoder.head_fit`` fits it."""
 
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,7 @@ def attach(encoder: Encoder, head: Head, directory: Path) -> None:
         x, dim = nodes.affine(x, head.directions), len(head.directions.bias)
         x = nodes.unit(x, dim) if head.unit else x
     nodes.end(x, dim)
-    after = Preprocessing(
-        fed.height, fed.width, dim, fed.layout, fed.scale, fed.channels, fed.mean, fed.std, _OUTPUT
-    )
+    after = replace(fed, dim=dim, output=_OUTPUT, normalize=False)
     target = directory / MODEL_NAME
     with writing(target):
         onnx.save(model, target)

@@ -65,3 +65,14 @@ def test_on_the_command_line(imgsim, tmp_path, crops):
     assert lines[2].startswith("shares of the 10 nearest of 36 images")
     wrong = imgsim("-c", path, "evaluate", folder, "--unlabelled", "--labels", "x.csv")
     assert (wrong.returncode, wrong.stdout) == (2, b"")
+
+
+def test_an_empty_list_is_not_the_folder(imgsim, tmp_path, crops):
+    path, listed = tmp_path / "c", tmp_path / "list.txt"
+    with Collection.open(path, create=True) as collection:
+        collection.encoders.add(EncoderSource(write_projection(tmp_path / "m.onnx"), "one"))
+    listed.write_text("")
+    folder = crops[0].rpartition("/")[0]
+    done = imgsim("-c", path, "evaluate", folder, "--unlabelled", "--from-file", listed)
+    assert (done.returncode, done.stdout) == (50, b"")
+    assert b"0 images can be decoded" in done.stderr
