@@ -262,8 +262,8 @@ class AdaptSettings:
 
     Embeddings get up to ``dims`` values, if there are more images than that; with 0 they keep all.
     ``colours`` says how much they count. With ``int8`` the network computes in integers, calibrated
-    on some of the images: sooner, with embeddings that differ a little. ``exclude`` and ``max_pixels`` are those of
-    :class:`IngestSettings`.
+    on some of the images: sooner, with embeddings that differ a little. ``exclude`` and
+    ``max_pixels`` are those of :class:`IngestSettings`.
     """
 
     dims: int = 256

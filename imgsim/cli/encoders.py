@@ -16,6 +16,7 @@ from imgsim.cli.options import (
     MaxPixels,
     Name,
     Null,
+    OptionalImages,
     Options,
     offer_reencode,
     roots_of,
@@ -152,10 +153,7 @@ def _triple(text: str | None) -> Triple | None:
 def adapt_encoder(
     ctx: typer.Context,
     encoder: EncoderName,
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="IMAGES", help="Image files, and folders of them."),
-    ] = None,
+    images: OptionalImages = None,
     from_file: FromFile = None,
     null: Null = False,
     exclude: Exclude = None,

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 ImagePaths = Annotated[
     list[str], typer.Argument(metavar="IMAGES", help="Image files, and folders of them.")
 ]
+OptionalImages = Annotated[
+    list[str] | None, typer.Argument(metavar="IMAGES", help="Image files, and folders of them.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write.")]
 K = Annotated[
     int | None,

@@ -16,6 +16,7 @@ from imgsim.cli.options import (
     MaxPixels,
     Name,
     Null,
+    OptionalImages,
     Options,
     excluded_text,
     listed,
@@ -41,10 +42,7 @@ _DRAWN = 20  # queries of a sheet
 
 def train(
     ctx: typer.Context,
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="IMAGES", help="Image files, and folders of them."),
-    ] = None,
+    images: OptionalImages = None,
     from_file: FromFile = None,
     null: Null = False,
     exclude: Exclude = None,
