@@ -2,12 +2,13 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
 
 from imgsim.errors import ImageError
+from imgsim.results import Progress, Refusal
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -47,3 +48,19 @@ def in_threads(
             yield pending.popleft().result()
     finally:  # perhaps by the garbage collector, in one of these threads: it cannot wait for itself
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def gathered(
+    work: Callable[[_Item], _Result], items: Sequence[_Item], on_progress: Progress | None
+) -> tuple[list[_Result], list[Refusal]]:
+    """Do what :func:`in_threads` does, and tell of each; return the results and what failed."""
+    results: list[_Result] = []
+    refused: list[Refusal] = []
+    for done, result in enumerate(in_threads(work, items), start=1):
+        if isinstance(result, ImageError):
+            refused.append(Refusal(result.path, result.reason))
+        else:
+            results.append(result)
+        if on_progress is not None:
+            on_progress(done, len(items))
+    return results, refused

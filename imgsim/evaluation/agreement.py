@@ -17,9 +17,9 @@ from imgsim.errors import ImageError, LabelError
 from imgsim.images.decode import decode, sorted_out
 from imgsim.images.variants import cropped, resaved
 from imgsim.options import DecodeRules, EvaluationSettings
-from imgsim.parallel import in_threads
+from imgsim.parallel import gathered
 from imgsim.records import ImageFile
-from imgsim.results import Progress, Refusal
+from imgsim.results import Progress
 from imgsim.scores import Agreement, AgreementReport
 
 _NEAREST = 10
@@ -40,22 +40,15 @@ def agreement(
     paths, refused = sorted_out(files)
     order = np.random.default_rng(settings.seed).permutation(len(paths))[: settings.queries]
     drawn = [(paths[number], number) for number in sorted(order.tolist())]
-    found: list[list[_Rows]] = []
     work = partial(_embedded, encoders=[*encoders.values()], settings=settings)
-    for done, result in enumerate(in_threads(work, drawn), start=1):
-        if isinstance(result, ImageError):
-            refused.append(Refusal(result.path, result.reason))
-        else:
-            found.append(result)
-        if on_progress is not None:
-            on_progress(done, len(drawn))
+    found, failed = gathered(work, drawn, on_progress)
     if len(found) < _NEAREST + 2:
         raise LabelError(f"{len(found)} images can be decoded; at least {_NEAREST + 2} are needed")
     scores = {
         name: _agreement(*map(np.stack, zip(*rows, strict=True)))
         for name, rows in zip(encoders, zip(*found, strict=True), strict=True)
     }
-    return AgreementReport(len(found), scores, tuple(refused))
+    return AgreementReport(len(found), scores, (*refused, *failed))
 
 
 def _embedded(

@@ -16,7 +16,6 @@ Each comes with the 95 % percentile interval of 1,000 bootstrap resamples of the
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,9 @@ from imgsim.evaluation.baselines import Descriptions, describe
 from imgsim.evaluation.labels import folder_labels, table_labels
 from imgsim.images.decode import sorted_out
 from imgsim.options import DecodeRules, EvaluationSettings
-from imgsim.parallel import in_threads
+from imgsim.parallel import gathered
 from imgsim.records import ImageFile
-from imgsim.results import Progress, Refusal
+from imgsim.results import Progress
 from imgsim.scores import ClassScore, Evaluation, MeanWithInterval, RetrievalExample, Scores
 
 NEAREST = 10
@@ -154,21 +153,14 @@ def evaluate(
         where = settings.labels or f"{root} (a folder for each label)"
         why = "".join(f"; {each.path}: {each.reason}" for each in refused[:1])
         raise LabelError(f"{where}: labels none of {len(files):,} images found{why}")
-    images: dict[str, Descriptions] = {}
-    work = partial(
-        describe, encoders=list(encoders.values()), rules=DecodeRules(settings.max_pixels)
-    )
-    for done, (path, result) in enumerate(
-        zip(paths, in_threads(work, paths), strict=True), start=1
-    ):
-        if isinstance(result, ImageError):
-            refused.append(Refusal(path, result.reason))
-        else:
-            images[path] = result
-        if on_progress is not None:
-            on_progress(done, len(paths))
-    evaluation = _evaluated(images, list(encoders), labels, settings)
-    return replace(evaluation, unlabelled=len(files) - len(paths), refused=tuple(refused))
+    rules, chosen = DecodeRules(settings.max_pixels), list(encoders.values())
+
+    def described(path: str) -> tuple[str, Descriptions]:
+        return path, describe(path, chosen, rules)
+
+    images, failed = gathered(described, paths, on_progress)
+    evaluation = _evaluated(dict(images), list(encoders), labels, settings)
+    return replace(evaluation, unlabelled=len(files) - len(paths), refused=(*refused, *failed))
 
 
 def _evaluated(

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from imgsim.encoder.int8 import quantised
 from imgsim.errors import EncoderError, ImageError
 from imgsim.images.decode import decode
 from imgsim.options import AdaptSettings, Colours, DecodeRules, HeadSettings
-from imgsim.parallel import in_threads
+from imgsim.parallel import gathered, in_threads
 from imgsim.results import Progress, Refusal
 
 _LOG = logging.getLogger(__name__)
@@ -67,19 +68,10 @@ def adapt(
     drawn = np.random.default_rng(settings.seed).permutation(len(paths))[: settings.most]
     chosen = [paths[number] for number in sorted(drawn.tolist())]
     if settings.int8:
-        fed = encoder.preprocessing
-        decoded = partial(decode, height=fed.height, width=fed.width, rules=rules)
-        some = in_threads(decoded, [paths[number] for number in drawn[:_CALIBRATED].tolist()])
-        encoder = quantised(encoder, [x for x in some if not isinstance(x, ImageError)], directory)
-    examples, refused = [], []
+        mixed = [paths[number] for number in drawn.tolist()]
+        encoder = quantised(encoder, _calibrating(mixed, encoder, rules), directory)
     work = partial(_example, encoder=encoder, rules=rules)
-    for done, result in enumerate(in_threads(work, chosen), start=1):
-        if isinstance(result, ImageError):
-            refused.append(Refusal(result.path, result.reason))
-        else:
-            examples.append(result)
-        if on_progress is not None:
-            on_progress(done, len(chosen))
+    examples, refused = gathered(work, chosen, on_progress)
     if len(examples) < 2:
         why = "".join(f"; {each.path}: {each.reason}" for each in refused[:1])
         raise EncoderError(f"at least 2 images are needed, and {len(examples)} can be decoded{why}")
@@ -91,6 +83,19 @@ def adapt(
     rows = np.stack([each.row for each in examples])
     attach(encoder, fitted_head(rows, [each.small for each in examples], asked), directory)
     return Adaptation(len(examples), tuple(refused), asked.colours)
+
+
+def _calibrating(
+    paths: Sequence[str], encoder: Encoder, rules: DecodeRules
+) -> list[NDArray[np.uint8]]:
+    """Return the first of the images that can be decoded."""
+    fed = encoder.preprocessing
+    work = partial(decode, height=fed.height, width=fed.width, rules=rules)
+    decoded = (each for each in in_threads(work, paths) if not isinstance(each, ImageError))
+    found = list(islice(decoded, _CALIBRATED))
+    if not found:
+        raise EncoderError("at least 2 images are needed, and 0 can be decoded")
+    return found
 
 
 def _example(path: str, encoder: Encoder, rules: DecodeRules) -> _Example:

@@ -108,6 +108,16 @@ def test_damaged_images_are_left_out(collection, crops, tmp_path):
     assert sorted(os.path.basename(each.path) for each in report.refused) == ["cut.jpg", "text.jpg"]
 
 
+def test_integers_are_calibrated_on_what_can_be_decoded(collection, crops, tmp_path):
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(Path(crops[0]).read_bytes()[:900])
+    with pytest.raises(EncoderError, match="0 can be decoded"):
+        collection.encoders.adapt("bare", [cut], AdaptSettings(int8=True))
+    assert (
+        collection.encoders.adapt("bare", [cut, *crops[:3]], AdaptSettings(int8=True)).images == 3
+    )
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_one_image_is_too_few(collection, crops, tmp_path, count):
     cut = tmp_path / "cut.jpg"
