@@ -2,7 +2,9 @@
 
 import csv
 import logging
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ _COMPARED = 16
 _CHECKED = 500
 _TOLERANCE = 1e-4
 _SAMPLED = 5_000  # images to which the head is fitted
+_PARTS = 64  # of these, which all cores share
 _JUDGED = 3_000  # images that say how much colours count
 
 _LOG = logging.getLogger(__name__)
@@ -172,7 +175,10 @@ def _attach_head(directory: Path, images: NDArray[np.uint8], settings: TrainingS
     asked = HeadSettings(settings.principal, settings.colours, settings.unit, settings.seed)
     if asked.dims or asked.unit:
         encoder = Encoder(directory)
-        attach(encoder, fitted_head(encoder.encode(images), map(pooled, images), asked), directory)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = pool.map(encoder.encode, np.array_split(images, _PARTS))
+            rows = np.concatenate(list(parts))
+        attach(encoder, fitted_head(rows, map(pooled, images), asked), directory)
 
 
 def _saved(
