@@ -38,6 +38,7 @@ _WARM = (
     "alembic.command",
     "faiss",
     "imgsim.encoder.importing",
+    "imgsim.jobs.adapt",
     "imgsim.evaluation.evaluate",
     "imgsim.output.html",
     "imgsim.output.plots",
