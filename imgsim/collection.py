@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim import __version__
+from imgsim.curation.curation import Curation
 from imgsim.directory import Directory, mend
 from imgsim.encoder.embed import embed_images
 from imgsim.encoder.encoder import Encoder
@@ -115,6 +116,11 @@ class Collection:
     def encoders(self) -> Encoders:
         """Return the encoders that the collection has: list, add, use, reencode."""
         return Encoders(self._directory)
+
+    @property
+    def curation(self) -> Curation:
+        """Return what the neighbours of images are good for: duplicates, outliers, samples."""
+        return Curation(self._directory)
 
     def train(
         self,

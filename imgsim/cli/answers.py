@@ -6,13 +6,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from imgsim.output.listing import JSON_SCHEMA, Row, query_rows, write_csv, write_jsonl
+from imgsim.output.listing import (
+    JSON_SCHEMA,
+    NEIGHBOUR_COLUMNS,
+    Row,
+    query_rows,
+    write_csv,
+    write_jsonl,
+)
 from imgsim.results import ImageInfo, QueryResult, Refusal
 from imgsim.scores import AgreementReport, Evaluation
 from imgsim.text import printable
 
 RowFormat = Literal["csv", "jsonl"]
-"""How rows of neighbours are printed."""
+"""How rows are printed for a program."""
+
+TableFormat = Literal["table", "jsonl", "csv"]
+"""How an answer is printed: for a person, or for a program."""
 
 QueryFormat = Literal["table", "jsonl", "csv", "paths"]
 """How `imgsim query` prints its answer."""
@@ -67,9 +77,11 @@ def print_results(results: Sequence[QueryResult], form: QueryFormat, *, null: bo
         print_rows((row for result in results for row in query_rows(result)), form)
 
 
-def print_rows(rows: Iterable[Row], form: RowFormat) -> None:
-    """Print rows of NEIGHBOUR_COLUMNS to stdout."""
-    _ROW_WRITERS[form](sys.stdout, rows)
+def print_rows(
+    rows: Iterable[Row], form: RowFormat, columns: Iterable[str] = NEIGHBOUR_COLUMNS
+) -> None:
+    """Print rows of some columns to stdout."""
+    _ROW_WRITERS[form](sys.stdout, rows, columns)
 
 
 def _print_table(results: Sequence[QueryResult]) -> None:

@@ -1,9 +1,10 @@
-"""Matches as one HTML page."""
+"""Pictures in sections, as one HTML page."""
 
 import base64
 import html
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +35,62 @@ def write_page(
 ) -> int:
     """Write one HTML file with a section for each query.
 
+    At most 20,000 pictures are shown; see :func:`select`. Returns how many are left out. For
+    ``embedded`` see :func:`write_sections`.
+    """
+    selection = select(results, _MOST)
+    sections = [
+        Section(
+            (
+                Card(result.query, "query", "query"),
+                *(Card(m.path, f"{m.rank} · {m.distance:.6g}", "match") for m in result.matches),
+            )
+        )
+        for result in selection.results
+    ]
+    write_sections(path, "Similar images", sections, on_progress, rules, embedded=embedded)
+    return selection.left_out
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture, and a ``label`` below it; a ``kind`` of "query" is outlined."""
+
+    path: str
+    label: str
+    kind: str = "match"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Pictures side by side, under a ``heading`` unless that is empty."""
+
+    cards: tuple[Card, ...]
+    heading: str = ""
+
+
+def write_sections(
+    path: Path,
+    title: str,
+    sections: Sequence[Section],
+    on_progress: Progress | None = None,
+    rules: DecodeRules = DECODE_RULES,
+    *,
+    embedded: int = _EMBEDDED,
+) -> None:
+    """Write one HTML file with a row of pictures for each section.
+
     The first ``embedded`` different images are in it as thumbnails, once each; the browser loads
-    the others from their files when they are looked at. At most 20,000 pictures are shown; see
-    :func:`select`. Returns how many are left out.
+    the others from their files when they are looked at. What is text in ``sections`` is escaped.
     """
     check_target(path, PAGES)
-    selection = select(results, _MOST)
-    gallery = _Gallery(embedded, selection.pictures, on_progress, rules)
-    sections = "\n".join(map(gallery.section, selection.results))
+    pictures = sum(len(section.cards) for section in sections)
+    gallery = _Gallery(embedded, pictures, on_progress, rules)
+    shown = "\n".join(map(gallery.section, sections))
     style = _STYLE + "\n".join(gallery.rules)
+    page = _PAGE.format(title=html.escape(title), style=style, sections=shown)
     with writing(path), replacing(path.resolve()) as temporary:
-        temporary.write_text(_PAGE.format(style=style, sections=sections), encoding="utf-8")
-    return selection.left_out
+        temporary.write_text(page, encoding="utf-8")
 
 
 class _Gallery:
@@ -60,16 +105,14 @@ class _Gallery:
         self._done = 0
         self._known: dict[str, tuple[str, str]] = {}
 
-    def section(self, result: QueryResult) -> str:
-        """Return the section of a query."""
-        matches = (
-            self._card(match.path, f"{match.rank} &middot; {match.distance:.6g}", "match")
-            for match in result.matches
-        )
-        query = self._card(result.query, "query", "query")
-        return f"<section>\n{query}{''.join(matches)}</section>"
+    def section(self, section: Section) -> str:
+        """Return a row of pictures and its heading."""
+        heading = html.escape(printable(section.heading))
+        cards = "".join(map(self._card, section.cards))
+        return (f"<h2>{heading}</h2>\n" if heading else "") + f"<section>\n{cards}</section>"
 
-    def _card(self, path: str, label: str, kind: str) -> str:
+    def _card(self, card: Card) -> str:
+        path, label = card.path, html.escape(printable(card.label))
         if path not in self._known:
             self._known[path] = self._picture(path)
         picture, size = self._known[path]
@@ -78,7 +121,7 @@ class _Gallery:
             self._on_progress(self._done, self._pictures)
         name, link = html.escape(printable(path)), html.escape(Path(absolute(path)).as_uri())
         return (
-            f'<figure class="{kind}"><a href="{link}" title="{name}">{picture}</a><figcaption>'
+            f'<figure class="{card.kind}"><a href="{link}" title="{name}">{picture}</a><figcaption>'
             f"<b>{label}</b><br><bdi>{html.escape(short_name(path))}</bdi><br>{size}</figcaption>"
             "</figure>\n"
         )
@@ -111,6 +154,7 @@ def _data(pixels: NDArray[np.uint8]) -> str:
 _STYLE = """
 :root { color-scheme: light dark; font: 14px system-ui, sans-serif; }
 body { margin: 1.5rem; }
+h2 { font-size: 1rem; margin: 1rem 0 0; }
 section { display: flex; flex-wrap: wrap; gap: .75rem; padding: 1rem 0;
   border-bottom: 1px solid #8884; content-visibility: auto; contain-intrinsic-size: auto 260px; }
 figure { margin: 0; width: 180px; }
@@ -127,11 +171,11 @@ _PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>imgsim: similar images</title>
+<title>imgsim: {title}</title>
 <style>{style}</style>
 </head>
 <body>
-<h1>Similar images</h1>
+<h1>{title}</h1>
 {sections}
 </body>
 </html>

@@ -93,17 +93,21 @@ def query_rows(result: QueryResult) -> Iterator[Row]:
         yield None, result.query, match.rank, match.id, match.path, match.distance
 
 
-def write_csv(file: TextIO, rows: Iterable[Row]) -> None:
-    """Write rows of NEIGHBOUR_COLUMNS as CSV, texts in quotes."""
+def write_csv(
+    file: TextIO, rows: Iterable[Row], columns: Iterable[str] = NEIGHBOUR_COLUMNS
+) -> None:
+    """Write rows of some columns as CSV, texts in quotes."""
     writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writerow(NEIGHBOUR_COLUMNS)
+    writer.writerow(columns)
     writer.writerows(rows)
 
 
-def write_jsonl(file: TextIO, rows: Iterable[Row]) -> None:
-    """Write rows of NEIGHBOUR_COLUMNS as JSON Lines."""
+def write_jsonl(
+    file: TextIO, rows: Iterable[Row], columns: Iterable[str] = NEIGHBOUR_COLUMNS
+) -> None:
+    """Write rows of some columns as JSON Lines."""
     for row in rows:
-        fields = dict(zip(NEIGHBOUR_COLUMNS, row, strict=True))
+        fields = dict(zip(columns, row, strict=True))
         file.write(json.dumps({"schema": JSON_SCHEMA, **fields}) + "\n")
 
 

@@ -53,7 +53,7 @@ def test_page_is_self_contained_and_escaped(results, tmp_path):
     assert not page.of("src")
     assert text.count("url(") == text.count("url(data:image/jpeg;base64,") == 2  # each image once
     assert "No such file or directory" in text
-    assert re.search(r"2 &middot; 1\.25", text)
+    assert re.search(r"2 · 1\.25", text)
     assert "&lt;script&gt;" in text
     assert text.count("30 &times; 60") == 2
     assert page.of("title").count(results[0].query) == 3  # the whole path on hover

@@ -1,0 +1,1 @@
+"""What the curation of a collection finds."""
