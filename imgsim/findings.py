@@ -1,6 +1,6 @@
 """What the curation of a collection finds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from imgsim.results import Match, Refusal
@@ -76,6 +76,14 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """An image that is in no cluster."""
+
+    id: int
+    path: str
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Images of a kind, the nearest to their mean first, and their ``share`` of all."""
 
@@ -91,20 +99,20 @@ class Cluster:
 
 @dataclass(frozen=True)
 class ClusterReport:
-    """The clusters of ``images``, the largest first; ``apart`` are the paths in none."""
+    """The clusters of ``images``, the largest first; those ``apart`` are in none."""
 
     images: int
     grouping: Grouping
     clusters: tuple[Cluster, ...]
-    apart: tuple[str, ...] = ()
+    apart: tuple[Apart, ...] = ()
 
 
 @dataclass(frozen=True)
 class Mislabelled:
     """An image that may have the wrong label: ``probability`` says how sure that is.
 
-    ``proposed`` is the label that its neighbours speak for most. ``matches`` are the neighbours,
-    whose ranks count from 1, and ``labels`` theirs.
+    ``proposed`` is the other label that is the likeliest. The ten ``nearest`` are paths, nearest
+    first, and ``labels`` theirs.
     """
 
     rank: int
@@ -120,8 +128,9 @@ class Mislabelled:
 class LabelReport:
     """What the neighbours say of the labels of ``images``, the surest first.
 
-    About ``wrong`` of all labels are estimated to be wrong. ``unlabelled`` images have no label and
-    were left out; ``refused`` ones cannot be decoded.
+    The images have so many different ``labels``. An estimated share of them is ``wrong``.
+    ``unlabelled`` images have no label and were left out; ``refused`` ones cannot be decoded.
+    ``excluded`` is that of :class:`imgsim.results.IngestReport`.
     """
 
     images: int
@@ -130,3 +139,4 @@ class LabelReport:
     found: tuple[Mislabelled, ...]
     unlabelled: int = 0
     refused: tuple[Refusal, ...] = ()
+    excluded: dict[str, int] = field(default_factory=dict)

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from imgsim import __version__
-from imgsim.cli import encoders, ingest, maintain, search, train
+from imgsim.cli import curate, encoders, ingest, maintain, search, train
 from imgsim.cli.console import prepare_streams, say
 from imgsim.cli.options import Options
 from imgsim.errors import ImgsimError
@@ -169,6 +169,10 @@ for _command in (
     ingest.info,
     train.evaluate,
     train.reencode,
+    curate.outliers,
+    curate.mislabelled,
+    curate.sample,
+    curate.clusters,
     maintain.prune,
     maintain.remove,
     maintain.relocate,

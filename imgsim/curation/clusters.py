@@ -5,14 +5,16 @@ the images between them apart. In hundreds of directions distances are too much 
 density, so it works on the 20 principal ones.
 """
 
+import math
 import warnings
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.curation.rows import Rows
 from imgsim.curation.sample import covered
-from imgsim.findings import Cluster, ClusterReport, Grouping, Member, Sample
+from imgsim.findings import Apart, Cluster, ClusterReport, Grouping, Member, Sample
 from imgsim.index.distance import distances
 from imgsim.jobs.neighbours import paths_of
 
@@ -29,7 +31,7 @@ def usual_count(images: int) -> int:
 
     A rule of thumb of K. V. Mardia and others, Multivariate Analysis, 1979, 13.
     """
-    return max(1, round((images / 2) ** 0.5))
+    return max(1, round(math.sqrt(images / 2)))
 
 
 def clusters(rows: Rows, count: int | None, *, dense: bool = False) -> ClusterReport:
@@ -58,7 +60,7 @@ def clusters(rows: Rows, count: int | None, *, dense: bool = False) -> ClusterRe
             Cluster(number, len(members) / len(rows), members)
             for number, members in enumerate(found, start=1)
         ),
-        apart=tuple(paths[number] for number in rows.ids[labels < 0].tolist()),
+        apart=tuple(Apart(number, paths[number]) for number in rows.ids[labels < 0].tolist()),
     )
 
 
@@ -90,9 +92,7 @@ def _groups(
         away[part] = distances(means[labels[part]], block)
     order = np.lexsort((np.arange(len(rows)), away, labels))
     cuts = np.searchsorted(labels[order], np.arange(most + 1))
-    groups = [
-        order[start:stop] for start, stop in zip(cuts[:-1], cuts[1:], strict=True) if stop > start
-    ]
+    groups = [order[start:stop] for start, stop in pairwise(cuts.tolist()) if stop > start]
     groups.sort(key=lambda places: (-len(places), int(places[0])))
     return [(places, away[places]) for places in groups]
 

@@ -1,14 +1,29 @@
 """The curation of a collection: the one place where its parts meet."""
 
+import os
+from dataclasses import replace
+from pathlib import Path
+
 from imgsim.curation.clusters import clusters
 from imgsim.curation.clusters import typical as picked_typical
+from imgsim.curation.mislabelled import admitted, mislabelled
 from imgsim.curation.outliers import outliers
 from imgsim.curation.rows import rows_by_path
 from imgsim.curation.sample import covering
 from imgsim.directory import Directory
-from imgsim.findings import ClusterReport, OutlierReport, Sample
-from imgsim.options import SearchFilter, checked_count
-from imgsim.results import Progress
+from imgsim.files import absolute
+from imgsim.findings import ClusterReport, LabelReport, OutlierReport, Sample
+from imgsim.images.scan import Notes, find
+from imgsim.options import (
+    EvaluationSettings,
+    PathLike,
+    Paths,
+    SearchFilter,
+    checked_count,
+    listed,
+)
+from imgsim.output.chosen import Gathering, gather
+from imgsim.results import Progress, Refusal
 
 _ALL = SearchFilter()
 
@@ -69,3 +84,43 @@ class Curation:
                 raise ValueError("how many dense groups there are, HDBSCAN says")
         with rows_by_path(self._directory, within) as rows:
             return clusters(rows, count, dense=dense)
+
+    def mislabelled(
+        self,
+        labelled: PathLike,
+        settings: EvaluationSettings | None = None,
+        k: int = 30,
+        on_progress: Progress | None = None,
+        *,
+        encoder: str | None = None,
+        within: SearchFilter = _ALL,
+    ) -> LabelReport:
+        """Return the labelled images at and under a path, those first whose labels are most wrong.
+
+        What has which label, ``settings`` say, as for :meth:`Collection.evaluate`; the ``k``
+        nearest of an image speak about it. The images need not be stored; ``encoder`` is the active
+        one, or that of a name. See :mod:`imgsim.curation.mislabelled` for what the probability is
+        of. Raises :class:`LabelError` if the labels match no images, or too few.
+        """
+        checked_count(k, "k")
+        root = absolute(os.fspath(labelled))
+        settings, notes = settings or EvaluationSettings(), Notes()
+        found = find([root], settings.exclude, str(self._directory.path), notes)
+        names = [] if encoder is None else [encoder]
+        (loaded,) = self._directory.load_encoders(names).values()
+        files = admitted(found, within)
+        report = mislabelled(loaded, root, files, settings, k, on_progress)
+        return replace(report, excluded=dict(notes.excluded))
+
+    def gather(
+        self,
+        paths: Paths,
+        folder: PathLike,
+        how: Gathering = "copy",
+        on_progress: Progress | None = None,
+    ) -> list[Refusal]:
+        """Copy files into a new or empty folder, or link them there; return what failed.
+
+        Raises :class:`OutputError` for another folder. Nothing is overwritten.
+        """
+        return gather(listed(paths), Path(folder), how, on_progress)

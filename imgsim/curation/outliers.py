@@ -6,6 +6,8 @@ a pair of them does not hide.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from imgsim.directory import Directory
 from imgsim.errors import ImageError
 from imgsim.findings import Look, Outlier, OutlierReport
 from imgsim.images.decode import thumbnail
+from imgsim.index.distance import Nearest
 from imgsim.index.gallery import Gallery
 from imgsim.jobs.neighbours import matches, nearest_others, paths_of
 from imgsim.options import STORED_RULES, SearchFilter
@@ -45,12 +48,13 @@ def outliers(
     by path comes first.
     """
     with directory.reading() as snapshot, directory.gallery(snapshot, within) as gallery:
-        ids, found = _kth_distances(snapshot, gallery, k, on_progress)
+        search = _Search(snapshot, gallery, k)
+        ids, found = _kth_distances(search, on_progress)
         paths = paths_of(snapshot, ids.tolist())
         order = sorted(range(len(ids)), key=lambda row: (-found[row], paths[int(ids[row])]))
         rows = [row for row in order[:most] if found[row] > 0]
         chosen = [int(number) for number in ids[rows]]
-        near = _matches(directory, snapshot, gallery, chosen, k)
+        near = _matches(directory, search, chosen)
     median, deviation = _spread(found)
     away = (found - median) / (deviation or 1.0)
     looks = _looks([paths[number] for number in chosen])
@@ -61,40 +65,59 @@ def outliers(
         deviation=deviation,
         beyond=int((away > BEYOND).sum()),
         outliers=tuple(
-            Outlier(rank, number, paths[number], float(found[row]), float(away[row]), *facts)
-            for rank, (row, number, *facts) in enumerate(
+            Outlier(rank, number, paths[number], float(found[row]), float(away[row]), look, mine)
+            for rank, (row, number, look, mine) in enumerate(
                 zip(rows, chosen, looks, near, strict=True), start=1
             )
         ),
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Looks for the ``k`` nearest others of stored images, copies of these apart."""
+
+    snapshot: Snapshot
+    gallery: Gallery
+    k: int
+
+    @cached_property
+    def _copied(self) -> dict[int, bytes]:
+        return self.snapshot.copied()
+
+    def nearest(self, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> list[Nearest]:
+        """Return the nearest others of images, given by id and embedding."""
+        contents = self._contents if self._copied else None
+        return nearest_others(self.gallery, ids, rows, self.k, contents).nearest
+
+    def _contents(self, ids: Sequence[int]) -> dict[int, bytes]:
+        return {number: self._copied[number] for number in ids if number in self._copied}
+
+
 def _kth_distances(
-    snapshot: Snapshot, gallery: Gallery, k: int, on_progress: Progress | None
+    search: _Search, on_progress: Progress | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return ids (n,) of images, and how far the k-th nearest other, or the last, of each is."""
-    numbers, found, total = list[int](), list[float](), len(gallery)
-    for ids, rows in gallery.blocks():
+    numbers, found, total = list[int](), list[float](), len(search.gallery)
+    for ids, rows in search.gallery.blocks():
         for start in range(0, len(ids), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
-            answer = nearest_others(gallery, ids[part], rows[part], k, snapshot.contents)
             numbers += ids[part].tolist()
-            found += [float(away[-1]) if len(away) else 0.0 for _, away in answer.nearest]
+            nearest = search.nearest(ids[part], rows[part])
+            found += [float(away[-1]) if len(away) else 0.0 for _, away in nearest]
             if on_progress is not None:
                 on_progress(len(numbers), total)
     return np.array(numbers, np.int64), np.array(found)
 
 
-def _matches(
-    directory: Directory, snapshot: Snapshot, gallery: Gallery, ids: Sequence[int], k: int
-) -> list[tuple[Match, ...]]:
-    """Return the ``k`` nearest others of some images."""
+def _matches(directory: Directory, search: _Search, ids: Sequence[int]) -> list[tuple[Match, ...]]:
+    """Return the nearest others of some images."""
     if not ids:
         return []
+    snapshot = search.snapshot
     places = snapshot.places(ids)
     rows = directory.store.embeddings([places[number] for number in ids], snapshot.segment_ids)
-    answer = nearest_others(gallery, np.array(ids), rows, k, snapshot.contents)
-    return matches(snapshot, answer.nearest)
+    return matches(snapshot, search.nearest(np.array(ids), rows))
 
 
 def _spread(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -111,7 +134,9 @@ def _spread(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _looks(paths: Sequence[str]) -> list[Look]:
-    return ["unknown" if isinstance(look, ImageError) else look for look in in_threads(_look, paths)]
+    return [
+        "unknown" if isinstance(look, ImageError) else look for look in in_threads(_look, paths)
+    ]
 
 
 def _look(path: str) -> Look:

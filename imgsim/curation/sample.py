@@ -67,7 +67,8 @@ class Cover:
         off = 2 * dim * _UNIT / (1 - dim * _UNIT) * self._lengths[part] * self._lengths[pick]
         sums = self._squares[part] + self._squares[pick]
         least = sums - 2.0 * (products.astype(np.float64) + off) - 1e-12 * sums - dim * _TINY
-        return ~(least > np.square(self.distances[part]))
+        apart: NDArray[np.bool_] = least > np.square(self.distances[part])
+        return ~apart
 
 
 def covering(rows: Rows, count: int, on_progress: Progress | None = None) -> Sample:
