@@ -82,14 +82,18 @@ def _groups(
     is the part that depends on the image: the nearest to the mean is the medoid by squares.
     """
     most = int(labels.max(initial=-1)) + 1
-    totals, counts = np.zeros((most, rows.embeddings.shape[1])), np.bincount(labels[labels >= 0])
+    totals, counts = (
+        np.zeros((most, rows.embeddings.shape[1])),
+        np.bincount(labels[labels >= 0], minlength=most),
+    )
     for part, block in rows.blocks():
         inside = labels[part] >= 0
         np.add.at(totals, labels[part][inside], block[inside].astype(np.float64))
-    away = np.empty(len(rows))
+    away = np.zeros(len(rows))
     means = totals / np.maximum(counts, 1)[:, np.newaxis]
     for part, block in rows.blocks():
-        away[part] = distances(means[labels[part]], block)
+        inside = labels[part] >= 0
+        away[part][inside] = distances(means[labels[part][inside]], block[inside])
     order = np.lexsort((np.arange(len(rows)), away, labels))
     cuts = np.searchsorted(labels[order], np.arange(most + 1))
     groups = [order[start:stop] for start, stop in pairwise(cuts.tolist()) if stop > start]

@@ -1,18 +1,19 @@
 """Labels that the neighbours of an image speak against, and how sure that is.
 
-Each image is left out of what is said of it. Its nearest others vote for their labels, the more the
-nearer they are. To these votes come some for labels that images with such neighbours have in
-general: a dress among skirts is less odd than a hat. That gives the likelihood of each label, and
-as a score of the given one the share of the likeliest other label in the two.
+Two witnesses say how likely each label of an image is; neither has seen the one it has. Its nearest
+others vote for their labels, the more the nearer they are. To these votes come some for labels that
+images with such neighbours have in general: a dress among skirts is less odd than a hat. The other
+witness is linear discriminant analysis, fitted to other images. The score of the given label is the
+share of the likeliest other label in the two, by the geometric mean of what both say.
 
 How sure a score is, is measured on the images themselves. Five times each gets a label at random,
 other than its own, and a score for that: this is how wrong labels score. Scores of the given labels
 are a mixture of those and of right ones (B. Efron, Size, power and false discovery rates, 2007,
 calls it the two-groups model). The share of wrong ones is the most for which there is room: the
-least ratio, over all thresholds, of given to random labels that score as much. The probability that
-a label is wrong is that share times the ratio of densities at its score, which isotonic regression
-gives; each image's curve is fitted to the other four fifths. Wrong labels that were not drawn at
-random, as those of one who takes all skirts for dresses, look right here.
+least ratio, over some thresholds, of given to random labels that score as much. The probability
+that a label is wrong is that share times the ratio of densities at its score, which isotonic
+regression gives; each image's curve is fitted to the other four fifths. Wrong labels that were not
+drawn at random, as those of one who takes all skirts for dresses, look right here.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,8 @@ from imgsim.records import ImageFile
 from imgsim.results import Progress
 
 _FEWEST = 20  # images that say anything about each other
+_SHRINKAGE = 0.1  # of covariances, towards equal variances
+_FLOOR = 1e-6  # of a likelihood
 _SHARPNESS = 3.0  # how much less the farthest of the neighbours counts: exp(-3)
 _GENERAL = 3.0  # votes for what images with such neighbours have in general
 _DRAWS = 5  # random labels of each image
@@ -75,10 +78,10 @@ def mislabelled(
     pairs, failed = gathered(work, sorted(given.labels), on_progress)
     paths = [path for path, _ in pairs]
     names, labels = np.unique([given.labels[path] for path in paths], return_inverse=True)
-    if len(names) < 2 or len(paths) < _FEWEST:
+    if len(names) < 2 or len(paths) < max(_FEWEST, 2 * len(names)):
         raise LabelError(
-            f"{len(paths):,} images can be decoded and have {len(names):,} labels; at least "
-            f"{_FEWEST} images and 2 labels are needed"
+            f"{len(paths):,} images can be decoded and have {len(names):,} labels; there must be "
+            f"at least 2 labels, {_FEWEST} images, and twice as many images as labels"
         )
     said = suspicion(np.stack([row for _, row in pairs]), labels.astype(np.int64), k)
     order = np.lexsort((np.arange(len(paths)), -said.score, -said.probability)).tolist()
@@ -130,26 +133,30 @@ def suspicion(
     copies = (distances == 0) & (labels[nearest] == labels[:, np.newaxis])
     weights[copies] = 0  # they have the label because the image has it
     random, count = np.random.default_rng(seed), int(labels.max()) + 1
-    steps = random.integers(1, count, size=(_DRAWS, len(labels)))
-    drawn = (labels + steps) % count
-    given, wrong, proposed = _scores(_Votes(nearest, weights, labels), drawn)
-    share = _share_of_wrong(given, wrong)
+    drawn = (labels + random.integers(1, count, size=(_DRAWS, len(labels)))) % count
     folds = random.permutation(len(labels)) % _FOLDS
+    witnesses = _Witnesses(nearest, weights, _linear(embeddings, labels, folds), labels)
+    given, wrong, proposed = _scores(witnesses, drawn)
+    share = _share_of_wrong(given, wrong)
     odds = _density_ratio(given, wrong, folds)
     return Suspicion(np.minimum(1.0, share * odds), given, proposed, nearest, share)
 
 
 @dataclass(frozen=True, eq=False)
-class _Votes:
-    """The ``weights`` (n, k) with which the ``nearest`` (n, k) rows vote for their ``labels``."""
+class _Witnesses:
+    """The ``weights`` (n, k) with which the ``nearest`` (n, k) rows vote for their ``labels`` (n,).
+
+    And how likely each label is by a ``linear`` model (n, labels).
+    """
 
     nearest: NDArray[np.int64]
     weights: NDArray[np.float64]
+    linear: NDArray[np.float64]
     labels: NDArray[np.int64]
 
-    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    def votes(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         """Yield the votes of some rows for each label, and which rows they are."""
-        count = int(self.labels.max()) + 1
+        count = self.linear.shape[1]
         for start in range(0, len(self.labels), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             voted = self.labels[self.nearest[part]]
@@ -159,19 +166,20 @@ class _Votes:
 
 
 def _scores(
-    votes: _Votes, drawn: NDArray[np.int64]
+    witnesses: _Witnesses, drawn: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Return the scores of the given labels (n,) and of those drawn (draws, n).
 
     And the likeliest other label (n,) than the given one.
     """
-    labels, count = votes.labels, int(votes.labels.max()) + 1
+    labels, count = witnesses.labels, witnesses.linear.shape[1]
     general = np.zeros((count, count))  # of label by neighbours: the given labels
-    for part, block in votes.blocks():
+    for part, block in witnesses.votes():
         np.add.at(general.T, labels[part], _shares(block))
     scores, others = np.empty((1 + len(drawn), len(labels))), np.empty(len(labels), np.int64)
-    for part, block in votes.blocks():
-        likely = _likelihoods(block, labels[part], general)
+    for part, block in witnesses.votes():
+        voted = _likelihoods(block, labels[part], general)
+        likely = np.sqrt(voted * np.maximum(witnesses.linear[part], _FLOOR))
         for row, chosen in enumerate((labels[part], *drawn[:, part])):
             places = np.arange(len(chosen))
             mine = likely[places, chosen]
@@ -198,7 +206,7 @@ def _likelihoods(
     expected[np.arange(len(votes)), labels] -= (weight * shares).sum(axis=1)
     total = votes.sum(axis=1, keepdims=True)
     likely: NDArray[np.float64] = (votes + _GENERAL * expected) / (total + _GENERAL)
-    return np.maximum(likely, 1e-12)
+    return np.maximum(likely, _FLOOR)
 
 
 def _shares(votes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -212,7 +220,7 @@ def _share_of_wrong(given: NDArray[np.float64], wrong: NDArray[np.float64]) -> f
 
     A standard error is added, because the least of many ratios is too low by chance.
     """
-    thresholds = np.quantile(wrong, np.linspace(0, 0.9, 91))
+    thresholds = np.quantile(wrong, np.linspace(0, 0.5, 51))
     mine, theirs = np.sort(given), np.sort(wrong.ravel())
     above = 1 - np.searchsorted(mine, thresholds) / len(mine)
     expected = 1 - np.searchsorted(theirs, thresholds) / len(theirs)
@@ -239,6 +247,23 @@ def _density_ratio(
         shares = curve.predict(given[~fitted])
         odds[~fitted] = shares / np.maximum(1 - shares, 1e-9)
     return odds
+
+
+def _linear(
+    embeddings: NDArray[np.float32], labels: NDArray[np.int64], folds: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return how likely each label is for each row (n, labels), by a fit to the other folds."""
+    from sklearn.discriminant_analysis import (  # noqa: PLC0415 - as above
+        LinearDiscriminantAnalysis,
+    )
+
+    likely = np.zeros((len(labels), int(labels.max()) + 1))
+    for fold in range(_FOLDS):
+        fitted = folds != fold
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=_SHRINKAGE)
+        model.fit(embeddings[fitted], labels[fitted])
+        likely[np.ix_(~fitted, model.classes_)] = model.predict_proba(embeddings[~fitted])
+    return likely
 
 
 def _nearest(
