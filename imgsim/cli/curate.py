@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imgsim.output.html import Section
 
 _SHOWN = 12  # pictures of a cluster
+_MANY = 1_000  # images that a probability is measured on well
 
 Under = Annotated[
     list[str] | None,
@@ -148,9 +149,11 @@ def mislabelled(
         _write(page, "Labels in doubt", sections, DecodeRules(max_pixels), options)
     options.note(
         f"{report.images:,} images with {report.labels:,} labels, {report.unlabelled:,} without a "
-        f"label left out; about {report.wrong:.1%} of the labels are wrong, as far as wrong ones "
-        "are as good as random"
+        f"label left out; about {report.wrong:.1%} of the labels are wrong, or fewer, if wrong ones "
+        "are as good as drawn at random"
     )
+    if report.images < _MANY:
+        options.note(f"of fewer than {_MANY:,} images, how sure it is can only be told roughly")
 
 
 def _label_sections(report: LabelReport, most: int) -> Iterator["Section"]:

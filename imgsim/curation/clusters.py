@@ -23,7 +23,8 @@ MOST_DENSE = 50_000
 
 _FEWEST = 5  # images of a dense group
 _DIRECTIONS = 20
-_BATCH = 4_096  # images of a step of k-means
+_WHOLE = 20_000  # images that each step of k-means looks at; of more, steps take a batch
+_BATCH = 4_096
 
 
 def usual_count(images: int) -> int:
@@ -102,15 +103,22 @@ def _groups(
 
 
 def _means(rows: Rows, count: int) -> NDArray[np.int64]:
-    """Return the group (n,) of each row, by k-means."""
-    from sklearn.cluster import MiniBatchKMeans  # noqa: PLC0415 - scikit-learn takes seconds
+    """Return the group (n,) of each row, by k-means.
+
+    On one thread: with several, the order of sums is left to chance, and so are groups.
+    """
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # noqa: PLC0415 - it takes seconds
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
     if not len(rows):
         return np.empty(0, np.int64)
     count = min(count, len(rows))
-    model = MiniBatchKMeans(count, batch_size=_BATCH, n_init=3, random_state=0)
-    with warnings.catch_warnings():
+    if len(rows) <= _WHOLE:
+        model = KMeans(count, n_init=1, random_state=0)
+    else:
+        model = MiniBatchKMeans(count, batch_size=_BATCH, n_init=3, random_state=0)
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # there are fewer different images
         labels: NDArray[np.int64] = model.fit(rows.embeddings).labels_.astype(np.int64)
     return labels

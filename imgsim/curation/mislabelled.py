@@ -134,7 +134,8 @@ def suspicion(
     weights[copies] = 0  # they have the label because the image has it
     random, count = np.random.default_rng(seed), int(labels.max()) + 1
     drawn = (labels + random.integers(1, count, size=(_DRAWS, len(labels)))) % count
-    folds = random.permutation(len(labels)) % _FOLDS
+    alike = np.unique(embeddings, axis=0, return_inverse=True)[1].reshape(-1)
+    folds = (random.permutation(int(alike.max()) + 1) % _FOLDS)[alike]  # copies are in the same
     witnesses = _Witnesses(nearest, weights, _linear(embeddings, labels, folds), labels)
     given, wrong, proposed = _scores(witnesses, drawn)
     share = _share_of_wrong(given, wrong)
@@ -233,15 +234,16 @@ def _density_ratio(
 ) -> NDArray[np.float64]:
     """Return by how much denser the wrong scores (draws, n) are than the given (n,), at these.
 
-    The curve for each fold is fitted to the others.
+    The curve for each fold is fitted to the others, and to one right label with the highest score:
+    where there are few, none is certain.
     """
     from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - scikit-learn takes seconds
 
     odds = np.empty(len(given))
     for fold in range(_FOLDS):
         fitted = folds != fold
-        scores = np.concatenate([given[fitted], wrong[:, fitted].ravel()])
-        are_wrong = np.arange(len(scores)) >= fitted.sum()
+        scores = np.concatenate([[1.0], given[fitted], wrong[:, fitted].ravel()])
+        are_wrong = np.arange(len(scores)) > fitted.sum()
         weights = np.where(are_wrong, 1 / len(wrong), 1.0)
         curve = IsotonicRegression(out_of_bounds="clip").fit(scores, are_wrong, weights)
         shares = curve.predict(given[~fitted])
