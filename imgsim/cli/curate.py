@@ -149,8 +149,8 @@ def mislabelled(
         _write(page, "Labels in doubt", sections, DecodeRules(max_pixels), options)
     options.note(
         f"{report.images:,} images with {report.labels:,} labels, {report.unlabelled:,} without a "
-        f"label left out; about {report.wrong:.1%} of the labels are wrong, or fewer, if wrong ones "
-        "are as good as drawn at random"
+        f"label left out; about {report.wrong:.1%} of the labels are wrong, or fewer, if those are "
+        "as good as drawn at random"
     )
     if report.images < _MANY:
         options.note(f"of fewer than {_MANY:,} images, how sure it is can only be told roughly")

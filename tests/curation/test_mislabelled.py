@@ -40,7 +40,9 @@ def test_probabilities_are_those_of_being_wrong(share):
     assert average_precision_score(wrong, said.probability) > 0.8
     for low, high in ((0, 0.1), (0.1, 0.9), (0.9, 1.01)):
         here = (said.probability >= low) & (said.probability < high)
-        assert said.probability[here].mean() == pytest.approx(wrong[here].mean(), abs=0.15)
+        assert here.sum() < 40 or said.probability[here].mean() == pytest.approx(
+            wrong[here].mean(), abs=0.15
+        )
     sure = said.probability > 0.9
     assert sure.sum() > wrong.sum() / 2
     assert (said.proposed == labels)[sure & wrong].mean() > 0.9
