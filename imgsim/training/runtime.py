@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from imgsim.errors import EncoderError
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # off by itself where a processor has no products of integers
 
 
 @contextmanager
@@ -16,8 +17,10 @@ def tensorflow() -> Iterator[None]:
 
     TensorFlow tells its developers about the machine while it loads, whatever its settings are. So
     nothing is written to stderr meanwhile, and no warnings of its own later, as of a fifth training
-    in one process; unless the environment sets how much it says.
+    in one process; unless the environment sets how much it says. Convolutions are those of oneDNN,
+    unless the environment says otherwise.
     """
+    os.environ.setdefault(_ONEDNN, "1")
     try:
         if _LEVEL in os.environ:
             yield

@@ -728,3 +728,14 @@ def test_a_name_that_is_taken_is_refused_before_the_training(filled, crops):
     with pytest.raises(EncoderError, match="has the name"):
         filled.train(crops, SMALL, told.append, name=taken)
     assert told == []
+
+
+def test_convolutions_are_those_of_onednn():
+    program = (
+        "from imgsim.training.runtime import tensorflow\n"
+        "with tensorflow():\n"
+        "    import tensorflow.python.util._pywrap_util_port as port\n"
+        "assert port.IsMklEnabled()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if "ONEDNN" not in name}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
