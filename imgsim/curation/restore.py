@@ -1,0 +1,124 @@
+"""Undo what a manifest says was done to files."""
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from imgsim.curation import links, moves
+from imgsim.curation.acting import note_times
+from imgsim.curation.manifest import BACK, Entry, Header, Manifest, read
+from imgsim.curation.settling import settle, settle_entry
+from imgsim.directory import Directory
+from imgsim.errors import ImageError, ImgsimError, unavailable
+from imgsim.findings import LeftAlone, RestoreReport
+from imgsim.images.roots import Roots
+from imgsim.images.scan import find
+from imgsim.jobs.ingest import ingest
+from imgsim.options import STORED_RULES, IngestSettings
+from imgsim.results import Progress
+
+_IS_BACK = {"move": moves.is_back, "hardlink": links.is_back}
+_UNDO = {"move": moves.bring_back, "hardlink": links.separate}
+_SETTINGS = IngestSettings(
+    count_first=False, max_pixels=STORED_RULES.max_pixels, damaged="accept"
+)  # they were stored before
+
+
+def restore(
+    directory: Directory, path: Path, on_progress: Progress | None, *, dry_run: bool
+) -> RestoreReport:
+    """Make files as they were, the last one first, and let the catalog know the times of links.
+
+    The caller holds the writer's lock, unless it is a dry run.
+    """
+    with directory.catalog.snapshot() as snapshot:
+        roots = Roots(snapshot.roots())
+    with ExitStack() as stack:
+        header, entries = read(path)
+        manifest: Manifest | None = None
+        if not dry_run:
+            manifest = stack.enter_context(Manifest.open(path))
+            settle(manifest)
+            entries = manifest.entries
+        run = _Run(header, manifest, roots)
+        for done, number in enumerate(reversed(entries), start=1):
+            run.try_one(entries[number])
+            if on_progress:
+                on_progress(done, len(entries))
+    if header.act == "hardlink" and not dry_run:
+        note_times(directory, run.restored)
+    return RestoreReport(tuple(run.restored), tuple(run.left))
+
+
+def know_again(directory: Directory, path: Path, report: RestoreReport) -> RestoreReport:
+    """Ingest the files of a manifest that were moved and are back; return the report with that.
+
+    A manifest of another collection is none of this one's business.
+    """
+    header, entries = read(path)
+    if header.act != "move":
+        return report
+    if header.collection != str(directory.path):
+        other = f"the files belong to the collection {header.collection}, which does not know yet"
+        return replace(report, warnings=(other,))
+    restored = (entry.path for entry in entries.values() if entry.state == "restored")
+    paths = [each for each in restored if os.path.lexists(each)]
+    try:
+        files = partial(find, paths, (), str(directory.path))
+        known = ingest(directory, paths, files, _SETTINGS, None).stored if paths else 0
+    except ImgsimError as error:
+        return replace(report, warnings=(str(error),))
+    return replace(report, known=known)
+
+
+class _Run:
+    """One run over the entries of a manifest; without a manifest to write to, it only looks."""
+
+    def __init__(self, header: Header, manifest: Manifest | None, roots: Roots) -> None:
+        self.restored: dict[str, bytes] = {}
+        self.left: list[LeftAlone] = []
+        self._act = header.act
+        self._manifest = manifest
+        self._roots = roots
+
+    def try_one(self, entry: Entry) -> None:
+        """Undo what was done to a file, or note why not."""
+        if entry.state in {"left", "restored"}:
+            return
+        try:
+            if _IS_BACK[self._act](entry):
+                if self._manifest is not None:
+                    self._manifest.note(entry.number, "restored")
+                return
+            self._require_undoable(entry)
+            if self._manifest is not None:
+                _undo(self._manifest, entry)
+        except ImageError as error:
+            self.left.append(LeftAlone(entry.path, error.reason))
+        except OSError as error:
+            self.left.append(LeftAlone(entry.path, unavailable(entry.path, error).reason))
+        else:
+            self.restored[entry.path] = entry.sha256
+
+    def _require_undoable(self, entry: Entry) -> None:
+        if entry.state in BACK and self._manifest is not None:
+            raise ImageError(entry.path, "what a run has begun with it cannot be ended now")
+        if self._act == "move":
+            moves.require_movable(entry, self._roots)
+        else:
+            links.require_separable(entry)
+
+
+def _undo(manifest: Manifest, entry: Entry) -> None:
+    """Undo what was done to a file; raise OSError or :class:`ImageError` if that failed."""
+    manifest.note(entry.number, "restoring")
+    try:
+        _UNDO[manifest.header.act](manifest, entry)
+    except (OSError, ImageError) as error:
+        settle_entry(manifest, entry, str(error))
+        if manifest.entries[entry.number].state != "restored":
+            raise
+    else:
+        manifest.note(entry.number, "restored")
