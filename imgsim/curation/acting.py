@@ -151,7 +151,8 @@ def _acted(
     dry_run: bool,
 ) -> ChangeReport:
     if not dry_run:
-        _settle_earlier(directory, deed.folder)
+        moved = _settle_earlier(directory, deed.folder)
+        pairs = [pair for pair in pairs if pair.number not in moved]
     run = _Run(directory, deed, left)
     with run.closing:
         try:
@@ -230,20 +231,23 @@ def _begun(directory: Directory, deed: _Deed) -> Manifest:
     return Manifest.create(deed.folder, deed.act, directory.path)
 
 
-def _settle_earlier(directory: Directory, folder: Path) -> None:
-    """End what earlier runs were killed in; forget what they moved away and did not forget."""
+def _settle_earlier(directory: Directory, folder: Path) -> set[int]:
+    """End what earlier runs were killed in; forget what they moved away, and return the ids."""
+    moved = set[int]()
     for path in manifests(folder):
         try:
             with Manifest.open(path) as manifest:
                 settle(manifest)
                 if manifest.header.collection == str(directory.path):
-                    _forget_moved(directory, manifest.entries.values())
+                    moved |= _forget_moved(directory, manifest.entries.values())
         except ManifestError as error:
             _LOG.debug("not settled: %s", error)
+    return moved
 
 
-def _forget_moved(directory: Directory, entries: Iterable[Entry]) -> None:
+def _forget_moved(directory: Directory, entries: Iterable[Entry]) -> set[int]:
     moved = {entry.path: entry.sha256 for entry in entries if entry.state == "moved"}
-    gone = [number for number, image in _stored(directory, moved) if is_gone(image.path)]
+    gone = {number for number, image in _stored(directory, moved) if is_gone(image.path)}
     if gone:
-        directory.catalog.forget(gone, (), ())
+        directory.catalog.forget(sorted(gone), (), ())
+    return gone

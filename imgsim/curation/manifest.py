@@ -174,6 +174,8 @@ def manifests(folder: Path) -> list[Path]:
 
 def _parsed(path: Path, content: bytes) -> tuple[Header, dict[int, Entry]]:
     """Return what the complete lines say."""
+    if b"\n" not in content:
+        raise ManifestError(f"{path}: is no manifest of imgsim, or an empty one: nothing was done")
     try:
         first, *lines = (json.loads(line) for line in content.split(b"\n")[:-1])
         if first["format"] > FORMAT:
