@@ -98,7 +98,7 @@ def main() -> None:
     """Kill moves, links, and what undoes them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="of each kind")
-    parser.add_argument("--each", type=int, default=18, help="crops of each of six photographs")
+    parser.add_argument("--each", type=int, default=6, help="crops of each of six photographs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the kills to this file")
     options = parser.parse_args()
