@@ -47,11 +47,13 @@ if TYPE_CHECKING:
         ImageUnavailable,
         ImgsimError,
         LabelError,
+        ManifestError,
         NotAnImage,
         OutputError,
         StoreError,
         TrainingDiverged,
     )
+    from imgsim.findings import ChangeReport, FileChange, LeftAlone, RestoreReport
     from imgsim.images.source import Images, ImageSource
     from imgsim.options import (
         PLAIN,
@@ -118,6 +120,7 @@ __all__ = [
     "Agreement",
     "AgreementReport",
     "BatchLimits",
+    "ChangeReport",
     "Channels",
     "ClassScore",
     "Collection",
@@ -142,6 +145,7 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "EvaluationSettings",
+    "FileChange",
     "ImageError",
     "ImageForbidden",
     "ImageInfo",
@@ -155,7 +159,9 @@ __all__ = [
     "IngestSettings",
     "LabelError",
     "Layout",
+    "LeftAlone",
     "Listing",
+    "ManifestError",
     "Match",
     "MeanWithInterval",
     "NotAnImage",
@@ -170,6 +176,7 @@ __all__ = [
     "ReencodeReport",
     "Refusal",
     "RepairReport",
+    "RestoreReport",
     "RetrievalExample",
     "Scale",
     "Scores",
@@ -189,6 +196,7 @@ __all__ = [
 
 _HOMES = (
     "imgsim.results",
+    "imgsim.findings",
     "imgsim.scores",
     "imgsim.options",
     "imgsim.errors",

@@ -1,6 +1,7 @@
 """Act upon files for which others are kept: move them away, or replace them by links."""
 
 import logging
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -132,8 +133,8 @@ def _resolved(
 
 
 def _number(snapshot: Snapshot, image: Stored) -> int:
-    if isinstance(image, int):
-        return image
+    if not isinstance(image, str | os.PathLike):
+        return operator.index(image)
     path = absolute(os.fspath(image))
     number = snapshot.id_at(path)
     if number is None:

@@ -4,7 +4,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from imgsim.curation.placing import Stamp, stamp
+from imgsim.curation.placing import Stamp, is_writable, stamp
 from imgsim.errors import ImageError, ImageForbidden, unavailable
 from imgsim.files import mtime_ns
 from imgsim.images.decode import content_hash
@@ -31,7 +31,7 @@ def compared(pair: Pair) -> os.stat_result:
         if not stat.S_ISREG(facts.st_mode):
             link = stat.S_ISLNK(facts.st_mode)
             raise ImageError(path, "is a link" if link else "is not a regular file")
-        if not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
+        if not is_writable(os.path.dirname(path)):
             raise ImageForbidden(path, "its folder cannot be written to")
     except OSError as error:
         if isinstance(error, ImageError):

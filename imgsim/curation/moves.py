@@ -8,6 +8,7 @@ from pathlib import Path
 from imgsim.curation.manifest import BACK, Entry, Manifest, State
 from imgsim.curation.placing import (
     has_content,
+    is_writable,
     place,
     remove_empty,
     remove_unfinished,
@@ -26,7 +27,7 @@ def require_folder(folder: str) -> None:
         raise OutputError(f"{folder}: is not a folder")
     if not os.path.isdir(above):
         raise OutputError(f"{folder}: the folder that it should be in is not there")
-    if not os.access(folder if os.path.isdir(folder) else above, os.W_OK | os.X_OK):
+    if not is_writable(folder if os.path.isdir(folder) else above):
         raise OutputError(f"{folder}: cannot be written to")
     real = Path(os.path.realpath(folder))
     for each in (real, *real.parents):
@@ -45,7 +46,7 @@ class Targets:
         """Prepare for files at ``paths``, which may be outside of the ``roots`` of the ingest."""
         known = Roots(roots)
         self._folder = folder
-        self._base = os.path.commonpath([*roots, *{known.of(path) for path in paths}])
+        self._base = os.path.commonpath([*roots, *{known.of(path) for path in paths}] or ["/"])
 
     def of(self, path: str) -> str:
         """Return a free name, which is the file's own unless there is something."""

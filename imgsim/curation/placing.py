@@ -41,6 +41,12 @@ def has_content(path: str, size: int, sha256: bytes) -> bool:
     return facts.st_size == size and not os.path.islink(path) and content_hash(path) == sha256
 
 
+def is_writable(folder: str) -> bool:
+    """Say whether files in a folder may be made and removed."""
+    effective = os.access in os.supports_effective_ids
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=effective)
+
+
 def place(source: str, target: str, making: str, time: int, sha256: bytes) -> None:
     """Move the file at ``source`` durably to ``target``, where there must be nothing.
 

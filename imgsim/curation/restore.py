@@ -48,7 +48,7 @@ def restore(
             if on_progress:
                 on_progress(done, len(entries))
     if header.act == "hardlink" and not dry_run:
-        note_times(directory, run.restored)
+        note_times(directory, run.back)
     return RestoreReport(tuple(run.restored), tuple(run.left))
 
 
@@ -74,10 +74,14 @@ def know_again(directory: Directory, path: Path, report: RestoreReport) -> Resto
 
 
 class _Run:
-    """One run over the entries of a manifest; without a manifest to write to, it only looks."""
+    """One run over the entries of a manifest; without a manifest to write to, it only looks.
+
+    ``back`` has the contents of all files that are as they were, by path.
+    """
 
     def __init__(self, header: Header, manifest: Manifest | None, roots: Roots) -> None:
-        self.restored: dict[str, bytes] = {}
+        self.restored: list[str] = []
+        self.back: dict[str, bytes] = {}
         self.left: list[LeftAlone] = []
         self._act = header.act
         self._manifest = manifest
@@ -85,12 +89,10 @@ class _Run:
 
     def try_one(self, entry: Entry) -> None:
         """Undo what was done to a file, or note why not."""
-        if entry.state in {"left", "restored"}:
-            return
         try:
-            if _IS_BACK[self._act](entry):
-                if self._manifest is not None:
-                    self._manifest.note(entry.number, "restored")
+            if entry.state != "left" and _IS_BACK[self._act](entry):
+                self._note_back(entry)
+            if entry.state in {"left", "restored"} or entry.path in self.back:
                 return
             self._require_undoable(entry)
             if self._manifest is not None:
@@ -100,7 +102,14 @@ class _Run:
         except OSError as error:
             self.left.append(LeftAlone(entry.path, unavailable(entry.path, error).reason))
         else:
-            self.restored[entry.path] = entry.sha256
+            self.restored.append(entry.path)
+            self.back[entry.path] = entry.sha256
+
+    def _note_back(self, entry: Entry) -> None:
+        """Note that a file is as it was, by an earlier run or by hand."""
+        self.back[entry.path] = entry.sha256
+        if self._manifest is not None and entry.state != "restored":
+            self._manifest.note(entry.number, "restored")
 
     def _require_undoable(self, entry: Entry) -> None:
         if entry.state in BACK and self._manifest is not None:
