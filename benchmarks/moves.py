@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="of each kind")
     parser.add_argument("--each", type=int, default=6, help="crops of each of six photographs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=[""], help="trials whose names begin so")
     parser.add_argument("--json", type=Path, help="write the kills to this file")
     options = parser.parse_args()
     moments = random.Random(options.seed)
@@ -112,7 +113,7 @@ def main() -> None:
             print("there is no second drive: moves to another one are not tried", file=sys.stderr)
         for number, (drive, target) in enumerate(targets.items()):
             scene = built(Path(scratch) / str(number), target, options.each)
-            for trial in trials(drive):
+            for trial in trials(drive, tuple(options.only)):
                 kills += killed(trial, scene, options.kills, moments)
                 print(f"{trial.name}: done", file=sys.stderr, flush=True)
             shutil.rmtree(target.parent if number else target, ignore_errors=True)
@@ -121,13 +122,12 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def trials(drive: str) -> Iterator[Trial]:
-    """Yield what is killed; links are on one drive."""
-    yield Trial(f"move, {drive}", "move")
-    yield Trial(f"restore, {drive}", "move", undoing=True)
+def trials(drive: str, names: tuple[str, ...]) -> Iterator[Trial]:
+    """Yield what is killed, if its name begins like one of some; links are on one drive."""
+    every = [Trial(f"move, {drive}", "move"), Trial(f"restore, {drive}", "move", undoing=True)]
     if drive == "same drive":
-        yield Trial("hardlink", "hardlink")
-        yield Trial("restore of links", "hardlink", undoing=True)
+        every += [Trial("hardlink", "hardlink"), Trial("links undone", "hardlink", undoing=True)]
+    yield from (trial for trial in every if trial.name.startswith(names))
 
 
 def built(folder: Path, target: Path, each: int) -> Scene:
