@@ -81,7 +81,7 @@ def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
     first = sorted(pictures.iterdir())[0]
     model = write_projection(tmp_path / "model.onnx")
     manifest = tmp_path / "moved.imgsim.jsonl"
-    manifest.write_text('{"format": 1, "act": "move", "collection": "", "token": ""}\n')
+    manifest.write_text('{"format": 1, "act": "move", "collection": "", "token": "00000000"}\n')
     done = set[str]()
     for arguments in (
         ["train", pictures, "--epochs", "1", "--image-size", "32"],

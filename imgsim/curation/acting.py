@@ -239,7 +239,7 @@ def _settle_earlier(directory: Directory, folder: Path) -> set[int]:
         try:
             with Manifest.open(path) as manifest:
                 settle(manifest)
-                if manifest.header.collection == str(directory.path):
+                if manifest.header.is_of(directory.path):
                     moved |= _forget_moved(directory, manifest.entries.values())
         except ManifestError as error:
             _LOG.debug("not settled: %s", error)

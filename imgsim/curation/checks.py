@@ -28,15 +28,13 @@ def compared(pair: Pair) -> os.stat_result:
     path, kept = pair.image.path, pair.kept.path
     try:
         facts = os.lstat(path)
-        if not stat.S_ISREG(facts.st_mode):
-            link = stat.S_ISLNK(facts.st_mode)
-            raise ImageError(path, "is a link" if link else "is not a regular file")
-        if not is_writable(os.path.dirname(path)):
-            raise ImageForbidden(path, "its folder cannot be written to")
     except OSError as error:
-        if isinstance(error, ImageError):
-            raise
         raise unavailable(path, error) from error
+    if not stat.S_ISREG(facts.st_mode):
+        link = stat.S_ISLNK(facts.st_mode)
+        raise ImageError(path, "is a link" if link else "is not a regular file")
+    if not is_writable(os.path.dirname(path)):
+        raise ImageForbidden(path, "its folder cannot be written to")
     if (facts.st_size, mtime_ns(facts)) != (pair.image.size, pair.image.mtime_ns):
         raise ImageError(path, "was changed since its ingest")
     others = _kept_facts(pair)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import time
 from contextlib import suppress
@@ -46,6 +47,10 @@ class Header:
     act: Act
     collection: str
     token: str
+
+    def is_of(self, collection: Path) -> bool:
+        """Say whether it is the collection in this folder for which something is done."""
+        return self.collection == os.path.realpath(collection)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Manifest:
             file = path.open("xb")
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written to: {error.strerror}") from error
-        manifest = cls(path, Header(act, str(collection), token), {}, file)
+        manifest = cls(path, Header(act, os.path.realpath(collection), token), {}, file)
         manifest._lock()
         manifest._append({"format": FORMAT, **vars(manifest.header)})
         with writing(path):
@@ -178,30 +183,34 @@ def _parsed(path: Path, content: bytes) -> tuple[Header, dict[int, Entry]]:
         raise ManifestError(f"{path}: is no manifest of imgsim, or an empty one: nothing was done")
     try:
         first, *lines = (json.loads(line) for line in content.split(b"\n")[:-1])
-        if first["format"] > FORMAT:
-            raise ManifestError(f"{path}: a newer imgsim wrote it; use that")
-        header = Header(_ACTS[first["act"]], str(first["collection"]), str(first["token"]))
-        entries: dict[int, Entry] = {}
+        header, entries = _header(first, path), dict[int, Entry]()
         for facts in lines:
             number = int(facts["number"])
             if "path" in facts:
-                entries[number] = _entry(facts, path.parent)
+                entries[number] = _entry(facts, header.act, path.parent)
             entries[number] = replace(entries[number], state=_STATES[facts["state"]])
+    except ManifestError:
+        raise
     except (LookupError, TypeError, ValueError) as error:
-        if isinstance(error, ManifestError):
-            raise
         raise ManifestError(f"{path}: is no manifest of imgsim, or damaged") from error
     return header, entries
 
 
-def _entry(facts: dict[str, Any], folder: Path) -> Entry:
-    return Entry(
-        int(facts["number"]),
-        str(facts["path"]),
-        os.path.normpath(os.path.join(folder, facts["target"])),
-        str(facts["kept"]),
-        int(facts["size"]),
-        int(facts["mtime_ns"]),
-        bytes.fromhex(facts["sha256"]),
-        _STATES[facts["state"]],
-    )
+def _header(facts: dict[str, Any], path: Path) -> Header:
+    if facts["format"] > FORMAT:
+        raise ManifestError(f"{path}: a newer imgsim wrote it; use that")
+    token = str(facts["token"])
+    if not re.fullmatch(r"[0-9a-f]{8}", token):  # it becomes part of a name
+        raise ValueError(token)
+    return Header(_ACTS[facts["act"]], str(facts["collection"]), token)
+
+
+def _entry(facts: dict[str, Any], act: Act, folder: Path) -> Entry:
+    """Return an entry that concerns what a run with a manifest in this folder may have done."""
+    path = str(facts["path"])
+    target = os.path.normpath(os.path.join(folder, facts["target"]))
+    is_fit = target.startswith(f"{folder}/".replace("//", "/")) if act == "move" else target == path
+    if not (is_fit and os.path.isabs(path)):
+        raise ValueError(path)
+    what = int(facts["size"]), int(facts["mtime_ns"]), bytes.fromhex(facts["sha256"])
+    return Entry(int(facts["number"]), path, target, str(facts["kept"]), *what, facts["state"])

@@ -52,7 +52,7 @@ def place(source: str, target: str, making: str, time: int, sha256: bytes) -> No
 
     On another drive a copy called ``making`` gets owner, permissions, ``time`` of modification in
     nanoseconds and extended attributes, is compared with the hash, and takes the name; then the
-    source goes. Raises OSError or :class:`ImageError` with the file at ``source``, and no other.
+    source goes. Raises OSError or :class:`ImageError`; then the caller has to look where it is.
     """
     seen = os.lstat(source)
     make_folder(os.path.dirname(target))

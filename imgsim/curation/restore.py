@@ -60,7 +60,7 @@ def know_again(directory: Directory, path: Path, report: RestoreReport) -> Resto
     header, entries = read(path)
     if header.act != "move":
         return report
-    if header.collection != str(directory.path):
+    if not header.is_of(directory.path):
         other = f"the files belong to the collection {header.collection}, which does not know yet"
         return replace(report, warnings=(other,))
     restored = (entry.path for entry in entries.values() if entry.state == "restored")

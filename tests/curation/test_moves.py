@@ -359,6 +359,9 @@ class TestRestore:
             (good.replace(b'"format": 1', b'"format": 2'), "a newer imgsim"),
             (good.replace(b'"moved"', b'"flown"'), "damaged"),
             (good.replace(b'"sha256"', b'"sha255"'), "damaged"),
+            (good.replace(b'"target": "', b'"target": "../'), "damaged"),
+            (good.replace(b'"path": "/', b'"path": "'), "damaged"),
+            (good.replace(b'"token": "', b'"token": "/../../'), "damaged"),
         ):
             bad.write_bytes(content)
             for dry_run in (True, False):
