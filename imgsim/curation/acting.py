@@ -23,7 +23,7 @@ from imgsim.options import Stored
 from imgsim.records import ImageRecord
 from imgsim.results import Progress
 
-_AT_ONCE = 100  # files after which the catalog follows
+_AT_ONCE = 100  # files, after which the catalog follows
 _LOG = logging.getLogger(__name__)
 
 
@@ -159,6 +159,8 @@ def _acted(
         try:
             for number, pair in enumerate(pairs, start=1):
                 run.try_one(number, pair, dry_run=dry_run)
+                if number % _AT_ONCE == 0:
+                    run.follow()
                 if on_progress:
                     on_progress(number, len(pairs))
         finally:
@@ -220,8 +222,6 @@ class _Run:
         else:
             manifest.note(number, DONE[act])
         self._to_follow.append(pair)
-        if len(self._to_follow) == _AT_ONCE:
-            self.follow()
 
 
 def _begun(directory: Directory, deed: _Deed) -> Manifest:
@@ -238,8 +238,8 @@ def _settle_earlier(directory: Directory, folder: Path) -> set[int]:
     for path in manifests(folder):
         try:
             with Manifest.open(path) as manifest:
-                settle(manifest)
-                if manifest.header.is_of(directory.path):
+                if manifest.header.is_of(directory.path):  # nobody else is at work with it
+                    settle(manifest)
                     moved |= _forget_moved(directory, manifest.entries.values())
         except ManifestError as error:
             _LOG.debug("not settled: %s", error)
