@@ -55,14 +55,14 @@ def restore(
 def know_again(directory: Directory, path: Path, report: RestoreReport) -> RestoreReport:
     """Ingest the files of a manifest that were moved and are back; return the report with that.
 
-    A manifest of another collection is none of this one's business.
+    Those that another collection had are not its own.
     """
     header, entries = read(path)
     if header.act != "move":
         return report
     if not header.is_of(directory.path):
-        other = f"the files belong to the collection {header.collection}, which does not know yet"
-        return replace(report, warnings=(other,))
+        other = f"{header.collection}, which had them, does not know; run `imgsim ingest` with it"
+        return replace(report, warnings=(other,)) if report.restored else report
     restored = (entry.path for entry in entries.values() if entry.state == "restored")
     paths = [each for each in restored if os.path.lexists(each)]
     try:
