@@ -30,6 +30,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from imgsim.collection import Collection
+    from imgsim.curation.curation import Curation
     from imgsim.encoders import Encoders
     from imgsim.errors import (
         CollectionDamaged,
@@ -47,11 +48,13 @@ if TYPE_CHECKING:
         ImageUnavailable,
         ImgsimError,
         LabelError,
+        ManifestError,
         NotAnImage,
         OutputError,
         StoreError,
         TrainingDiverged,
     )
+    from imgsim.findings import ChangeReport, FileChange, LeftAlone, RestoreReport
     from imgsim.images.source import Images, ImageSource
     from imgsim.options import (
         PLAIN,
@@ -118,6 +121,7 @@ __all__ = [
     "Agreement",
     "AgreementReport",
     "BatchLimits",
+    "ChangeReport",
     "Channels",
     "ClassScore",
     "Collection",
@@ -130,6 +134,7 @@ __all__ = [
     "CollectionNotFound",
     "Colours",
     "CompactReport",
+    "Curation",
     "Damage",
     "EmbeddingMatches",
     "EncoderError",
@@ -142,6 +147,7 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "EvaluationSettings",
+    "FileChange",
     "ImageError",
     "ImageForbidden",
     "ImageInfo",
@@ -155,7 +161,9 @@ __all__ = [
     "IngestSettings",
     "LabelError",
     "Layout",
+    "LeftAlone",
     "Listing",
+    "ManifestError",
     "Match",
     "MeanWithInterval",
     "NotAnImage",
@@ -170,6 +178,7 @@ __all__ = [
     "ReencodeReport",
     "Refusal",
     "RepairReport",
+    "RestoreReport",
     "RetrievalExample",
     "Scale",
     "Scores",
@@ -189,6 +198,7 @@ __all__ = [
 
 _HOMES = (
     "imgsim.results",
+    "imgsim.findings",
     "imgsim.scores",
     "imgsim.options",
     "imgsim.errors",

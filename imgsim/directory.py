@@ -34,6 +34,7 @@ from imgsim.records import FINGERPRINT, EncoderRecord, Inventory
 CATALOG = "catalog.db"
 CHECKPOINTS = "training"
 ENCODERS = "encoders"
+MANIFESTS = "manifests"
 SEGMENTS = "segments"
 _OWN_NAMES = {
     "lock",
@@ -41,6 +42,7 @@ _OWN_NAMES = {
     SEGMENTS,
     ENCODERS,
     CHECKPOINTS,
+    MANIFESTS,
     CATALOG,
     f"{CATALOG}-wal",
     f"{CATALOG}-shm",
@@ -209,7 +211,7 @@ def discard(path: Path) -> None:
     """Remove a new collection that nothing has come into; any other stays."""
     held = path / SEGMENTS, path / ENCODERS
     is_empty = all(folder.is_dir() and not os.listdir(folder) for folder in held)
-    if not is_empty or (path / CHECKPOINTS).exists():
+    if not is_empty or (path / CHECKPOINTS).exists() or (path / MANIFESTS).exists():
         return
     for folder in held:
         folder.rmdir()

@@ -5,6 +5,7 @@ class                   code  meaning
 ======================  ====  ==================================================================
 ImgsimError                1  base class
 OutputError                2  a file of that name cannot be written; also a ValueError
+ManifestError              2  a manifest cannot be used; also a ValueError
 CollectionError           10  the collection cannot be used
 CollectionForbidden       10  there is no permission to use it; also a PermissionError
 CollectionNotFound        11  there is no collection at that path; also a FileNotFoundError
@@ -39,6 +40,12 @@ class ImgsimError(Exception):
 
 class OutputError(ImgsimError, ValueError):
     """A file cannot be written under the name that was asked for."""
+
+    exit_code = 2
+
+
+class ManifestError(ImgsimError, ValueError):
+    """A file is no manifest of what was moved or linked, or cannot be read or written."""
 
     exit_code = 2
 

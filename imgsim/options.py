@@ -44,6 +44,9 @@ PathLike = str | os.PathLike[str]
 Paths = PathLike | Iterable[PathLike]
 """A path, or several."""
 
+Stored = int | PathLike
+"""A stored image: its id, or its path."""
+
 
 def listed(paths: Paths) -> list[str]:
     """Return one path, or several, as a list."""

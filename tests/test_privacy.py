@@ -80,6 +80,8 @@ def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
         shutil.copy(path, folder)
     first = sorted(pictures.iterdir())[0]
     model = write_projection(tmp_path / "model.onnx")
+    manifest = tmp_path / "moved.imgsim.jsonl"
+    manifest.write_text('{"format": 1, "act": "move", "collection": "", "token": "00000000"}\n')
     done = set[str]()
     for arguments in (
         ["train", pictures, "--epochs", "1", "--image-size", "32"],
@@ -100,6 +102,7 @@ def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
         ["relocate", pictures, tmp_path / "else", "--force"],
         ["relocate", tmp_path / "else", pictures],
         ["prune"],
+        ["restore", manifest],
         ["remove", first],
         ["compact"],
         ["encoder", "import", model, "--name", "third", "--normalize"],

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from imgsim import __version__
-from imgsim.cli import encoders, ingest, maintain, search, train
+from imgsim.cli import encoders, ingest, maintain, restore, search, train
 from imgsim.cli.console import prepare_streams, say
 from imgsim.cli.options import Options
 from imgsim.errors import ImgsimError
@@ -174,5 +174,6 @@ for _command in (
     maintain.relocate,
     maintain.compact,
     maintain.check,
+    restore.restore,
 ):
     app.command()(_command)
