@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         EncoderError,
         EncoderMismatch,
         EncoderMissing,
+        ExtraMissing,
         ImageError,
         ImageForbidden,
         ImageNotFound,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         StoreError,
         TrainingDiverged,
     )
+    from imgsim.findings import ImageMap, MapMethod, StageProgress
     from imgsim.images.source import Images, ImageSource
     from imgsim.options import (
         PLAIN,
@@ -142,9 +144,11 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "EvaluationSettings",
+    "ExtraMissing",
     "ImageError",
     "ImageForbidden",
     "ImageInfo",
+    "ImageMap",
     "ImageNeighbours",
     "ImageNotFound",
     "ImageSource",
@@ -156,6 +160,7 @@ __all__ = [
     "LabelError",
     "Layout",
     "Listing",
+    "MapMethod",
     "Match",
     "MeanWithInterval",
     "NotAnImage",
@@ -177,6 +182,7 @@ __all__ = [
     "SearchResults",
     "SearchStats",
     "Searcher",
+    "StageProgress",
     "StoreError",
     "TrainingDiverged",
     "TrainingProgress",
@@ -189,6 +195,7 @@ __all__ = [
 
 _HOMES = (
     "imgsim.results",
+    "imgsim.findings",
     "imgsim.scores",
     "imgsim.options",
     "imgsim.errors",
