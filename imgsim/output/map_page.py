@@ -23,7 +23,6 @@ from imgsim.output.atlas import Atlas, columns_of, side_for
 from imgsim.output.target import PAGES, check_target
 from imgsim.text import printable
 
-
 _UNITS = 65_535
 
 
@@ -170,7 +169,7 @@ def _neighbours(
 
 def _told(found: ImageMap) -> str:
     images = f"{len(found):,} image{'' if len(found) == 1 else 's'}"
-    return f"{images}; {found.kept:.0%} of the nearest neighbours are neighbours here"
+    return f"{images}; {found.kept:.0%} of the 10 nearest of one are near it here"
 
 
 def _json(facts: Mapping[str, object]) -> str:

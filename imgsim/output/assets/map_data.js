@@ -95,7 +95,7 @@ const files = new Cache(400, 3, async (image) => {
 
 function pictureOf(image, side) {
   if (!sizes) return null;
-  if (side > 1.5 * facts.side) {
+  if (side > 1.1 * facts.side) {
     const bitmap = files.get(image);
     if (bitmap) return [bitmap, 0, 0, bitmap.width, bitmap.height];
   }

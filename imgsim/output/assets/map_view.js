@@ -12,7 +12,20 @@ let side = 0, visible = 0, drawn = [];
 const COLOURS = ["#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#ff9da7", "#9c755f", "#1fa2d6",
   "#8cd17d", "#d37295", "#b6992d", "#499894", "#d4a6c8", "#86bcb6", "#f1ce63", "#79706e", "#a0cbe8", "#d7b5a6"];
 const GREY = "#999999";
-const colourOf = (code) => (facts.colourings[colouring].labels[code] ? COLOURS[code] ?? GREY : GREY);
+
+function colourOf(code) { // those that are not in the legend get hues that are far apart for a while
+  if (!facts.colourings[colouring].labels[code]) return GREY;
+  return COLOURS[code] ?? fromHue((code * 137.5) % 360);
+}
+
+function fromHue(hue) { // of lightness .6 and saturation .35, as CSS defines them
+  const part = (offset) => {
+    const at = (offset + hue / 30) % 12, value = 0.6 - 0.14 * Math.max(-1, Math.min(at - 3, 9 - at, 1));
+    return Math.round(255 * value).toString(16).padStart(2, "0");
+  };
+  return `#${part(0)}${part(8)}${part(4)}`;
+}
+
 const packed = (hex, alpha) => {
   const [red, green, blue] = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   return ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
@@ -102,13 +115,13 @@ function drawPoints(wanted, colours, [core, edge, reach]) {
     if (!(x > reach && y > reach && x < right && y < below) || (wanted !== null && isLit(image) !== wanted)) continue;
     const at = Math.floor(y) * width + Math.floor(x), colour = colours[mine[image]];
     for (const offset of core) pixels[at + offset] = colour;
-    for (const offset of edge) if (!pixels[at + offset]) pixels[at + offset] = (colour & 0xffffff) | 0x60000000;
+    for (const offset of edge) if (!pixels[at + offset]) pixels[at + offset] = (colour & 0xffffff) | (((colour >>> 25) & 0x7f) << 24);
   }
 }
 
 function draw() {
   pixels.fill(0);
-  const room = 0.28 * Math.sqrt((width * height) / n) * Math.sqrt(view.scale / least);
+  const room = 0.2 * Math.sqrt((width * height) / n) * Math.sqrt(view.scale / least);
   const disc = stamp(Math.min(Math.max(room, 0.9 * ratio), 4.5 * ratio));
   if (matches || filter !== null) {
     drawPoints(false, pale, disc);
@@ -122,15 +135,22 @@ function draw() {
 
 const onScreen = (image) => [(places[2 * image] - view.x) * view.scale + width / 2, (places[2 * image + 1] - view.y) * view.scale + height / 2];
 
-function drawPictures() { // one for each cell of a grid that moves with the map
-  const taken = new Set(), cell = side / view.scale, reach = side / 2;
+function drawPictures() { // none over another; which ones does not change as the map is moved
+  const taken = new Map(), cell = side / view.scale, reach = 2 * side;
+  const isFree = (x, y, row, column) => {
+    for (let at = 0; at < 9; at++) {
+      const other = taken.get((row + Math.floor(at / 3) - 1) * 1e7 + column + (at % 3) - 1);
+      if (other !== undefined && Math.abs(places[2 * other] - x) < cell && Math.abs(places[2 * other + 1] - y) < cell) return false;
+    }
+    return true;
+  };
   for (const lit of [true, false]) {
     for (let image = 0; image < n; image++) {
       const [x, y] = onScreen(image);
       if (!(x > -reach && y > -reach && x < width + reach && y < height + reach) || isLit(image) !== lit) continue;
-      const key = Math.floor(places[2 * image] / cell) * 1e7 + Math.floor(places[2 * image + 1] / cell);
-      if (taken.has(key)) continue;
-      taken.add(key);
+      const [column, row] = [0, 1].map((axis) => Math.floor(places[2 * image + axis] / cell));
+      if (!isFree(places[2 * image], places[2 * image + 1], row, column)) continue;
+      taken.set(row * 1e7 + column, image);
       drawPicture(image, x, y, lit);
     }
   }
@@ -285,7 +305,7 @@ function legend() {
     item.append(button);
     return item;
   }));
-  if (others) list.append(paragraph(`${(labels.length - rows.length).toLocaleString("en")} more, in grey: ${others.toLocaleString("en")}`));
+  if (others) list.append(paragraph(`${(labels.length - rows.length).toLocaleString("en")} more, in other colours: ${others.toLocaleString("en")}`));
 }
 
 const pointers = new Map();
