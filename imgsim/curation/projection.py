@@ -1,8 +1,8 @@
 """Embeddings in a plane: two principal directions, and from there t-SNE on the neighbour graph.
 
 t-SNE is that of openTSNE, with the affinities of Böhm, Berens and Kobak ("Attraction-repulsion
-spectrum in neighbor embeddings", 2022): each of the k nearest neighbours counts alike. Repulsion is
-interpolated (Linderman and others, 2019), so that a step takes time in proportion to the images.
+spectrum in neighbor embeddings", 2022): each of the k nearest neighbours counts alike. Repulsion of
+many images is interpolated (Linderman and others, 2019): a step takes time in proportion to them.
 """
 
 from importlib.util import find_spec
@@ -23,6 +23,8 @@ _COUNTED = 1_000  # images whose neighbours are counted
 _FEWEST = 50  # images that t-SNE arranges; fewer stay where the principal directions put them
 _STEPS = {"linear": (0, 0), "fast": (125, 125), "good": (250, 500)}
 _EXAGGERATION = 12.0  # of attraction in the first steps, as in the method's articles
+_INTERPOLATED = 2_000  # images from which on that is faster than a tree
+_SHARED = 20_000  # images from which on more threads gain more than they wait for each other
 _EVERY = 5  # steps between two calls for progress
 
 
@@ -92,9 +94,9 @@ def arranged(
     places = openTSNE.TSNEEmbedding(
         start * (1e-4 / spread) + noise,
         alike,
-        negative_gradient_method="fft",
+        negative_gradient_method="bh" if len(start) < _INTERPOLATED else "fft",
         random_state=seed,
-        n_jobs=-1,
+        n_jobs=1 if len(start) < _SHARED else -1,
         callbacks=told,
         callbacks_every_iters=_EVERY,
     )
