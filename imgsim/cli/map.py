@@ -74,9 +74,8 @@ def map_images(
         }
     if form != "table":
         print_rows(map_rows(found), form, MAP_COLUMNS)
-    options.note(
-        f"{len(found):,} images; {found.kept:.0%} of their 10 nearest are near them on the map"
-    )
+    kept = f"; {found.kept:.0%} of their 10 nearest are near them on the map"
+    options.note(f"{len(found):,} images{kept if len(found) > 1 else ''}")
     for target, count in missing.items():
         lacking = f"; {count:,} pictures are missing, whose files cannot be read" if count else ""
         options.note(f"map: {target}{lacking}")

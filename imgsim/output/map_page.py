@@ -168,8 +168,9 @@ def _neighbours(
 
 
 def _told(found: ImageMap) -> str:
-    images = f"{len(found):,} image{'' if len(found) == 1 else 's'}"
-    return f"{images}; {found.kept:.0%} of the 10 nearest of one are near it here"
+    if len(found) < 2:
+        return f"{len(found)} image{'' if len(found) else 's'}"
+    return f"{len(found):,} images; {found.kept:.0%} of the 10 nearest of one are near it here"
 
 
 def _json(facts: Mapping[str, object]) -> str:

@@ -39,7 +39,10 @@ async function loadRest() {
   redraw();
 }
 
-const shown = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+const shown = (text) => text.replace( // all but joiners, which are parts of words and of emojis
+  /(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
+  (character) => `\\u${character.codePointAt(0).toString(16).padStart(4, "0")}`,
+);
 const nameOf = (image) => shown(paths[image].slice(paths[image].lastIndexOf("/") + 1));
 
 function addressOf(image) {
@@ -62,6 +65,7 @@ class Cache { // of promised bitmaps: those that were wanted longest ago are let
     if (found === undefined) {
       this.held.set(key, null);
       this.wanted.push(key);
+      if (this.wanted.length > this.most / 2) this.held.delete(this.wanted.shift());
       this.next();
     }
     return found ?? null;

@@ -133,7 +133,8 @@ function draw() {
   if (chosen >= 0) drawChosen();
 }
 
-const onScreen = (image) => [(places[2 * image] - view.x) * view.scale + width / 2, (places[2 * image + 1] - view.y) * view.scale + height / 2];
+const across = (image) => (places[2 * image] - view.x) * view.scale + width / 2;
+const down = (image) => (places[2 * image + 1] - view.y) * view.scale + height / 2;
 
 function drawPictures() { // none over another; which ones does not change as the map is moved
   const taken = new Map(), cell = side / view.scale, reach = 2 * side;
@@ -146,9 +147,9 @@ function drawPictures() { // none over another; which ones does not change as th
   };
   for (const lit of [true, false]) {
     for (let image = 0; image < n; image++) {
-      const [x, y] = onScreen(image);
+      const x = across(image), y = down(image);
       if (!(x > -reach && y > -reach && x < width + reach && y < height + reach) || isLit(image) !== lit) continue;
-      const [column, row] = [0, 1].map((axis) => Math.floor(places[2 * image + axis] / cell));
+      const column = Math.floor(places[2 * image] / cell), row = Math.floor(places[2 * image + 1] / cell);
       if (!isFree(places[2 * image], places[2 * image + 1], row, column)) continue;
       taken.set(row * 1e7 + column, image);
       drawPicture(image, x, y, lit);
@@ -172,11 +173,11 @@ function drawPicture(image, x, y, lit) {
 const neighboursOf = (image) => nearest ? [...nearest.subarray(image * k, image * k + k)].filter((other) => other >= 0) : [];
 
 function drawChosen() {
-  const [x, y] = onScreen(chosen);
+  const x = across(chosen), y = down(chosen);
   context.strokeStyle = context.fillStyle = dark.matches ? "#fff" : "#000";
   context.lineWidth = 1.5 * ratio;
   for (const other of neighboursOf(chosen)) {
-    const [toX, toY] = onScreen(other);
+    const toX = across(other), toY = down(other);
     context.globalAlpha = 0.6;
     context.beginPath();
     context.moveTo(x, y);
@@ -203,7 +204,7 @@ function imageAt(x, y, reach = 12 * ratio) {
   }
   let best = -1, least = reach ** 2;
   for (let image = 0; image < n; image++) {
-    const [toX, toY] = onScreen(image), far = (toX - x) ** 2 + (toY - y) ** 2;
+    const far = (across(image) - x) ** 2 + (down(image) - y) ** 2;
     if (far < least && isLit(image)) [best, least] = [image, far];
   }
   return best;
@@ -216,7 +217,7 @@ function paragraph(text) {
   return made;
 }
 
-const labelOf = (image) => shown(facts.colourings[colouring].labels[codes[colouring][image]] || "no label");
+const labelOf = (image) => facts.colourings[colouring].labels[codes[colouring][image]] || "no label";
 
 function hover(image, x, y) {
   const box = element("hover");
@@ -259,7 +260,7 @@ function choose(image) {
 }
 
 function goTo(image) {
-  const [x, y] = onScreen(image), margin = 0.1;
+  const x = across(image), y = down(image), margin = 0.1;
   if (x > margin * width && x < (1 - margin) * width && y > margin * height && y < (1 - margin) * height) return;
   [view.x, view.y] = [places[2 * image], places[2 * image + 1]];
   redraw();
@@ -289,7 +290,7 @@ function fitMatches() {
 
 function legend() {
   const { labels, counts } = facts.colourings[colouring], list = element("legend");
-  const rows = labels.slice(0, COLOURS.length).map((label, code) => [label ? shown(label) : "no label", colourOf(code), counts[code], code]);
+  const rows = labels.slice(0, COLOURS.length).map((label, code) => [label || "no label", colourOf(code), counts[code], code]);
   const others = counts.slice(COLOURS.length).reduce((sum, each) => sum + each, 0);
   list.replaceChildren(...rows.map(([label, colour, count, code]) => {
     const item = document.createElement("li"), button = document.createElement("button");
@@ -375,7 +376,7 @@ dark.onchange = redraw;
 
 async function start() {
   element("facts").textContent = facts.text;
-  element("colouring").append(...facts.colourings.map(({ name }, number) => new Option(`colour by ${shown(name)}`, number)));
+  element("colouring").append(...facts.colourings.map(({ name }, number) => new Option(`colour by ${name}`, number)));
   await loadPlaces();
   setColours();
   legend();
