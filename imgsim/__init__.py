@@ -30,6 +30,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from imgsim.collection import Collection
+    from imgsim.curation.curation import Curation
     from imgsim.encoders import Encoders
     from imgsim.errors import (
         CollectionDamaged,
@@ -132,6 +133,7 @@ __all__ = [
     "CollectionNotFound",
     "Colours",
     "CompactReport",
+    "Curation",
     "Damage",
     "EmbeddingMatches",
     "EncoderError",
