@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         EncoderError,
         EncoderMismatch,
         EncoderMissing,
+        ExtraMissing,
         ImageError,
         ImageForbidden,
         ImageNotFound,
@@ -54,7 +55,15 @@ if TYPE_CHECKING:
         StoreError,
         TrainingDiverged,
     )
-    from imgsim.findings import ChangeReport, FileChange, LeftAlone, RestoreReport
+    from imgsim.findings import (
+        ChangeReport,
+        FileChange,
+        ImageMap,
+        LeftAlone,
+        MapMethod,
+        RestoreReport,
+        StageProgress,
+    )
     from imgsim.images.source import Images, ImageSource
     from imgsim.options import (
         PLAIN,
@@ -147,10 +156,12 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "EvaluationSettings",
+    "ExtraMissing",
     "FileChange",
     "ImageError",
     "ImageForbidden",
     "ImageInfo",
+    "ImageMap",
     "ImageNeighbours",
     "ImageNotFound",
     "ImageSource",
@@ -164,6 +175,7 @@ __all__ = [
     "LeftAlone",
     "Listing",
     "ManifestError",
+    "MapMethod",
     "Match",
     "MeanWithInterval",
     "NotAnImage",
@@ -186,6 +198,7 @@ __all__ = [
     "SearchResults",
     "SearchStats",
     "Searcher",
+    "StageProgress",
     "StoreError",
     "TrainingDiverged",
     "TrainingProgress",

@@ -4,6 +4,7 @@
 class                   code  meaning
 ======================  ====  ==================================================================
 ImgsimError                1  base class
+ExtraMissing               1  an optional package is not installed; also an ImportError
 OutputError                2  a file of that name cannot be written; also a ValueError
 ManifestError              2  a manifest cannot be used; also a ValueError
 CollectionError           10  the collection cannot be used
@@ -36,6 +37,10 @@ class ImgsimError(Exception):
     """Base class of all errors of imgsim."""
 
     exit_code = 1
+
+
+class ExtraMissing(ImgsimError, ImportError):
+    """A package is not installed that one of imgsim's extras asks for."""
 
 
 class OutputError(ImgsimError, ValueError):

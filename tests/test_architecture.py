@@ -245,6 +245,7 @@ def test_the_wheel_works_in_a_fresh_environment(tmp_path, crops):
     names = zipfile.ZipFile(wheel).namelist()
     assert "imgsim/migrations/versions/0001_first.py" in names
     assert "imgsim/py.typed" in names
+    assert "imgsim/output/assets/map_view.js" in names
     assert not [name for name in names if name.startswith(("tests", "migrations", "scripts"))]
 
     python = tmp_path / "venv" / "bin" / "python"

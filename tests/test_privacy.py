@@ -92,6 +92,7 @@ def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
         ["export", "neighbors", "-o", tmp_path / "n.csv"],
         ["export", "embeddings", "-o", tmp_path / "e.npz"],
         ["export", "index", "-o", tmp_path / "i.faiss"],
+        ["map", "-o", tmp_path / "map.html", "-o", tmp_path / "map.png"],
         ["encoder", "import", model, "--name", "other"],
         ["encoder", "pretrained"],
         ["encoder", "adapt", "other", pictures, "--int8", "--dims", "8"],

@@ -6,10 +6,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from imgsim.findings import StageProgress
 from imgsim.results import Progress, SearchStats, TrainingProgress
 from imgsim.text import printable
 
@@ -151,6 +152,23 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress | None]:
             speed = bar.tasks[task].speed
             rate = f"{speed:,.0f}/s" if speed else ""
             bar.update(task, completed=done, total=total or None, rate=rate)
+
+        yield update
+
+
+@contextmanager
+def stage_bars(*, quiet: bool) -> Iterator[StageProgress]:
+    """Yield a callback that draws a bar for each stage of the work, one after the other."""
+    with ExitStack() as shown:
+        current, tell = "", None
+
+        def update(stage: str, done: int, total: int) -> None:
+            nonlocal current, tell
+            if stage != current:
+                shown.close()
+                current, tell = stage, shown.enter_context(progress_bar(stage, quiet=quiet))
+            if tell is not None:
+                tell(done, total)
 
         yield update
 

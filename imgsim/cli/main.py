@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from imgsim import __version__
 from imgsim.cli import encoders, ingest, maintain, restore, search, train
+from imgsim.cli import map as curation_map
 from imgsim.cli.console import prepare_streams, say
 from imgsim.cli.options import Options
 from imgsim.errors import ImgsimError
@@ -177,3 +178,4 @@ for _command in (
     restore.restore,
 ):
     app.command()(_command)
+app.command("map")(curation_map.map_images)
