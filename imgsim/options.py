@@ -59,10 +59,15 @@ def checked_k(k: int | None) -> int | None:
     """Return how many neighbours are wanted (None: all); raise ValueError if fewer than 1."""
     if k is None:
         return None
-    k = operator.index(k)
-    if k < 1:
-        raise ValueError(f"k must be at least 1, not {k}")
-    return k
+    return checked_count(k, "k")
+
+
+def checked_count(count: int, name: str) -> int:
+    """Return how many of something are wanted; raise ValueError if fewer than 1."""
+    count = operator.index(count)
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, not {count}")
+    return count
 
 
 @dataclass(frozen=True)

@@ -288,6 +288,12 @@ class Snapshot:
         """Return the hash of the content of each of the images with these ids."""
         return {number: image.sha256 for number, image in self.records(ids).items()}
 
+    def copied(self) -> dict[int, bytes]:
+        """Return the hash of the content of each image whose content another one has too."""
+        several = select(IMAGES.c.sha256).group_by(IMAGES.c.sha256).having(func.count() > 1)
+        found = self._images(IMAGE_FACTS.where(IMAGES.c.sha256.in_(several)))
+        return {number: image.sha256 for number, image in found}
+
     def records(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
         """Return the facts of the images with these ids."""
         return dict(

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from imgsim import __version__
-from imgsim.cli import encoders, ingest, maintain, restore, search, train
+from imgsim.cli import curate, encoders, ingest, maintain, restore, search, train
 from imgsim.cli import map as curation_map
 from imgsim.cli.console import prepare_streams, say
 from imgsim.cli.options import Options
@@ -170,6 +170,10 @@ for _command in (
     ingest.info,
     train.evaluate,
     train.reencode,
+    curate.outliers,
+    curate.mislabelled,
+    curate.sample,
+    curate.clusters,
     maintain.prune,
     maintain.remove,
     maintain.relocate,

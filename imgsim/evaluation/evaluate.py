@@ -16,7 +16,6 @@ Each comes with the 95 % percentile interval of 1,000 bootstrap resamples of the
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,7 @@ from sklearn.metrics import average_precision_score
 from imgsim.encoder.encoder import Encoder
 from imgsim.errors import ImageError, LabelError
 from imgsim.evaluation.baselines import Descriptions, describe
-from imgsim.evaluation.labels import folder_labels, table_labels
-from imgsim.images.decode import sorted_out
+from imgsim.evaluation.labels import labelled_among
 from imgsim.options import DecodeRules, EvaluationSettings
 from imgsim.parallel import gathered
 from imgsim.records import ImageFile
@@ -143,24 +141,16 @@ def evaluate(
 
     Raises :class:`LabelError` if the labels match no images, or allow no retrieval.
     """
-    files, refused = sorted_out(found)
-    if settings.labels is None:
-        labels = folder_labels(files, root)
-    else:
-        labels = table_labels(Path(settings.labels), settings.column, root)
-    paths = [path for path in files if path in labels]
-    if not paths:
-        where = settings.labels or f"{root} (a folder for each label)"
-        why = "".join(f"; {each.path}: {each.reason}" for each in refused[:1])
-        raise LabelError(f"{where}: labels none of {len(files):,} images found{why}")
+    given = labelled_among(found, root, settings)
     rules, chosen = DecodeRules(settings.max_pixels), list(encoders.values())
 
     def described(path: str) -> tuple[str, Descriptions]:
         return path, describe(path, chosen, rules)
 
-    images, failed = gathered(described, paths, on_progress)
-    evaluation = _evaluated(dict(images), list(encoders), labels, settings)
-    return replace(evaluation, unlabelled=len(files) - len(paths), refused=(*refused, *failed))
+    images, failed = gathered(described, list(given.labels), on_progress)
+    evaluation = _evaluated(dict(images), list(encoders), given.labels, settings)
+    refused = *given.refused, *failed
+    return replace(evaluation, unlabelled=given.unlabelled, refused=refused)
 
 
 def _evaluated(

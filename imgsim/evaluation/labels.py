@@ -2,10 +2,44 @@
 
 import csv
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from imgsim.errors import LabelError
+from imgsim.errors import ImageError, LabelError
 from imgsim.files import absolute
+from imgsim.images.decode import sorted_out
+from imgsim.options import EvaluationSettings
+from imgsim.records import ImageFile
+from imgsim.results import Refusal
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The ``labels`` of images by path; other files are ``unlabelled``, or ``refused``."""
+
+    labels: dict[str, str]
+    unlabelled: int
+    refused: tuple[Refusal, ...]
+
+
+def labelled_among(
+    found: Iterable[ImageFile | ImageError], root: str, settings: EvaluationSettings
+) -> Labelled:
+    """Return which of the files found at and under ``root`` have which labels.
+
+    Raises :class:`LabelError` if none has.
+    """
+    files, refused = sorted_out(found)
+    if settings.labels is None:
+        labels = folder_labels(files, root)
+    else:
+        labels = table_labels(Path(settings.labels), settings.column, root)
+    known = {path: labels[path] for path in files if path in labels}
+    if not known:
+        where = settings.labels or f"{root} (a folder for each label)"
+        why = "".join(f"; {each.path}: {each.reason}" for each in refused[:1])
+        raise LabelError(f"{where}: labels none of {len(files):,} images found{why}")
+    return Labelled(known, len(files) - len(known), tuple(refused))
 
 
 def folder_labels(paths: Iterable[str], root: str) -> dict[str, str]:
