@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     )
     from imgsim.images.source import Images, ImageSource
     from imgsim.options import (
+        DECODER,
         PLAIN,
         RECIPES,
         AdaptSettings,
@@ -111,6 +112,7 @@ if TYPE_CHECKING:
     from imgsim.searcher import Searcher
 
 __all__ = [
+    "DECODER",
     "PLAIN",
     "RECIPES",
     "AdaptReport",
