@@ -11,6 +11,7 @@ from pathlib import Path
 from imgsim.catalog.catalog import refuse_taken
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import CHECKPOINTS, ENCODERS, Directory
+from imgsim.encoder.applications import APPLICATIONS, weights_of
 from imgsim.encoder.encoder import MODEL_NAME, Encoder, encoder_damages
 from imgsim.encoder.preprocessing import PREPROCESSING_NAME, read_preprocessing
 from imgsim.errors import EncoderError, ImgsimError
@@ -91,7 +92,7 @@ class Encoders:
             files.split(chosen)  # or it raises, before TensorFlow has taken its seconds
             network = self._network(chosen)
             on_progress(preparing(chosen))
-            with tensorflow():
+            with tensorflow(self._directory.device):
                 from imgsim.training.start import train_decoder  # noqa: PLC0415 - as just said
                 from imgsim.training.train import train  # noqa: PLC0415 - as just said
 
@@ -131,14 +132,16 @@ class Encoders:
         """Add a network that was trained on ImageNet, called ``name`` or as it is.
 
         :meth:`networks` has those that there are. Without the file ``weights``, they come from the
-        package that is installed for the network. Raises :class:`EncoderError` if there is none.
+        package that is installed for the network, or from a cache of Keras. Nothing is downloaded.
+        Raises :class:`EncoderError` if there are none.
         """
         from imgsim.encoder.importing import adopt  # noqa: PLC0415 - onnx takes a while
         from imgsim.encoder.pretrained import write_pretrained  # noqa: PLC0415 - as above
 
         with self._writing() as scratch:
             file = None if weights is None else os.fspath(weights)
-            source = replace(write_pretrained(network, file, scratch), name=name or network)
+            write = _write_application if network in APPLICATIONS else write_pretrained
+            source = replace(write(network, file, scratch), name=name or network)
             warnings = adopt(source, scratch)
             self._refuse_other_name(scratch, source.name, network)
             return EncoderReport(self._published(scratch, source.name), tuple(warnings))
@@ -292,6 +295,17 @@ class Encoders:
         record = self._catalog.add_encoder(*facts, name, instead=instead)
         with self._catalog.snapshot() as snapshot:
             return _described(self._directory, snapshot, record)
+
+
+def _write_application(network: str, weights: str | None, directory: Path) -> EncoderSource:
+    """Write the model of a network of Keras into ``directory``; return how it is fed."""
+    application, path = APPLICATIONS[network], weights_of(network, weights)
+    with tensorflow():
+        from imgsim.training.applications import (  # noqa: PLC0415 - TensorFlow takes seconds
+            export_application,
+        )
+    export_application(application, path, directory / MODEL_NAME)
+    return replace(application.fed, file=str(path), normalize=True)
 
 
 def _described(directory: Directory, snapshot: Snapshot, record: EncoderRecord) -> EncoderInfo:

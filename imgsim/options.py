@@ -37,6 +37,9 @@ Channels = Literal["rgb", "bgr"]
 Preset = Literal["imagenet", "clip", "dinov2", "mobilenet", "efficientnet"]
 """A family of networks, which says how they are fed."""
 
+Device = Literal["auto", "cpu", "cuda"]
+"""What computes: ``auto`` is the CPU for embeddings, and what TensorFlow takes for a training."""
+
 Triple = tuple[float, float, float]
 
 
@@ -309,7 +312,7 @@ PLAIN = TrainingSettings(
 """Reconstruct the input: Adam, mean squared error, flattened latent, nothing else."""
 
 DECODER = TrainingSettings(
-    epochs=200, learning_rate=1e-3, contrast=0.0, time_budget=60.0, patience=10
+    epochs=200, batch_size=32, learning_rate=1e-3, contrast=0.0, time_budget=60.0, patience=10
 )
 """What to begin with for ``replace(DECODER, start=NAME)``: a minute of a decoder."""
 

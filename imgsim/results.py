@@ -375,8 +375,8 @@ class CollectionInfo:
     """Facts about a collection; the encoder's are None until one is trained.
 
     ``disk_bytes`` are those of all its files, ``embedding_bytes`` those of the embeddings alone;
-    ``roots`` are the folders that were ingested; ``formats`` of images are read; ``versions`` are
-    of what does the work.
+    ``roots`` are the folders that were ingested; ``formats`` of images are read; ``devices`` can
+    compute embeddings; ``versions`` are of what does the work.
     """
 
     path: str
@@ -392,6 +392,7 @@ class CollectionInfo:
     dim: int | None
     image_size: tuple[int, int] | None
     formats: tuple[str, ...]
+    devices: tuple[str, ...]
     versions: dict[str, str]
 
 

@@ -80,6 +80,14 @@ def show_log() -> None:
     log.setLevel(logging.DEBUG)
 
 
+def show_warnings(logger: str) -> None:
+    """Write the warnings of a part of the library to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_Lines("imgsim: warning: %(message)s"))
+    logging.getLogger(logger).addHandler(handler)
+
+
 class _Lines(logging.Formatter):
     """Writes records whose names and messages are safe to show."""
 

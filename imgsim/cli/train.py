@@ -109,7 +109,11 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images in a training step.", show_default="128; 32 if plain"),
+        typer.Option(
+            min=1,
+            help="Images in a training step.",
+            show_default="128; 32 if plain or with --start",
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None,

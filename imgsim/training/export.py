@@ -12,7 +12,7 @@ from imgsim.errors import EncoderError
 from imgsim.files import writing
 
 # What Keras and tf2onnx raise, beside TensorFlow's own, for files and layers that are not for them.
-_KERAS_ERRORS = OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError
+KERAS_ERRORS = OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError
 
 
 def export_onnx(encoder: keras.Model, path: Path) -> None:
@@ -37,5 +37,5 @@ def export_layer(path: Path, layer: str, side: int | None, target: Path) -> None
         part(np.zeros(shape, np.float32))
         with writing(target):
             export_onnx(part, target)
-    except (*_KERAS_ERRORS, tf.errors.OpError) as error:
+    except (*KERAS_ERRORS, tf.errors.OpError) as error:
         raise EncoderError(f"{path}: {first_line(error)}") from error

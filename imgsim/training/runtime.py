@@ -5,14 +5,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from imgsim.device import fall_back
 from imgsim.errors import EncoderError
+from imgsim.options import Device
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 @contextmanager
-def tensorflow() -> Iterator[None]:
+def tensorflow(device: Device = "cpu") -> Iterator[None]:
     """Import in this block what needs TensorFlow; raise :class:`EncoderError` if it is missing.
+
+    From then on it computes on ``device``.
 
     TensorFlow tells its developers about the machine while it loads, whatever its settings are. So
     nothing is written to stderr meanwhile, and no warnings of its own later, as of a fifth training
@@ -26,11 +30,27 @@ def tensorflow() -> Iterator[None]:
             with _silence():
                 yield
             logging.getLogger("tensorflow").setLevel(logging.ERROR)
+        _compute_on(device)
     except ModuleNotFoundError as error:
         raise EncoderError(
             f"this needs TensorFlow, and {error.name} is not installed: "
             "pip install tensorflow keras tf2onnx"
         ) from error
+
+
+def _compute_on(device: Device) -> None:
+    """Hide GPUs from TensorFlow, or say that there are none, as asked."""
+    import tensorflow as tf  # noqa: PLC0415 - it is loaded by now
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if device == "cuda" and not gpus:
+        fall_back("training")
+    if device != "cpu" or not gpus:
+        return
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError as error:  # it has begun to compute
+        raise EncoderError("this process uses the GPU already; train in another one") from error
 
 
 @contextmanager
