@@ -40,12 +40,6 @@ def _mobilenet_v3(size: str, dim: int) -> Application:
     return Application(function, 224, dim, f"{stem}_no_top_v2.h5", f"{stem}.h5")
 
 
-def _notop(
-    function: str, side: int, dim: int, stem: str, fed: EncoderSource = _IN_THE_GRAPH
-) -> Application:
-    return Application(function, side, dim, f"{stem}_notop.h5", f"{stem}.h5", fed)
-
-
 def _efficientnet_v2(size: str, side: int) -> Application:
     stem, function = f"efficientnet_v2/efficientnetv2-{size}", f"EfficientNetV2{size.upper()}"
     files = f"{stem}_notop.h5", f"{stem}.h5"
@@ -53,6 +47,8 @@ def _efficientnet_v2(size: str, side: int) -> Application:
 
 
 _KERNELS = "weights_tf_dim_ordering_tf_kernels"
+_DENSENET = f"densenet/densenet121_{_KERNELS}"
+_RESNET = f"resnet/resnet50_{_KERNELS}"
 _MOBILENET_V2 = f"mobilenet_v2/mobilenet_v2_{_KERNELS}_1.0_224"
 
 APPLICATIONS = {
@@ -63,9 +59,10 @@ APPLICATIONS = {
     "mobilenet-v3-large": _mobilenet_v3("large", 960),
     "efficientnet-v2-b0": _efficientnet_v2("b0", 224),
     "efficientnet-v2-b1": _efficientnet_v2("b1", 240),
-    "efficientnet-v2-b2": _efficientnet_v2("b2", 260),
-    "resnet50": _notop("ResNet50", 224, 2_048, f"resnet/resnet50_{_KERNELS}", _CAFFE),
-    "densenet121": _notop("DenseNet121", 224, 1_024, f"densenet/densenet121_{_KERNELS}", _TORCH),
+    "resnet50": Application("ResNet50", 224, 2_048, f"{_RESNET}_notop.h5", f"{_RESNET}.h5", _CAFFE),
+    "densenet121": Application(
+        "DenseNet121", 224, 1_024, f"{_DENSENET}_notop.h5", f"{_DENSENET}.h5", _TORCH
+    ),
 }
 """They are called as here; the order is that of families and sizes."""
 

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from imgsim.device import fall_back
 from imgsim.errors import EncoderError
@@ -13,7 +14,7 @@ _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 @contextmanager
-def tensorflow(device: Device = "cpu") -> Iterator[None]:
+def tensorflow(device: Device = "auto") -> Iterator[None]:
     """Import in this block what needs TensorFlow; raise :class:`EncoderError` if it is missing.
 
     From then on it computes on ``device``.
@@ -29,6 +30,7 @@ def tensorflow(device: Device = "cpu") -> Iterator[None]:
             os.environ[_LEVEL] = "3"
             with _silence():
                 yield
+                _gpus()  # the first look for them writes too
             logging.getLogger("tensorflow").setLevel(logging.ERROR)
         _compute_on(device)
     except ModuleNotFoundError as error:
@@ -42,7 +44,7 @@ def _compute_on(device: Device) -> None:
     """Hide GPUs from TensorFlow, or say that there are none, as asked."""
     import tensorflow as tf  # noqa: PLC0415 - it is loaded by now
 
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = _gpus()
     if device == "cuda" and not gpus:
         fall_back("training")
     if device != "cpu" or not gpus:
@@ -51,6 +53,14 @@ def _compute_on(device: Device) -> None:
         tf.config.set_visible_devices([], "GPU")
     except RuntimeError as error:  # it has begun to compute
         raise EncoderError("this process uses the GPU already; train in another one") from error
+
+
+def _gpus() -> list[Any]:
+    """Return the GPUs that TensorFlow finds."""
+    import tensorflow as tf  # noqa: PLC0415 - it is loaded by now
+
+    found: list[Any] = tf.config.list_physical_devices("GPU")
+    return found
 
 
 @contextmanager
