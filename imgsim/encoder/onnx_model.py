@@ -1,6 +1,9 @@
 """An ONNX model with one image input."""
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -132,3 +135,14 @@ class Model:
 def first_line(error: Exception) -> str:
     """Return what an error says, as far as one line holds it."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+@contextmanager
+def muted(level: int) -> Iterator[None]:
+    """Let tools of others log nothing of ``level`` or less."""
+    before = logging.root.manager.disable
+    logging.disable(level)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,5 +1,6 @@
 """Keras models as ONNX files."""
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from imgsim.encoder.onnx_model import first_line
+from imgsim.encoder.onnx_model import first_line, muted
 from imgsim.errors import EncoderError
 from imgsim.files import writing
 
@@ -16,8 +17,11 @@ KERAS_ERRORS = OSError, TypeError, ValueError, KeyError, AttributeError, Runtime
 
 
 def export_onnx(encoder: keras.Model, path: Path) -> None:
-    """Write the encoder as an ONNX file."""
-    with warnings.catch_warnings():
+    """Write the encoder as an ONNX file.
+
+    Where tf2onnx cannot simplify it, it says so as an error, and writes it as it is.
+    """
+    with warnings.catch_warnings(), muted(logging.ERROR):
         warnings.simplefilter("ignore")  # tf2onnx probes for names that NumPy 2 deprecates
         encoder.export(path, format="onnx", verbose=False)
 
