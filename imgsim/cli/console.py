@@ -200,10 +200,12 @@ def training_display(*, quiet: bool) -> Iterator[Callable[[TrainingProgress], No
     if quiet:
         yield lambda _: None
     elif not sys.stderr.isatty():
-        lines, encoding = Lines("train"), Lines("encode")
+        lines, encoding = Lines("train"), None
 
         def say_now(now: TrainingProgress) -> None:
+            nonlocal encoding
             if now.stage == "encode":
+                encoding = encoding or Lines("encode")  # its time begins now
                 encoding(now.done, now.total)
             elif now.stage in _STAGES:
                 say(_STAGES[now.stage])
