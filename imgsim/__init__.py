@@ -66,12 +66,14 @@ if TYPE_CHECKING:
     )
     from imgsim.images.source import Images, ImageSource
     from imgsim.options import (
+        DECODER,
         PLAIN,
         RECIPES,
         AdaptSettings,
         BatchLimits,
         Channels,
         Colours,
+        Device,
         EncoderSource,
         EvaluationSettings,
         IngestSettings,
@@ -123,6 +125,7 @@ if TYPE_CHECKING:
     from imgsim.searcher import Searcher
 
 __all__ = [
+    "DECODER",
     "PLAIN",
     "RECIPES",
     "AdaptReport",
@@ -145,6 +148,7 @@ __all__ = [
     "CompactReport",
     "Curation",
     "Damage",
+    "Device",
     "EmbeddingMatches",
     "EncoderError",
     "EncoderInfo",

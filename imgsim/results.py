@@ -284,8 +284,11 @@ class CompactReport:
     dropped: int
 
 
-TrainingStage = Literal["prepare", "train", "export", "head", "check"]
-"""What a training does: load TensorFlow, train, write files, fit the last layers, try them out."""
+TrainingStage = Literal["prepare", "encode", "train", "export", "head", "check"]
+"""What a training does: load TensorFlow, train, write files, fit the last layers, try them out.
+
+One that starts from a network encodes the images first.
+"""
 
 
 @dataclass(frozen=True)
@@ -293,7 +296,7 @@ class TrainingProgress:
     """A moment of a training run; ``done`` of ``total`` images in epoch ``epoch`` (from 1).
 
     ``val_loss`` is of the last epoch that ended; ``ended`` says that it is this one, and is so once
-    for each epoch. In other stages than train nothing is counted.
+    for each epoch. In other stages than train, and encode, nothing is counted.
     """
 
     stage: TrainingStage
@@ -347,6 +350,9 @@ class TrainingReport:
     may be unreadable. ``onnx_difference`` is the greatest absolute difference between the
     latents by the ONNX encoder and by Keras on ``compared`` images; ``colours`` says how much
     they count: much, some, little or none. ``excluded`` is that of :class:`IngestReport`.
+
+    Where it started from a network, ``start`` is that encoder's name: the history is that of a
+    decoder, and nothing was to be compared.
     """
 
     encoder: EncoderInfo
@@ -361,6 +367,7 @@ class TrainingReport:
     colours: str
     recognition: Recognition
     excluded: dict[str, int] = field(default_factory=dict)
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -368,8 +375,8 @@ class CollectionInfo:
     """Facts about a collection; the encoder's are None until one is trained.
 
     ``disk_bytes`` are those of all its files, ``embedding_bytes`` those of the embeddings alone;
-    ``roots`` are the folders that were ingested; ``formats`` of images are read; ``versions`` are
-    of what does the work.
+    ``roots`` are the folders that were ingested; ``formats`` of images are read; ``devices`` can
+    compute embeddings; ``versions`` are of what does the work.
     """
 
     path: str
@@ -385,6 +392,7 @@ class CollectionInfo:
     dim: int | None
     image_size: tuple[int, int] | None
     formats: tuple[str, ...]
+    devices: tuple[str, ...]
     versions: dict[str, str]
 
 

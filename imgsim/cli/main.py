@@ -15,15 +15,16 @@ from typer.core import TyperGroup
 from imgsim import __version__
 from imgsim.cli import curate, encoders, ingest, maintain, restore, search, train
 from imgsim.cli import map as curation_map
-from imgsim.cli.console import prepare_streams, say
+from imgsim.cli.console import prepare_streams, say, show_warnings
 from imgsim.cli.options import Options
 from imgsim.errors import ImgsimError
+from imgsim.options import Device
 from imgsim.text import printable
 
 _HELP = """Find similar images in your own pictures, exactly.
 
 Train an encoder on your images, ingest them, and ask for the nearest neighbours of any image. -c,
--q, -v and --debug may also follow the name of a command.
+--device, -q, -v and --debug may also follow the name of a command.
 
 Exit codes: 0 success, 1 other error, 2 wrong arguments, 10 unusable collection, 11 no collection,
 12 collection in use by another writer, 13 collection of a newer imgsim, 14 damaged collection,
@@ -33,7 +34,7 @@ Exit codes: 0 success, 1 other error, 2 wrong arguments, 10 unusable collection,
 """
 
 
-_ANYWHERE = {"collection", "quiet", "verbose", "debug"}
+_ANYWHERE = {"collection", "device", "quiet", "verbose", "debug"}
 
 
 class _Boundary(TyperGroup):
@@ -138,6 +139,14 @@ def _options(
             help="The collection's folder.",
         ),
     ] = Path(".imgsim"),
+    device: Annotated[
+        Device,
+        typer.Option(
+            envvar="IMGSIM_DEVICE",
+            help="What computes. auto: the CPU makes embeddings, and a GPU trains if there is one. "
+            "Embeddings by cuda have other last bits; ingest and query with the same.",
+        ),
+    ] = "auto",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Errors only: no progress, no summaries.")
     ] = False,
@@ -155,7 +164,8 @@ def _options(
     ] = False,
 ) -> None:
     prepare_streams()
-    ctx.obj = Options(collection, quiet)
+    show_warnings("imgsim.device")
+    ctx.obj = Options(collection, quiet, device)
     for name, wanted in (("verbose", verbose), ("debug", debug)):
         if wanted:
             ctx.obj.take(name, value=True)

@@ -15,7 +15,7 @@ import typer
 
 from imgsim.cli.console import say, show_log, unmute_libraries
 from imgsim.errors import EncoderError, ImageError
-from imgsim.options import SearchFilter
+from imgsim.options import Device, SearchFilter
 from imgsim.results import EncoderInfo
 from imgsim.text import printable
 
@@ -91,10 +91,11 @@ class Options:
 
     collection: Path
     quiet: bool = False
+    device: Device = "auto"
     verbose: bool = False
     debug: bool = False
 
-    def take(self, name: str, value: Path | bool) -> None:
+    def take(self, name: str, value: Path | bool | Device) -> None:
         """Take note of an option."""
         if getattr(self, name) == value:
             return
@@ -108,7 +109,7 @@ class Options:
         """Open the collection that the command is about."""
         from imgsim.collection import Collection  # noqa: PLC0415 - `--help` does not pay for it
 
-        return Collection.open(self.collection, create=create)
+        return Collection.open(self.collection, create=create, device=self.device)
 
     def mend(self) -> str:
         """Mend the catalog of the collection, if it is damaged; return what was done."""

@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from imgsim.catalog.sqlite import SCHEMA
 from imgsim.directory import Directory
+from imgsim.encoder.onnx_model import devices
 from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.errors import EncoderError
 from imgsim.files import disk_bytes
@@ -36,6 +37,7 @@ def facts(directory: Directory, ours: str) -> CollectionInfo:
             dim=encoder.dim if encoder else None,
             image_size=(preprocessing.height, preprocessing.width) if preprocessing else None,
             formats=readable(),
+            devices=devices(),
             versions={"imgsim": ours} | {name: _version(name) for name in _LIBRARIES},
         )
 
