@@ -13,10 +13,10 @@ MemberKind = Literal["kept", "same file", "exact", "near", "posed"]
 
 @dataclass(frozen=True)
 class LearntRadius:
-    """At which distance images are duplicates by an encoder, learnt from the user's pictures.
+    """At which distance images are compared by their pixels, learnt from the user's pictures.
 
-    At most ``false_alarms`` of the images would have an unrelated one within ``radius``; ``recall``
-    is the share of changed pictures within it, of ``sampled`` images. There were ``images`` then,
+    It is for at most ``false_alarms`` of the images with an unrelated one that passes; ``recall``
+    is the share of changed pictures that pass, of ``sampled`` images. There were ``images`` then,
     and it was ``learnt_at`` in seconds since the epoch.
     """
 
@@ -32,13 +32,20 @@ class LearntRadius:
 class RadiusCurves:
     """What a radius was learnt from: distances in ascending order.
 
-    ``same`` are those of images to themselves changed, by the kind of change; ``unrelated`` those
-    of images to the nearest other picture. ``remembered`` says whether the collection has it now.
+    ``same`` are those of images to themselves changed, by the kind of change, and ``passed`` the
+    share of each kind that passes. ``unrelated`` are those to the nearest image that looks
+    different, of ``compared`` images; ``lookalikes`` those to the nearest that looks almost the
+    same. ``limit`` says what kept the radius from being greater. ``remembered`` says whether the
+    collection has it now.
     """
 
     learnt: LearntRadius
     same: Mapping[str, tuple[float, ...]]
+    passed: Mapping[str, float]
     unrelated: tuple[float, ...]
+    lookalikes: tuple[float, ...]
+    compared: int
+    limit: str
     remembered: bool = False
 
 
@@ -65,7 +72,7 @@ class DuplicateMember:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Images of which each is within the radius of each other; the first one is kept."""
+    """Images of which each is a duplicate of each other; the first one is kept."""
 
     members: tuple[DuplicateMember, ...]
 
@@ -82,15 +89,14 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class DuplicateReport:
-    """Groups of duplicates within a ``radius``, those with the first paths first.
+    """Groups of duplicates within a ``radius``, by the paths of the images that are kept.
 
-    ``learnt`` says where the radius is from, None for one that was given. ``left_alone`` are paths
+    They are of ``images`` that were looked at. ``left_alone`` are paths
     of images whose files are gone, unreadable or changed since they were stored; no group has them.
     """
 
     groups: tuple[DuplicateGroup, ...]
     radius: float
-    learnt: LearntRadius | None
     images: int
     left_alone: tuple[str, ...]
 
@@ -129,5 +135,4 @@ class LeakReport:
     leaks: tuple[Leak, ...]
     images: int
     radius: float
-    learnt: LearntRadius | None
     refused: tuple[str, ...]
