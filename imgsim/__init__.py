@@ -30,6 +30,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from imgsim.collection import Collection
+    from imgsim.curation.curation import Curation
+    from imgsim.curation_options import DuplicateSettings, Folders, Keep
     from imgsim.encoders import Encoders
     from imgsim.errors import (
         CollectionDamaged,
@@ -49,8 +51,20 @@ if TYPE_CHECKING:
         LabelError,
         NotAnImage,
         OutputError,
+        RadiusUnknown,
         StoreError,
         TrainingDiverged,
+    )
+    from imgsim.findings import (
+        DuplicateGroup,
+        DuplicateMember,
+        DuplicateReport,
+        JudgedPair,
+        Leak,
+        LeakReport,
+        LearntRadius,
+        MemberKind,
+        RadiusCurves,
     )
     from imgsim.images.source import Images, ImageSource
     from imgsim.options import (
@@ -130,7 +144,12 @@ __all__ = [
     "CollectionNotFound",
     "Colours",
     "CompactReport",
+    "Curation",
     "Damage",
+    "DuplicateGroup",
+    "DuplicateMember",
+    "DuplicateReport",
+    "DuplicateSettings",
     "EmbeddingMatches",
     "EncoderError",
     "EncoderInfo",
@@ -142,6 +161,7 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "EvaluationSettings",
+    "Folders",
     "ImageError",
     "ImageForbidden",
     "ImageInfo",
@@ -153,11 +173,17 @@ __all__ = [
     "ImgsimError",
     "IngestReport",
     "IngestSettings",
+    "JudgedPair",
+    "Keep",
     "LabelError",
     "Layout",
+    "Leak",
+    "LeakReport",
+    "LearntRadius",
     "Listing",
     "Match",
     "MeanWithInterval",
+    "MemberKind",
     "NotAnImage",
     "OutputError",
     "PathLike",
@@ -165,6 +191,8 @@ __all__ = [
     "PretrainedNetwork",
     "Progress",
     "QueryResult",
+    "RadiusCurves",
+    "RadiusUnknown",
     "Recipe",
     "Recognition",
     "ReencodeReport",
@@ -190,10 +218,13 @@ __all__ = [
 _HOMES = (
     "imgsim.results",
     "imgsim.scores",
+    "imgsim.findings",
     "imgsim.options",
+    "imgsim.curation_options",
     "imgsim.errors",
     "imgsim.output.listing",
     "imgsim.images.source",
+    "imgsim.curation.curation",
     "imgsim.collection",
 )
 

@@ -10,10 +10,10 @@ import typer
 
 from imgsim.cli.answers import TableFormat, print_json, print_rows
 from imgsim.cli.console import progress_bar, say
-from imgsim.cli.options import Json, NotUnder, Options, Under, requested
+from imgsim.cli.options import Json, NotUnder, Options, Under, requested, told_radius
 from imgsim.curation_options import FALSE_ALARMS, DuplicateSettings, Keep
 from imgsim.errors import ImageError
-from imgsim.findings import DuplicateReport, LeakReport, LearntRadius, RadiusCurves
+from imgsim.findings import DuplicateReport, LeakReport, RadiusCurves
 from imgsim.output.target import FIGURES, PAGES, check_target
 from imgsim.text import printable
 
@@ -149,7 +149,7 @@ def _with_radius(
     curation, share = collection.curation, settings.false_alarms
     known = None if learn or figure else curation.radius(share)
     if known is not None:
-        options.note(f"distance of duplicates: {_told(known)}")
+        options.note(f"distance of duplicates: {told_radius(known)}")
         return replace(settings, radius=known.radius)
     with progress_bar("learning", quiet=options.quiet) as on_progress:
         curves = curation.learn_radius(share, on_progress)
@@ -163,17 +163,9 @@ def _with_radius(
     return replace(settings, radius=radius)
 
 
-def _told(learnt: LearntRadius) -> str:
-    when = datetime.fromtimestamp(learnt.learnt_at).astimezone().date().isoformat()
-    return (
-        f"{learnt.radius:.4g}, learnt on {when} from {learnt.sampled:,} of {learnt.images:,} "
-        f"images; {learnt.recall:.0%} of changed pictures are found with it"
-    )
-
-
 def _note_curves(curves: RadiusCurves, options: Options) -> None:
     shares = ", ".join(f"{kind} {share:.0%}" for kind, share in curves.passed.items())
-    options.note(f"distance of duplicates: {_told(curves.learnt)} ({shares}); {curves.limit}")
+    options.note(f"distance of duplicates: {told_radius(curves.learnt)} ({shares}); {curves.limit}")
     if not curves.remembered:
         say("imgsim: warning: the distance is not remembered: another process writes there")
 

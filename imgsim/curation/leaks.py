@@ -21,7 +21,7 @@ from imgsim.images.decode import sorted_out
 from imgsim.images.likeness import ALIKE, Looks, likeness
 from imgsim.images.scan import find
 from imgsim.index.gallery import Gallery
-from imgsim.options import listed
+from imgsim.options import DECODE_RULES, listed
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile, ImageRecord
 from imgsim.results import Progress
@@ -130,7 +130,8 @@ class _LeakSearch:
         }
         found += self._stored([*fresh.values()])
         others = [file.path for file in files if file.path not in fresh]
-        work = partial(embed_poses, chosen=self.poses, encoder=self.encoder)
+        rules = DECODE_RULES  # nobody has accepted what is damaged in them
+        work = partial(embed_poses, chosen=self.poses, encoder=self.encoder, rules=rules)
         for path, result in zip(others, in_threads(work, others), strict=True):
             if isinstance(result, ImageError):
                 failed.append(path)
