@@ -24,6 +24,7 @@ EncoderMismatch           32  the embeddings belong to another encoder
 TrainingDiverged          33  the loss is no longer a finite number; also an ArithmeticError
 StoreError                40  embeddings or results cannot be written or are unfit
 LabelError                50  the labels do not fit the images; also a ValueError
+RadiusUnknown             51  nobody can tell yet how near duplicates are; also a LookupError
 ======================  ====  ==================================================================
 
 Exit code 2 is a mistake in the command's arguments, 130 an interrupt by the user. An argument that
@@ -166,6 +167,12 @@ class LabelError(ImgsimError, ValueError):
     """The labels of images cannot be read, or allow no evaluation."""
 
     exit_code = 50
+
+
+class RadiusUnknown(ImgsimError, LookupError):
+    """There are too few images to tell at which distance they are duplicates."""
+
+    exit_code = 51
 
 
 _UNAVAILABLE: dict[type[OSError], type[ImageUnavailable]] = {

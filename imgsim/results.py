@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from imgsim.findings import LearntRadius
+
 
 class Progress(Protocol):
     """Receives how many of ``total`` items are done."""
@@ -375,8 +377,9 @@ class CollectionInfo:
     """Facts about a collection; the encoder's are None until one is trained.
 
     ``disk_bytes`` are those of all its files, ``embedding_bytes`` those of the embeddings alone;
-    ``roots`` are the folders that were ingested; ``formats`` of images are read; ``devices`` can
-    compute embeddings; ``versions`` are of what does the work.
+    ``duplicates`` says at which distance images are, once that is learnt; ``roots`` are the folders
+    that were ingested; ``formats`` of images are read; ``devices`` can compute embeddings;
+    ``versions`` are of what does the work.
     """
 
     path: str
@@ -391,6 +394,7 @@ class CollectionInfo:
     fingerprint: str | None
     dim: int | None
     image_size: tuple[int, int] | None
+    duplicates: "LearntRadius | None"
     formats: tuple[str, ...]
     devices: tuple[str, ...]
     versions: dict[str, str]

@@ -78,7 +78,7 @@ def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
         folder = tmp_path / "labelled" / path.name.partition("-")[0]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder)
-    first = sorted(pictures.iterdir())[0]
+    first, second = sorted(pictures.iterdir())[:2]
     model = write_projection(tmp_path / "model.onnx")
     manifest = tmp_path / "moved.imgsim.jsonl"
     manifest.write_text('{"format": 1, "act": "move", "collection": "", "token": "00000000"}\n')
@@ -102,6 +102,11 @@ def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
         ["encoder", "use", "other"],
         ["relocate", pictures, tmp_path / "else", "--force"],
         ["relocate", tmp_path / "else", pictures],
+        ["duplicates", "--radius", "1", "--html", tmp_path / "d.html"],
+        ["duplicates", "ignore", first, second],
+        ["duplicates", "ignored"],
+        ["duplicates", "unignore", first, second],
+        ["leaks", pictures, tmp_path / "labelled", "--radius", "1"],
         ["prune"],
         ["restore", manifest],
         ["remove", first],

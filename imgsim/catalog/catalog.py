@@ -8,13 +8,14 @@ from pathlib import Path
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
-from imgsim.catalog import changes
+from imgsim.catalog import changes, judgements
 from imgsim.catalog.paths import encoded
 from imgsim.catalog.restore import restore
-from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
+from imgsim.catalog.schema import ENCODERS, IMAGES, RADII, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.catalog.sqlite import UNSOUND, engine_of, translated, upgrade
 from imgsim.errors import EncoderError, EncoderMismatch
+from imgsim.findings import LearntRadius
 from imgsim.records import EncoderRecord, ImageFile, ImageRecord, Inventory, Segment
 from imgsim.results import Refusal
 
@@ -150,6 +151,8 @@ class Catalog:
         """Commit that an encoder that is not active is no more, nor its embeddings."""
         with self._writing() as snapshot:
             changes.delete_segments(snapshot.connection, SEGMENTS.c.encoder_id == encoder.id)
+            ours = RADII.c.fingerprint == encoder.fingerprint
+            snapshot.connection.execute(delete(RADII).where(ours))
             snapshot.connection.execute(delete(ENCODERS).where(ENCODERS.c.id == encoder.id))
 
     @contextmanager
@@ -241,6 +244,21 @@ class Catalog:
             changes.put_images(connection, places or {})
             changes.renew_removed(connection)
             changes.seal(connection)
+
+    def commit_radius(self, encoder: EncoderRecord, learnt: LearntRadius) -> None:
+        """Commit at which distance images are duplicates by an encoder."""
+        with self._writing() as snapshot:
+            judgements.put_radius(snapshot.connection, encoder.fingerprint, learnt)
+
+    def commit_judged(self, pairs: Iterable[judgements.Pair]) -> int:
+        """Commit pairs of contents that are no duplicates; return how many of them are new."""
+        with self._writing() as snapshot:
+            return judgements.put_judged(snapshot.connection, pairs)
+
+    def forget_judged(self, pairs: Iterable[judgements.Pair]) -> int:
+        """Commit that nothing was said of pairs of contents; return how many there were."""
+        with self._writing() as snapshot:
+            return judgements.delete_judged(snapshot.connection, pairs)
 
     def relocate(self, old: str, new: str) -> None:
         """Commit that everything at and below the path ``old``, and only that, is at ``new``."""

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from imgsim.catalog.checksums import IMAGE_FACTS, last_id, record_of, seal_of
+from imgsim.catalog.judgements import Pair, judged, radius_of
 from imgsim.catalog.paths import apart, encoded, is_under
 from imgsim.catalog.schema import (
     ENCODERS,
@@ -38,6 +39,7 @@ from imgsim.catalog.schema import (
     STAGED,
 )
 from imgsim.errors import CollectionDamaged, EncoderMissing
+from imgsim.findings import LearntRadius
 from imgsim.options import SearchFilter, listed
 from imgsim.records import (
     EncoderRecord,
@@ -362,6 +364,14 @@ class Snapshot:
         """Return the folders that were ingested."""
         chosen = select(ROOTS.c.path).where(FIT_ROOT).order_by(ROOTS.c.path)
         return [os.fsdecode(path) for path in self.connection.execute(chosen).scalars()]
+
+    def radius(self) -> LearntRadius | None:
+        """Return the distance of duplicates by the active encoder; None until it is learnt."""
+        return radius_of(self.connection, self.encoder().fingerprint)
+
+    def judged(self) -> set[Pair]:
+        """Return the pairs of contents that somebody said are no duplicates."""
+        return judged(self.connection)
 
     def count_images(self) -> int:
         """Return the number of stored images."""

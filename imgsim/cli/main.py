@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from imgsim import __version__
-from imgsim.cli import curate, encoders, ingest, maintain, restore, search, train
+from imgsim.cli import curate, duplicates, encoders, ingest, maintain, restore, search, train
 from imgsim.cli import map as curation_map
 from imgsim.cli.console import prepare_streams, say, show_warnings
 from imgsim.cli.options import Options
@@ -30,7 +30,8 @@ Exit codes: 0 success, 1 other error, 2 wrong arguments, 10 unusable collection,
 12 collection in use by another writer, 13 collection of a newer imgsim, 14 damaged collection,
 20 unreadable image, 21 no such image, 22 not an image, 30 unusable encoder, 31 no encoder yet,
 32 wrong encoder, 33 training diverged, 40 output or embeddings cannot be written,
-50 labels that do not fit, 130 interrupted.
+50 labels that do not fit, 51 too few pictures to tell how near
+duplicates are, 130 interrupted.
 """
 
 
@@ -173,10 +174,12 @@ def _options(
 
 app.add_typer(search.export_app, name="export", help="Write neighbours, embeddings or an index.")
 app.add_typer(encoders.encoder_app, name="encoder", help="Import, list and choose encoders.")
+app.add_typer(duplicates.duplicates_app, name="duplicates")
 for _command in (
     train.train,
     ingest.ingest,
     search.query,
+    duplicates.leaks,
     ingest.info,
     train.evaluate,
     train.reencode,
