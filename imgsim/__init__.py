@@ -113,7 +113,6 @@ if TYPE_CHECKING:
         PretrainedNetwork,
         Progress,
         QueryResult,
-        Recognition,
         ReencodeReport,
         Refusal,
         RepairReport,
@@ -130,6 +129,7 @@ if TYPE_CHECKING:
         ClassScore,
         Evaluation,
         MeanWithInterval,
+        Recognition,
         RetrievalExample,
         Scores,
     )

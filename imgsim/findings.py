@@ -1,4 +1,4 @@
-"""What the curation of a collection finds."""
+"""What the curation of a collection finds, and what it did to files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,8 +9,6 @@ from imgsim.results import Match, Refusal
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-"""What the curation of a collection finds, and what it did to files."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from imgsim.findings import LearntRadius
+    from imgsim.scores import Recognition
 
 
 class Progress(Protocol):
@@ -325,26 +326,6 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class Recognition:
-    """Which share of some ``images`` is recognised by the encoder, and by raw pixels.
-
-    That is, an image is the nearest to itself cropped a little, lit otherwise, perhaps mirrored.
-    """
-
-    images: int
-    encoder: float
-    pixels: float
-
-    @property
-    def is_poor(self) -> bool:
-        """Say whether the encoder fails more than half as often as the pixels.
-
-        Such encoders retrieved labelled images no better than pixels did; see docs/decisions.md.
-        """
-        return 2 * (1 - self.encoder) > 1 - self.pixels
-
-
-@dataclass(frozen=True)
 class TrainingReport:
     """What a training run made.
 
@@ -367,7 +348,7 @@ class TrainingReport:
     compared: int
     onnx_difference: float
     colours: str
-    recognition: Recognition
+    recognition: "Recognition"
     excluded: dict[str, int] = field(default_factory=dict)
     start: str | None = None
 

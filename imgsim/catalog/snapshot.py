@@ -293,8 +293,9 @@ class Snapshot:
     def copied(self) -> dict[int, bytes]:
         """Return the hash of the content of each image whose content another one has too."""
         several = select(IMAGES.c.sha256).group_by(IMAGES.c.sha256).having(func.count() > 1)
-        found = self._images(IMAGE_FACTS.where(IMAGES.c.sha256.in_(several)))
-        return {number: image.sha256 for number, image in found}
+        return {
+            n: i.sha256 for n, i in self._images(IMAGE_FACTS.where(IMAGES.c.sha256.in_(several)))
+        }
 
     def records(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
         """Return the facts of the images with these ids."""
@@ -356,8 +357,8 @@ class Snapshot:
 
     def refused_under(self, place: str) -> dict[str, str]:
         """Return path and reason of the refused files at and below the path ``place``."""
-        columns = select(REFUSED.c.path, REFUSED.c.reason).where(is_under(REFUSED.c.path, place))
-        rows = self.connection.execute(columns.where(FIT_REFUSED).order_by(REFUSED.c.path))
+        columns = select(REFUSED.c.path, REFUSED.c.reason).order_by(REFUSED.c.path)
+        rows = self.connection.execute(columns.where(is_under(REFUSED.c.path, place), FIT_REFUSED))
         return {os.fsdecode(path): reason for path, reason in rows}
 
     def roots(self) -> list[str]:

@@ -28,11 +28,11 @@ from imgsim.options import AdaptSettings, DecodeRules, TrainingSettings
 from imgsim.parallel import gathered
 from imgsim.results import (
     EncoderInfo,
-    Recognition,
     Refusal,
     TrainingProgress,
     TrainingReport,
 )
+from imgsim.scores import Recognition
 from imgsim.training.checkpoints import TrainingJob, TrainingState
 from imgsim.training.dataset import feature_batches
 from imgsim.training.fit import Fit, fit

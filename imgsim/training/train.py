@@ -27,10 +27,10 @@ from imgsim.options import HeadSettings, TrainingSettings
 from imgsim.results import (
     EncoderInfo,
     EpochRecord,
-    Recognition,
     TrainingProgress,
     TrainingReport,
 )
+from imgsim.scores import Recognition
 from imgsim.training.checkpoints import TrainingJob, TrainingState
 from imgsim.training.dataset import batches
 from imgsim.training.export import export_onnx

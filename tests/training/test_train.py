@@ -23,7 +23,8 @@ from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
 from imgsim.images.descriptors import pixels_of
 from imgsim.images.scan import find
-from imgsim.results import EpochRecord, Recognition
+from imgsim.results import EpochRecord
+from imgsim.scores import Recognition
 from imgsim.training.callback import LearningRate, ProgressReporter, Run
 from imgsim.training.checkpoints import Checkpoints, TrainingJob, TrainingState
 from imgsim.training.fit import _callbacks
