@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from imgsim.catalog.checksums import IMAGE_FACTS, last_id, record_of, seal_of
-from imgsim.catalog.judgements import Pair, judged, radius_of
+from imgsim.catalog.judgements import radius_of
 from imgsim.catalog.paths import apart, encoded, is_under
 from imgsim.catalog.schema import (
     ENCODERS,
@@ -293,9 +293,8 @@ class Snapshot:
     def copied(self) -> dict[int, bytes]:
         """Return the hash of the content of each image whose content another one has too."""
         several = select(IMAGES.c.sha256).group_by(IMAGES.c.sha256).having(func.count() > 1)
-        return {
-            n: i.sha256 for n, i in self._images(IMAGE_FACTS.where(IMAGES.c.sha256.in_(several)))
-        }
+        chosen = IMAGE_FACTS.where(IMAGES.c.sha256.in_(several))
+        return {number: image.sha256 for number, image in self._images(chosen)}
 
     def records(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
         """Return the facts of the images with these ids."""
@@ -369,10 +368,6 @@ class Snapshot:
     def radius(self) -> LearntRadius | None:
         """Return the distance of duplicates by the active encoder; None until it is learnt."""
         return radius_of(self.connection, self.encoder().fingerprint)
-
-    def judged(self) -> set[Pair]:
-        """Return the pairs of contents that somebody said are no duplicates."""
-        return judged(self.connection)
 
     def count_images(self) -> int:
         """Return the number of stored images."""

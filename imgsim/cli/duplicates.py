@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from imgsim.cli.acting import act
 from imgsim.cli.answers import TableFormat, print_json, print_rows
 from imgsim.cli.console import progress_bar, say
 from imgsim.cli.options import Json, NotUnder, Options, Under, requested, told_radius
 from imgsim.curation_options import FALSE_ALARMS, DuplicateSettings, Keep
 from imgsim.errors import ImageError
 from imgsim.findings import DuplicateReport, LeakReport, RadiusCurves
+from imgsim.options import Stored
 from imgsim.output.target import FIGURES, PAGES, check_target
 from imgsim.text import printable
 
@@ -87,11 +89,22 @@ def duplicates(
         bool, typer.Option("--print0", help="Print the paths that are not kept, each with a NUL.")
     ] = False,
     page: _Page = None,
+    move_to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Move those that are not kept into this folder."),
+    ] = None,
+    hardlink: Annotated[
+        bool, typer.Option("--hardlink", help="Replace exact copies by hard links.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do it; else only say what would be done.")
+    ] = False,
 ) -> None:
     """Print groups of stored images that are the same picture.
 
     Images are compared by their pixels that are within a distance. It is learnt from your own
-    pictures, and remembered. The first one of each group is kept; nothing happens to the others.
+    pictures, and remembered. The first one of each group is kept. Nothing happens to the others
+    but by --move-to and --hardlink, with --yes; `imgsim restore` undoes that.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -101,6 +114,8 @@ def duplicates(
             check_target(target, suffixes)
     if (as_json and form not in {"table", "jsonl"}) or (null and (as_json or form != "table")):
         raise typer.BadParameter("--json is --format jsonl, --print0 is for paths; give one")
+    if move_to is not None and hardlink:
+        raise typer.BadParameter("give one of --move-to and --hardlink")
     if across and inside:
         raise typer.BadParameter("give one of --across-folders and --within-folder")
     _, within = requested(None, None, under, not_under)
@@ -122,13 +137,25 @@ def duplicates(
         settings = _with_radius(collection, settings, options, learn=learn, figure=figure)
         with progress_bar("duplicates", quiet=options.quiet) as on_progress:
             report = collection.curation.duplicates(settings, on_progress)
-    chosen: DuplicateFormat = "paths" if null else "jsonl" if as_json else form
-    _print_duplicates(report, chosen, "\0" if null else "\n")
-    _note_duplicates(report, options)
-    if page is not None:
-        from imgsim.output.curated import duplicate_sections  # noqa: PLC0415 - Pillow
+        chosen: DuplicateFormat = "paths" if null else "jsonl" if as_json else form
+        _print_duplicates(report, chosen, "\0" if null else "\n")
+        _note_duplicates(report, options)
+        if page is not None:
+            from imgsim.output.curated import duplicate_sections  # noqa: PLC0415 - Pillow
 
-        _write(page, "Duplicates", duplicate_sections(report.groups), options)
+            _write(page, "Duplicates", duplicate_sections(report.groups), options)
+        if move_to is not None or hardlink:
+            act(collection.curation, _pairs(report, hardlink), move_to, options, yes=yes)
+
+
+def _pairs(report: DuplicateReport, exact: bool) -> list[tuple[Stored, Stored]]:
+    """Return the images that are not kept, or only exact copies, each with that which is."""
+    return [
+        (each.id, group.kept.id)
+        for group in report.groups
+        for each in group.spare
+        if each.kind == "exact" or not exact
+    ]
 
 
 def _home(path: str) -> str:

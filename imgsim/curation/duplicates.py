@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsim.catalog.judgements import judged
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.curation.linkage import Links, groups
 from imgsim.curation.members import Between, group_of, in_path_order, unchanged_files
@@ -57,13 +58,13 @@ def _admitted(links: Links, nodes: Nodes, snapshot: Snapshot, settings: Duplicat
     """Return the links that nobody judged to be none, of nodes in one folder if that is wanted."""
     if settings.folders == "within":
         links = links.only(nodes.folders[links.first] == nodes.folders[links.second])
-    judged = snapshot.judged()
-    if not judged:
+    known = judged(snapshot.connection)
+    if not known:
         return links
     contents = [bytes(each) for each in nodes.contents]
     pairs = zip(links.first.tolist(), links.second.tolist(), strict=True)
     kept = [
-        tuple(sorted((contents[first], contents[second]))) not in judged for first, second in pairs
+        tuple(sorted((contents[first], contents[second]))) not in known for first, second in pairs
     ]
     return links.only(np.array(kept, bool))
 

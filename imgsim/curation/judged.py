@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from imgsim.catalog.judgements import judged
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.errors import ImageNotFound
 from imgsim.files import absolute
@@ -21,7 +22,7 @@ def contents_of(snapshot: Snapshot, paths: Sequence[str]) -> list[bytes]:
 
 def judged_pairs(snapshot: Snapshot) -> list[JudgedPair]:
     """Return the pairs, in the order of contents, with the paths of images that have them."""
-    pairs = sorted(snapshot.judged())
+    pairs = sorted(judged(snapshot.connection))
     paths = {
         content: tuple(sorted(image.path for image in snapshot.with_content(content)))
         for pair in pairs

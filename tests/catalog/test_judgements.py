@@ -6,6 +6,7 @@ import pytest
 
 from imgsim import Collection
 from imgsim.catalog.judgements import in_order
+from imgsim.catalog.judgements import judged as judged_pairs
 from imgsim.findings import LearntRadius
 from tests.conftest import alter
 
@@ -26,7 +27,7 @@ def judged(filled):
 
 def known(collection):
     with collection._directory.catalog.snapshot() as snapshot:
-        return snapshot.radius(), snapshot.judged()
+        return snapshot.radius(), judged_pairs(snapshot.connection)
 
 
 def test_they_stay(judged):
