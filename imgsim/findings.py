@@ -1,4 +1,7 @@
-"""What the curation of a collection finds, and what it did to files."""
+"""What the curation of a collection finds, and what it did to files.
+
+A path is a ``str`` decoded as :func:`os.fsdecode` does.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -150,7 +153,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Member:
+class ClusterMember:
     """An image of a cluster, whose mean is at ``distance``."""
 
     id: int
@@ -172,10 +175,10 @@ class Cluster:
 
     number: int
     share: float
-    members: tuple[Member, ...]
+    members: tuple[ClusterMember, ...]
 
     @property
-    def representative(self) -> Member:
+    def representative(self) -> ClusterMember:
         """Return the image with the least mean squared distance to the others."""
         return self.members[0]
 
@@ -223,12 +226,6 @@ class LabelReport:
     unlabelled: int = 0
     refused: tuple[Refusal, ...] = ()
     excluded: dict[str, int] = field(default_factory=dict)
-
-
-"""What the curation of a collection finds.
-
-A path is a ``str`` decoded as :func:`os.fsdecode` does.
-"""
 
 
 MemberKind = Literal["kept", "same file", "exact", "near", "posed"]

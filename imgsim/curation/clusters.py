@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from imgsim.curation.rows import Rows
 from imgsim.curation.sample import covered
-from imgsim.findings import Apart, Cluster, ClusterReport, Grouping, Member, Sample
+from imgsim.findings import Apart, Cluster, ClusterMember, ClusterReport, Grouping, Sample
 from imgsim.index.distance import distances
 from imgsim.jobs.neighbours import paths_of
 
@@ -48,7 +48,7 @@ def clusters(rows: Rows, count: int | None, *, dense: bool = False) -> ClusterRe
     paths = paths_of(rows.snapshot, rows.ids.tolist())
     found = [
         tuple(
-            Member(number, paths[number], distance)
+            ClusterMember(number, paths[number], distance)
             for number, distance in zip(rows.ids[places].tolist(), away.tolist(), strict=True)
         )
         for places, away in groups
