@@ -199,7 +199,7 @@ class Curation:
         """Return ``count`` images that cover all, or with ``typical`` such as most are like.
 
         The former leave no image far from a pick, and so pick the odd ones; the latter stand for
-        the groups that k-means finds. See :mod:`imgsim.curation.sample`.
+        the groups that k-means finds. ``imgsim.curation.sample`` says how.
         """
         checked_count(count, "count")
         with rows_by_path(self._directory, within) as rows:
@@ -235,7 +235,7 @@ class Curation:
 
         What has which label, ``settings`` say, as for :meth:`Collection.evaluate`; the ``k``
         nearest of an image speak about it. The images need not be stored; ``encoder`` is the active
-        one, or that of a name. See :mod:`imgsim.curation.mislabelled` for what the probability is
+        one, or that of a name. ``imgsim.curation.mislabelled`` says what the probability is
         of. Raises :class:`LabelError` if the labels match no images, or too few.
         """
         checked_count(k, "k")
