@@ -24,7 +24,7 @@ _FEWEST = 50  # images that t-SNE arranges; fewer stay where the principal direc
 _STEPS = {"linear": (0, 0), "fast": (125, 125), "good": (250, 500)}
 _EXAGGERATION = 12.0  # of attraction in the first steps, as in the method's articles
 _INTERPOLATED = 2_000  # images from which on that is faster than a tree
-_SHARED = 20_000  # images from which on more threads gain more than they wait for each other
+_SHARED = 20_000  # images from which on threads share the work; of few, they wait for each other
 _EVERY = 5  # steps between two calls for progress
 
 
@@ -73,7 +73,7 @@ def arranged(
     """Return positions (n, 2) float32 that keep neighbours together, found from those at the start.
 
     ``nearest`` (n, k) int32 are the rows of the neighbours. The same arguments give the same
-    positions, on any number of cores.
+    positions.
     """
     first, then = _STEPS[method]
     total = first + then

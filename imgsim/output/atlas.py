@@ -15,7 +15,7 @@ from imgsim.results import Progress
 
 _WIDTH = 1_024  # of an atlas, in pixels
 _SIDES = 64, 48, 32, 24, 16  # multiples of the 8 pixels that JPEG takes together
-_PIXELS = 60_000_000  # of all atlases: some 15 MB
+_PIXELS = 60_000_000  # of all atlases: some 20 MB
 _QUALITY = 70
 
 

@@ -122,11 +122,11 @@ function drawPoints(wanted, colours, [core, edge, reach]) {
 function draw() {
   pixels.fill(0);
   const room = 0.2 * Math.sqrt((width * height) / n) * Math.sqrt(view.scale / least);
-  const disc = stamp(Math.min(Math.max(room, 0.9 * ratio), 4.5 * ratio));
+  const radius = Math.min(Math.max(room, 0.9 * ratio), 4.5 * ratio);
   if (matches || filter !== null) {
-    drawPoints(false, pale, disc);
-    drawPoints(true, palette, disc);
-  } else drawPoints(null, palette, disc);
+    drawPoints(false, pale, stamp(radius));
+    drawPoints(true, palette, stamp(Math.max(1.3 * radius, 2 * ratio)));
+  } else drawPoints(null, palette, stamp(radius));
   context.putImageData(ink, 0, 0);
   drawn = [];
   if (side) drawPictures();
@@ -271,7 +271,7 @@ function search(text) {
   matches = wanted && lower ? Uint8Array.from({ length: n }, (_, image) => lower[image].includes(wanted)) : null;
   matched = matches ? matches.reduce((sum, each) => sum + each, 0) : 0;
   told.hidden = !matches;
-  told.textContent = `${matched.toLocaleString("en")} found; Enter shows them all`;
+  told.textContent = `${matched.toLocaleString("en")} found; Enter shows all`;
   redraw();
 }
 
