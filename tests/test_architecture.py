@@ -90,7 +90,7 @@ def test_all_but_training_works_without_tensorflow(light, empty, crops, tmp_path
     done = run("train", *crops)
     assert done.returncode == 30
     assert done.stderr.splitlines()[-1] == (
-        "imgsim: error: this needs TensorFlow, and keras is not installed: "
+        "imgsim: error: this needs TensorFlow, and tensorflow is not installed: "
         "pip install tensorflow keras tf2onnx"
     )
 
