@@ -36,9 +36,11 @@ CHECKPOINTS = "training"
 ENCODERS = "encoders"
 MANIFESTS = "manifests"
 SEGMENTS = "segments"
+THUMBNAILS = "thumbnails"
 _OWN_NAMES = {
     "lock",
     "readers",
+    THUMBNAILS,
     SEGMENTS,
     ENCODERS,
     CHECKPOINTS,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import PoolProxiedConnection, bindparam, delete, func, insert, select, update
 
 from imgsim.catalog import changes, judgements
 from imgsim.catalog.paths import encoded
@@ -35,14 +35,26 @@ class Catalog:
         self._engine = engine_of(path)
         self.was_upgraded = upgrade(self._engine, path)
         self._facts = path.stat()
+        self._watching: PoolProxiedConnection | None = None
 
     def is_in_place(self) -> bool:
         """Say whether the file that is open is still the one at its path."""
         return self._path.exists() and os.path.samestat(self._facts, self._path.stat())
 
+    def version(self) -> int:
+        """Return a number that is another one after each commit of whichever process.
+
+        It is for one thread at a time.
+        """
+        if self._watching is None:
+            self._watching = self._engine.raw_connection()
+        return int(self._watching.cursor().execute("PRAGMA data_version").fetchone()[0])
+
     def close(self) -> None:
         """Close the database; whatever is asked of it raises ValueError from then on."""
         self._is_closed = True
+        if self._watching is not None:
+            self._watching.close()
         self._engine.dispose()
 
     @contextmanager

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from imgsim import __version__
-from imgsim.cli import curate, duplicates, encoders, ingest, maintain, restore, search, train
+from imgsim.cli import curate, duplicates, encoders, ingest, maintain, restore, search, serve, train
 from imgsim.cli import map as curation_map
 from imgsim.cli.console import prepare_streams, say, show_warnings
 from imgsim.cli.options import Options
@@ -182,6 +182,7 @@ for _command in (
     duplicates.leaks,
     ingest.info,
     train.evaluate,
+    serve.serve,
     train.reencode,
     curate.outliers,
     curate.mislabelled,
