@@ -1,8 +1,8 @@
 """Measure outliers, groups, samples and clusters of a large collection, beside FAISS.
 
-A made-up collection holds embeddings that ``embeddings.py`` wrote. Each job runs in a process of its
-own, imgsim's and FAISS's taking turns. Seconds are those of the job, once the collection is opened
-and what is imported is there; memory is the most that the process had besides mapped files.
+A made-up collection holds embeddings that ``embeddings.py`` wrote. Each job runs in a process of
+its own, imgsim's and FAISS's taking turns. Seconds are those of the job, once the collection is
+opened and what is imported is there; memory is the most that the process had besides mapped files.
 
 =========  ========================================  ==========================================
 job        imgsim                                    FAISS

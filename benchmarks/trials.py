@@ -38,7 +38,7 @@ _WARM = (
     "alembic.command",
     "faiss",
     "imgsim.encoder.importing",
-    "imgsim.jobs.adapt",
+    "imgsim.encoder.adapt",
     "imgsim.evaluation.evaluate",
     "imgsim.output.html",
     "imgsim.output.plots",

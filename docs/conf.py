@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sphinx.environment import BuildEnvironment
 
 _OTHERS = "builtins|collections|concurrent|np|numpy|os|pa|pathlib|pd|pyarrow|PIL|types|typing"
-_MADE_BY_OTHERS = {"Collection", "Encoders", "Listing", "Searcher"}
+_MADE_BY_OTHERS = {"Collection", "Curation", "Encoders", "Listing", "Searcher"}
 
 project = "imgsim"
 version = release = imgsim.__version__

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from imgsim.jobs.repair import damages, repair
 from imgsim.options import (
     MAX_PIXELS,
     DecodeRules,
+    Device,
     EvaluationSettings,
     IngestSettings,
     PathLike,
@@ -80,13 +81,17 @@ class Collection:
         self._encoder: Encoder | None = None
 
     @classmethod
-    def open(cls, path: PathLike, *, create: bool = False) -> Self:
+    def open(cls, path: PathLike, *, create: bool = False, device: Device = "auto") -> Self:
         """Open the collection in the directory ``path``; with ``create``, make it if there is none.
 
+        ``device`` cuda lets a GPU train and compute embeddings, where there is one. These have
+        other last bits than the CPU's, so stick to one device. With ``auto`` it trains alone.
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
         :class:`CollectionError` if the directory is something else, damaged, or of a newer imgsim.
         """
-        return cls(Directory.open(Path(absolute(os.fspath(path))), create=create))
+        if device not in get_args(Device):
+            raise ValueError(f"{device}: must be one of {', '.join(get_args(Device))}")
+        return cls(Directory.open(Path(absolute(os.fspath(path))), create=create, device=device))
 
     @staticmethod
     def mend(path: PathLike) -> str:

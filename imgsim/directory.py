@@ -28,19 +28,23 @@ from imgsim.index.gallery import Gallery
 from imgsim.index.vector_store import VectorStore
 from imgsim.inventory import take_inventory
 from imgsim.locks import reading, sole_reader, writer_lock
-from imgsim.options import SearchFilter
+from imgsim.options import Device, SearchFilter
 from imgsim.records import FINGERPRINT, EncoderRecord, Inventory
 
 CATALOG = "catalog.db"
 CHECKPOINTS = "training"
 ENCODERS = "encoders"
+MANIFESTS = "manifests"
 SEGMENTS = "segments"
+THUMBNAILS = "thumbnails"
 _OWN_NAMES = {
     "lock",
     "readers",
+    THUMBNAILS,
     SEGMENTS,
     ENCODERS,
     CHECKPOINTS,
+    MANIFESTS,
     CATALOG,
     f"{CATALOG}-wal",
     f"{CATALOG}-shm",
@@ -53,14 +57,18 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Directory:
-    """The folder of a collection: the catalog says what exists, the store has the embeddings."""
+    """The folder of a collection: the catalog says what exists, the store has the embeddings.
+
+    Its encoders compute on ``device``.
+    """
 
     path: Path
     catalog: Catalog
     store: VectorStore
+    device: Device = "auto"
 
     @classmethod
-    def open(cls, path: Path, *, create: bool) -> Self:
+    def open(cls, path: Path, *, create: bool, device: Device = "auto") -> Self:
         """Open the collection at ``path``, or create it there.
 
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
@@ -85,7 +93,7 @@ class Directory:
         except OSError as error:
             raise CollectionError(path, f"cannot be opened: {error.strerror}") from error
         _refuse_links(path)
-        directory = cls(path, Catalog(path / CATALOG), VectorStore(path / SEGMENTS))
+        directory = cls(path, Catalog(path / CATALOG), VectorStore(path / SEGMENTS), device)
         if directory.catalog.was_upgraded:
             with suppress(CollectionError, StoreError), directory.writing():
                 directory.build_tables()  # or the next writer does
@@ -140,7 +148,7 @@ class Directory:
             with self.catalog.snapshot() as snapshot:
                 record = snapshot.encoder()
         directory = self.encoder_path(record.fingerprint)
-        encoder = Encoder(directory, record.fingerprint)
+        encoder = Encoder(directory, record.fingerprint, self.device)
         if encoder.preprocessing.dim != record.dim:
             raise EncoderMismatch(
                 f"{directory / MODEL_NAME}: gives {encoder.preprocessing.dim} values, and the "
@@ -209,7 +217,7 @@ def discard(path: Path) -> None:
     """Remove a new collection that nothing has come into; any other stays."""
     held = path / SEGMENTS, path / ENCODERS
     is_empty = all(folder.is_dir() and not os.listdir(folder) for folder in held)
-    if not is_empty or (path / CHECKPOINTS).exists():
+    if not is_empty or (path / CHECKPOINTS).exists() or (path / MANIFESTS).exists():
         return
     for folder in held:
         folder.rmdir()

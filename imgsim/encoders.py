@@ -1,6 +1,5 @@
 """The encoders that a collection holds, one folder each."""
 
-import math
 import os
 import shutil
 import time
@@ -12,10 +11,11 @@ from pathlib import Path
 from imgsim.catalog.catalog import refuse_taken
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import CHECKPOINTS, ENCODERS, Directory
+from imgsim.encoder.applications import APPLICATIONS, weights_of
 from imgsim.encoder.encoder import MODEL_NAME, Encoder, encoder_damages
-from imgsim.encoder.preprocessing import read_preprocessing
+from imgsim.encoder.preprocessing import PREPROCESSING_NAME, read_preprocessing
 from imgsim.errors import EncoderError, ImgsimError
-from imgsim.files import new_directory, publish_directory
+from imgsim.files import new_directory, publish_directory, renew_besides
 from imgsim.images.decode import sorted_out
 from imgsim.images.scan import Notes, find
 from imgsim.jobs.compact import tidy, what_pays
@@ -45,6 +45,7 @@ from imgsim.results import (
 from imgsim.training.checkpoints import Checkpoints, TrainingJob, TrainingState
 from imgsim.training.images import TrainingImages
 from imgsim.training.runtime import tensorflow
+from imgsim.training.stages import preparing
 
 
 class Encoders:
@@ -89,12 +90,17 @@ class Encoders:
             found = find(images, chosen.exclude, str(self._directory.path), notes)
             files = TrainingImages(found, chosen.image_size, DecodeRules(chosen.max_pixels))
             files.split(chosen)  # or it raises, before TensorFlow has taken its seconds
-            on_progress(_preparing(chosen))
-            with tensorflow():
+            network = self._network(chosen)
+            on_progress(preparing(chosen))
+            with tensorflow(self._directory.device):
+                from imgsim.training.start import train_decoder  # noqa: PLC0415 - as just said
                 from imgsim.training.train import train  # noqa: PLC0415 - as just said
 
             job = TrainingJob(scratch, checkpoints, began, name)
-            report = train(files, begin, job, publish, on_progress)
+            if network is None:
+                report = train(files, begin, job, publish, on_progress)
+            else:
+                report = train_decoder(files, network, begin, job, publish, on_progress)
         return replace(report, excluded=dict(notes.excluded))
 
     def add(self, source: EncoderSource, *, rename: bool = False) -> EncoderReport:
@@ -126,14 +132,16 @@ class Encoders:
         """Add a network that was trained on ImageNet, called ``name`` or as it is.
 
         :meth:`networks` has those that there are. Without the file ``weights``, they come from the
-        package that is installed for the network. Raises :class:`EncoderError` if there is none.
+        package that is installed for the network, or from a cache of Keras. Nothing is downloaded.
+        Raises :class:`EncoderError` if there are none.
         """
         from imgsim.encoder.importing import adopt  # noqa: PLC0415 - onnx takes a while
         from imgsim.encoder.pretrained import write_pretrained  # noqa: PLC0415 - as above
 
         with self._writing() as scratch:
             file = None if weights is None else os.fspath(weights)
-            source = replace(write_pretrained(network, file, scratch), name=name or network)
+            write = _write_application if network in APPLICATIONS else write_pretrained
+            source = replace(write(network, file, scratch), name=name or network)
             warnings = adopt(source, scratch)
             self._refuse_other_name(scratch, source.name, network)
             return EncoderReport(self._published(scratch, source.name), tuple(warnings))
@@ -153,7 +161,7 @@ class Encoders:
         it. It becomes the active one unless there are embeddings by another. Labels are not looked
         at. Raises :class:`EncoderError` if the images or the encoder do not allow it.
         """
-        from imgsim.jobs.adapt import adapt  # noqa: PLC0415 - scikit-learn takes seconds
+        from imgsim.encoder.adapt import adapt  # noqa: PLC0415 - scikit-learn takes seconds
 
         settings, notes = settings or AdaptSettings(), Notes()
         found = find(listed(images), settings.exclude, str(self._directory.path), notes)
@@ -256,6 +264,12 @@ class Encoders:
             if record.fingerprint == fingerprint and name not in {None, record.name}:
                 raise EncoderError(f"{what}: is there already, as {record.name}{remedy}")
 
+    def _network(self, settings: TrainingSettings) -> Encoder | None:
+        """Return the encoder that a training starts from, if it starts from one."""
+        if settings.start is None:
+            return None
+        return self._directory.load_encoder(self._named(settings.start))
+
     def _named(self, name: str) -> EncoderRecord:
         with self._catalog.snapshot() as snapshot:
             return snapshot.encoder_named(name)
@@ -273,6 +287,8 @@ class Encoders:
         if encoder_damages(directory, *facts):  # the same images and seed can give the same bytes
             shutil.rmtree(directory, ignore_errors=True)
             publish_directory(scratch, directory)
+        else:
+            renew_besides(scratch, directory, (MODEL_NAME, PREPROCESSING_NAME))
         with self._catalog.snapshot() as snapshot:
             if not snapshot.count_images():  # it becomes the active one, as in take_over
                 self._directory.store.forget_projection()
@@ -281,20 +297,15 @@ class Encoders:
             return _described(self._directory, snapshot, record)
 
 
-def _preparing(settings: TrainingSettings) -> TrainingProgress:
-    """Return what a training says before there is anything to say."""
-    return TrainingProgress(
-        stage="prepare",
-        epoch=0,
-        epochs=settings.epochs,
-        done=0,
-        total=0,
-        loss=math.nan,
-        val_loss=None,
-        images_per_second=0.0,
-        seconds_left=settings.time_budget,
-        ended=False,
-    )
+def _write_application(network: str, weights: str | None, directory: Path) -> EncoderSource:
+    """Write the model of a network of Keras into ``directory``; return how it is fed."""
+    application, path = APPLICATIONS[network], weights_of(network, weights)
+    with tensorflow():
+        from imgsim.training.applications import (  # noqa: PLC0415 - TensorFlow takes seconds
+            export_application,
+        )
+    export_application(application, path, directory / MODEL_NAME)
+    return replace(application.fed, file=str(path), normalize=True)
 
 
 def _described(directory: Directory, snapshot: Snapshot, record: EncoderRecord) -> EncoderInfo:

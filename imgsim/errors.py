@@ -4,7 +4,9 @@
 class                   code  meaning
 ======================  ====  ==================================================================
 ImgsimError                1  base class
+ExtraMissing               1  an optional package is not installed; also an ImportError
 OutputError                2  a file of that name cannot be written; also a ValueError
+ManifestError              2  a manifest cannot be used; also a ValueError
 CollectionError           10  the collection cannot be used
 CollectionForbidden       10  there is no permission to use it; also a PermissionError
 CollectionNotFound        11  there is no collection at that path; also a FileNotFoundError
@@ -22,6 +24,7 @@ EncoderMismatch           32  the embeddings belong to another encoder
 TrainingDiverged          33  the loss is no longer a finite number; also an ArithmeticError
 StoreError                40  embeddings or results cannot be written or are unfit
 LabelError                50  the labels do not fit the images; also a ValueError
+RadiusUnknown             51  nobody can tell yet how near duplicates are; also a LookupError
 ======================  ====  ==================================================================
 
 Exit code 2 is a mistake in the command's arguments, 130 an interrupt by the user. An argument that
@@ -37,8 +40,18 @@ class ImgsimError(Exception):
     exit_code = 1
 
 
+class ExtraMissing(ImgsimError, ImportError):
+    """A package is not installed that one of imgsim's extras asks for."""
+
+
 class OutputError(ImgsimError, ValueError):
     """A file cannot be written under the name that was asked for."""
+
+    exit_code = 2
+
+
+class ManifestError(ImgsimError, ValueError):
+    """A file is no manifest of what was moved or linked, or cannot be read or written."""
 
     exit_code = 2
 
@@ -154,6 +167,12 @@ class LabelError(ImgsimError, ValueError):
     """The labels of images cannot be read, or allow no evaluation."""
 
     exit_code = 50
+
+
+class RadiusUnknown(ImgsimError, LookupError):
+    """There are too few images to tell at which distance they are duplicates."""
+
+    exit_code = 51
 
 
 _UNAVAILABLE: dict[type[OSError], type[ImageUnavailable]] = {

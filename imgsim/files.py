@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -95,6 +95,16 @@ def publish_directory(temporary: Path, target: Path) -> None:
         sync_directory(temporary)
         temporary.rename(target)
         sync_directory(target.parent)
+
+
+def renew_besides(temporary: Path, target: Path, kept: Collection[str]) -> None:
+    """Durably move the files in ``temporary`` into ``target``, but those of names that are kept."""
+    with writing(target):
+        for path in temporary.iterdir():
+            if path.name not in kept:
+                sync_file(path)
+                path.rename(target / path.name)
+        sync_directory(target)
 
 
 def absolute(path: str) -> str:

@@ -37,12 +37,18 @@ Channels = Literal["rgb", "bgr"]
 Preset = Literal["imagenet", "clip", "dinov2", "mobilenet", "efficientnet"]
 """A family of networks, which says how they are fed."""
 
+Device = Literal["auto", "cpu", "cuda"]
+"""What computes: ``auto`` is the CPU for embeddings, and what TensorFlow takes for a training."""
+
 Triple = tuple[float, float, float]
 
 
 PathLike = str | os.PathLike[str]
 Paths = PathLike | Iterable[PathLike]
 """A path, or several."""
+
+Stored = int | PathLike
+"""A stored image: its id, or its path."""
 
 
 def listed(paths: Paths) -> list[str]:
@@ -186,6 +192,11 @@ class TrainingSettings:
     colours, the others on some of any colour; ``auto`` lets the images decide between ``little``,
     ``some`` and ``much``.
 
+    With the name of an encoder, ``start``, that stays as it is: last layers are fitted to it as
+    :class:`AdaptSettings` say, and a decoder learns to reconstruct images from what it gives. The
+    other settings are then best those of :data:`DECODER`: there are neither latent channels nor
+    augmentations. The time is that of the decoder alone.
+
     A training ends after ``epochs``, after ``time_budget`` seconds, or when ``patience`` epochs, if
     not 0, have not lowered the validation loss. ``exclude`` and ``max_pixels`` are those of
     :class:`IngestSettings`. Settings that make no sense raise ValueError.
@@ -207,6 +218,7 @@ class TrainingSettings:
     patience: int = 0
     exclude: str | Iterable[str] = ()
     max_pixels: int = MAX_PIXELS
+    start: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense before anything is loaded."""
@@ -231,6 +243,11 @@ class TrainingSettings:
             ),
             (weights_fit, "weights, directions and patience must not be negative"),
             (self.reconstruct + self.contrast > 0, "there must be a loss"),
+            (
+                self.start is None or (self.unit and not self.contrast + self.latent_channels),
+                "a network to start from has its own latent, of unit length, and is not trained: "
+                "there is no contrast, and there are no latent channels",
+            ),
             (self.max_pixels >= 1, "the limit of pixels must be at least 1"),
         ):
             if not fits:
@@ -301,6 +318,11 @@ PLAIN = TrainingSettings(
     time_budget=math.inf,
 )
 """Reconstruct the input: Adam, mean squared error, flattened latent, nothing else."""
+
+DECODER = TrainingSettings(
+    epochs=200, batch_size=32, learning_rate=1e-3, contrast=0.0, time_budget=60.0, patience=10
+)
+"""What to begin with for ``replace(DECODER, start=NAME)``: a minute of a decoder."""
 
 RECIPES: dict[Recipe, TrainingSettings] = {"contrastive": TrainingSettings(), "plain": PLAIN}
 

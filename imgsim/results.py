@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from imgsim.findings import LearntRadius
+    from imgsim.scores import Recognition
+
 
 class Progress(Protocol):
     """Receives how many of ``total`` items are done."""
@@ -284,8 +287,11 @@ class CompactReport:
     dropped: int
 
 
-TrainingStage = Literal["prepare", "train", "export", "head", "check"]
-"""What a training does: load TensorFlow, train, write files, fit the last layers, try them out."""
+TrainingStage = Literal["prepare", "encode", "train", "export", "head", "check"]
+"""What a training does: load TensorFlow, train, write files, fit the last layers, try them out.
+
+One that starts from a network encodes the images first.
+"""
 
 
 @dataclass(frozen=True)
@@ -293,7 +299,7 @@ class TrainingProgress:
     """A moment of a training run; ``done`` of ``total`` images in epoch ``epoch`` (from 1).
 
     ``val_loss`` is of the last epoch that ended; ``ended`` says that it is this one, and is so once
-    for each epoch. In other stages than train nothing is counted.
+    for each epoch. In other stages than train, and encode, nothing is counted.
     """
 
     stage: TrainingStage
@@ -320,26 +326,6 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class Recognition:
-    """Which share of some ``images`` is recognised by the encoder, and by raw pixels.
-
-    That is, an image is the nearest to itself cropped a little, lit otherwise, perhaps mirrored.
-    """
-
-    images: int
-    encoder: float
-    pixels: float
-
-    @property
-    def is_poor(self) -> bool:
-        """Say whether the encoder fails more than half as often as the pixels.
-
-        Such encoders retrieved labelled images no better than pixels did; see docs/decisions.md.
-        """
-        return 2 * (1 - self.encoder) > 1 - self.pixels
-
-
-@dataclass(frozen=True)
 class TrainingReport:
     """What a training run made.
 
@@ -347,6 +333,9 @@ class TrainingReport:
     may be unreadable. ``onnx_difference`` is the greatest absolute difference between the
     latents by the ONNX encoder and by Keras on ``compared`` images; ``colours`` says how much
     they count: much, some, little or none. ``excluded`` is that of :class:`IngestReport`.
+
+    Where it started from a network, ``start`` is that encoder's name: the history is that of a
+    decoder, and nothing was to be compared.
     """
 
     encoder: EncoderInfo
@@ -359,8 +348,9 @@ class TrainingReport:
     compared: int
     onnx_difference: float
     colours: str
-    recognition: Recognition
+    recognition: "Recognition"
     excluded: dict[str, int] = field(default_factory=dict)
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -368,8 +358,9 @@ class CollectionInfo:
     """Facts about a collection; the encoder's are None until one is trained.
 
     ``disk_bytes`` are those of all its files, ``embedding_bytes`` those of the embeddings alone;
-    ``roots`` are the folders that were ingested; ``formats`` of images are read; ``versions`` are
-    of what does the work.
+    ``duplicates`` says at which distance images are, once that is learnt; ``roots`` are the folders
+    that were ingested; ``formats`` of images are read; ``devices`` can compute embeddings;
+    ``versions`` are of what does the work.
     """
 
     path: str
@@ -384,7 +375,9 @@ class CollectionInfo:
     fingerprint: str | None
     dim: int | None
     image_size: tuple[int, int] | None
+    duplicates: "LearntRadius | None"
     formats: tuple[str, ...]
+    devices: tuple[str, ...]
     versions: dict[str, str]
 
 

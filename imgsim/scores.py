@@ -1,8 +1,28 @@
-"""What an evaluation gives back: how well embeddings retrieve."""
+"""How well embeddings retrieve and recognise, as trainings and evaluations give it back."""
 
 from dataclasses import dataclass, field
 
 from imgsim.results import Refusal
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """Which share of some ``images`` is recognised by the encoder, and by raw pixels.
+
+    That is, an image is the nearest to itself cropped a little, lit otherwise, perhaps mirrored.
+    """
+
+    images: int
+    encoder: float
+    pixels: float
+
+    @property
+    def is_poor(self) -> bool:
+        """Say whether the encoder fails more than half as often as the pixels.
+
+        Such encoders retrieved labelled images no better than pixels did; see docs/decisions.md.
+        """
+        return 2 * (1 - self.encoder) > 1 - self.pixels
 
 
 @dataclass(frozen=True)

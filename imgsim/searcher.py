@@ -22,7 +22,13 @@ from imgsim.jobs.nearest import Own, nearest_but
 from imgsim.jobs.neighbours import matches, nearest_others
 from imgsim.options import MAX_PIXELS, Damaged, DecodeRules, SearchFilter, checked_k
 from imgsim.records import EncoderRecord
-from imgsim.results import EmbeddingMatches, QueryResult, SearchResults, SearchStats
+from imgsim.results import (
+    EmbeddingMatches,
+    ImageInfo,
+    QueryResult,
+    SearchResults,
+    SearchStats,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -142,6 +148,19 @@ class Searcher:
         k, numbers = checked_k(k), np.asarray(ids)
         if not numbers.size:
             return _as_arrays(Answer([], SearchStats()), k)
+        rows = self.embeddings(ids)
+        contents = self._contents if self._within.distinct else None
+        return _as_arrays(
+            nearest_others(self._gallery, numbers.astype(np.int64), rows, k, contents), k
+        )
+
+    def embeddings(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the embeddings (n, dim) of stored images.
+
+        Raises ValueError for an id that no stored image has.
+        """
+        self._refuse_if_closed()
+        numbers = np.asarray(ids)
         if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
             raise ValueError(f"ids must be integers in a row, not {numbers.shape} {numbers.dtype}")
         numbers = numbers.astype(np.int64)
@@ -151,11 +170,19 @@ class Searcher:
         if unknown:
             raise ValueError(f"no stored image has the id {unknown[0]}")
         with self._lock:
-            rows = self._directory.store.embeddings(
+            return self._directory.store.embeddings(
                 [places[number] for number in numbers.tolist()], self._snapshot.segment_ids
             )
-        contents = self._contents if self._within.distinct else None
-        return _as_arrays(nearest_others(self._gallery, numbers, rows, k, contents), k)
+
+    def images(self, ids: Sequence[int]) -> dict[int, ImageInfo]:
+        """Return what is known of those of the images with these ids that are stored, by id."""
+        self._refuse_if_closed()
+        with self._lock:
+            found = self._snapshot.records(ids)
+        return {
+            number: ImageInfo(number, each.path, each.width, each.height, each.size, each.damaged)
+            for number, each in found.items()
+        }
 
     def _nearest(
         self, embeddings: NDArray[np.float32], k: int | None, queries: Sequence[Query] = ()

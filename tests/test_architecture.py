@@ -90,7 +90,7 @@ def test_all_but_training_works_without_tensorflow(light, empty, crops, tmp_path
     done = run("train", *crops)
     assert done.returncode == 30
     assert done.stderr.splitlines()[-1] == (
-        "imgsim: error: this needs TensorFlow, and keras is not installed: "
+        "imgsim: error: this needs TensorFlow, and tensorflow is not installed: "
         "pip install tensorflow keras tf2onnx"
     )
 
@@ -245,6 +245,7 @@ def test_the_wheel_works_in_a_fresh_environment(tmp_path, crops):
     names = zipfile.ZipFile(wheel).namelist()
     assert "imgsim/migrations/versions/0001_first.py" in names
     assert "imgsim/py.typed" in names
+    assert "imgsim/output/assets/map_view.js" in names
     assert not [name for name in names if name.startswith(("tests", "migrations", "scripts"))]
 
     python = tmp_path / "venv" / "bin" / "python"

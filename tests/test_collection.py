@@ -316,7 +316,7 @@ def test_every_type_that_a_public_signature_names_is_public():
         for member in [item, *(getattr(each, "fget", each) for each in members)]:
             module = getattr(member, "__module__", None) or ""
             if module.startswith("imgsim") and (inspect.isclass(member) or callable(member)):
-                names = vars(sys.modules[module]) | {"np": np, "NDArray": NDArray}
+                names = public | vars(sys.modules[module]) | {"np": np, "NDArray": NDArray}
                 names |= {"pa": ModuleType("pa"), "pd": ModuleType("pd")}
                 names["pa"].RecordBatchReader = names["pd"].DataFrame = object
                 for hint in get_type_hints(member, names).values():

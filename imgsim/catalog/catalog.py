@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import PoolProxiedConnection, bindparam, delete, func, insert, select, update
 
-from imgsim.catalog import changes
+from imgsim.catalog import changes, judgements
 from imgsim.catalog.paths import encoded
 from imgsim.catalog.restore import restore
-from imgsim.catalog.schema import ENCODERS, IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
+from imgsim.catalog.schema import ENCODERS, IMAGES, RADII, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.catalog.sqlite import UNSOUND, engine_of, translated, upgrade
 from imgsim.errors import EncoderError, EncoderMismatch
+from imgsim.findings import LearntRadius
 from imgsim.records import EncoderRecord, ImageFile, ImageRecord, Inventory, Segment
 from imgsim.results import Refusal
 
@@ -34,14 +35,26 @@ class Catalog:
         self._engine = engine_of(path)
         self.was_upgraded = upgrade(self._engine, path)
         self._facts = path.stat()
+        self._watching: PoolProxiedConnection | None = None
 
     def is_in_place(self) -> bool:
         """Say whether the file that is open is still the one at its path."""
         return self._path.exists() and os.path.samestat(self._facts, self._path.stat())
 
+    def version(self) -> int:
+        """Return a number that is another one after each commit of whichever process.
+
+        It is for one thread at a time.
+        """
+        if self._watching is None:
+            self._watching = self._engine.raw_connection()
+        return int(self._watching.cursor().execute("PRAGMA data_version").fetchone()[0])
+
     def close(self) -> None:
         """Close the database; whatever is asked of it raises ValueError from then on."""
         self._is_closed = True
+        if self._watching is not None:
+            self._watching.close()
         self._engine.dispose()
 
     @contextmanager
@@ -150,6 +163,8 @@ class Catalog:
         """Commit that an encoder that is not active is no more, nor its embeddings."""
         with self._writing() as snapshot:
             changes.delete_segments(snapshot.connection, SEGMENTS.c.encoder_id == encoder.id)
+            ours = RADII.c.fingerprint == encoder.fingerprint
+            snapshot.connection.execute(delete(RADII).where(ours))
             snapshot.connection.execute(delete(ENCODERS).where(ENCODERS.c.id == encoder.id))
 
     @contextmanager
@@ -241,6 +256,21 @@ class Catalog:
             changes.put_images(connection, places or {})
             changes.renew_removed(connection)
             changes.seal(connection)
+
+    def commit_radius(self, encoder: EncoderRecord, learnt: LearntRadius) -> None:
+        """Commit at which distance images are duplicates by an encoder."""
+        with self._writing() as snapshot:
+            judgements.put_radius(snapshot.connection, encoder.fingerprint, learnt)
+
+    def commit_judged(self, pairs: Iterable[judgements.Pair]) -> int:
+        """Commit pairs of contents that are no duplicates; return how many of them are new."""
+        with self._writing() as snapshot:
+            return judgements.put_judged(snapshot.connection, pairs)
+
+    def forget_judged(self, pairs: Iterable[judgements.Pair]) -> int:
+        """Commit that nothing was said of pairs of contents; return how many there were."""
+        with self._writing() as snapshot:
+            return judgements.delete_judged(snapshot.connection, pairs)
 
     def relocate(self, old: str, new: str) -> None:
         """Commit that everything at and below the path ``old``, and only that, is at ``new``."""

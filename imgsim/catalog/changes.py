@@ -27,12 +27,15 @@ from sqlalchemy import (
 
 from imgsim.catalog.checksums import IMAGE_FACTS, image_sum, seal_of
 from imgsim.catalog.damage import STAGED_FITS, wrong_removed
+from imgsim.catalog.judgements import delete_damaged_radii
 from imgsim.catalog.paths import encoded, is_under
 from imgsim.catalog.schema import (
     ENCODERS,
+    FIT_JUDGED,
     FIT_REFUSED,
     FIT_ROOT,
     IMAGES,
+    JUDGED,
     REFUSED,
     ROOTS,
     SEALS,
@@ -259,8 +262,12 @@ def renew_last_id(connection: Connection, least: int) -> None:
 
 def delete_unfit(connection: Connection) -> None:
     """Delete what is in no row of a segment, or of wrong types, but for images."""
-    for table, fits in ((STAGED, STAGED_FITS), (REFUSED, FIT_REFUSED), (ROOTS, FIT_ROOT)):
+    for table, fits in (
+        *((STAGED, STAGED_FITS), (REFUSED, FIT_REFUSED)),
+        *((ROOTS, FIT_ROOT), (JUDGED, FIT_JUDGED)),
+    ):
         connection.execute(delete(table).where(not_(fits)))
+    delete_damaged_radii(connection)
 
 
 def no_row(number: int) -> int:

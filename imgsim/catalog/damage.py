@@ -8,12 +8,15 @@ from typing import TypeGuard
 from sqlalchemy import and_, exists, false, func, not_, select, text
 
 from imgsim.catalog.checksums import IMAGE_FACTS, record_of
+from imgsim.catalog.judgements import radii
 from imgsim.catalog.schema import (
     ENCODERS,
+    FIT_JUDGED,
     FIT_REFUSED,
     FIT_ROOT,
     IMAGES,
     IN_SEGMENT,
+    JUDGED,
     REFUSED,
     ROOTS,
     SEGMENTS,
@@ -63,16 +66,25 @@ def damages(snapshot: Snapshot) -> Iterator[Damage]:
     for segment, _ in notes:
         found = f"another note in segment {segment.name}"
         yield Damage(path, "a note of which rows no image uses", found)
+    yield from _unfit(snapshot)
+
+
+def _unfit(snapshot: Snapshot) -> Iterator[Damage]:
+    """Yield what is wrong with tables whose rows stand alone."""
+    path = str(snapshot.path)
     for what, table, fits in (
         ("embeddings of other encoders in rows of segments", STAGED, STAGED_FITS),
         ("refused files", REFUSED, FIT_REFUSED),
         ("folders", ROOTS, FIT_ROOT),
+        ("pairs that are no duplicates", JUDGED, FIT_JUDGED),
     ):
         count = snapshot.connection.execute(
             select(func.count()).select_from(table).where(not_(fits))
         )
         if unfit := count.scalar_one():
             yield Damage(path, what, f"{unfit:,} that are none")
+    if altered_radii := sum(found is None for _, found in radii(snapshot.connection)):
+        yield Damage(path, "distances of duplicates as stored", f"{altered_radii:,} others")
 
 
 def altered(snapshot: Snapshot) -> dict[int, str]:

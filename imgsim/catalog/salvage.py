@@ -19,7 +19,7 @@ from imgsim.catalog import changes
 from imgsim.catalog.checksums import record_of
 from imgsim.catalog.damage import is_size
 from imgsim.catalog.restore import restore
-from imgsim.catalog.schema import IMAGES, REFUSED, ROOTS, SEGMENTS, STAGED
+from imgsim.catalog.schema import IMAGES, JUDGED, RADII, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.catalog.sqlite import SCHEMA, UNSOUND, as_text, engine_of, upgrade
 from imgsim.errors import CollectionDamaged
@@ -142,7 +142,7 @@ def _rebuild(damaged: Path, path: Path, found: Inventory) -> tuple[int, str]:
         with closing(sqlite3.connect(damaged)) as source, engine.begin() as connection:
             source.text_factory = as_text
             connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
-            for table in (IMAGES, STAGED, REFUSED, ROOTS):
+            for table in (IMAGES, STAGED, REFUSED, ROOTS, RADII, JUDGED):
                 _fill(connection, table, source)
             ids = (number for (number,) in _readable(source, "sqlite_sequence", "seq"))
             fit = (number for number in ids if is_size(number) and number <= changes.LARGEST_ID)

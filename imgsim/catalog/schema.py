@@ -3,6 +3,7 @@
 from sqlalchemy import (
     BigInteger,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -77,6 +78,22 @@ class _RefusedColumns(TypedColumns):
     reason: Named[str]
 
 
+class _RadiusColumns(TypedColumns):
+    fingerprint: Named[str] = Column(primary_key=True)
+    radius: Named[float] = Column(Float)
+    false_alarms: Named[float] = Column(Float)
+    recall: Named[float] = Column(Float)
+    sampled: Named[int]
+    images: Named[int]
+    learnt_at: Named[int] = Column(BigInteger)
+    checksum: Named[int] = Column(BigInteger)
+
+
+class _JudgedColumns(TypedColumns):
+    first: Named[bytes] = Column(LargeBinary, primary_key=True)
+    second: Named[bytes] = Column(LargeBinary, primary_key=True)
+
+
 ENCODERS = Table(
     "encoders",
     METADATA,
@@ -118,6 +135,16 @@ ROOTS = Table("roots", METADATA, _RootColumns)
 REFUSED = Table("refused", METADATA, _RefusedColumns)
 """Files whose content was refused; they are not tried again until they change."""
 
+RADII = Table("radii", METADATA, _RadiusColumns)
+"""At which distance images are duplicates by an encoder, as learnt; see :class:`LearntRadius`.
+
+It goes by the encoder's fingerprint, so it stays where encoders get other ids. ``checksum`` is of
+all other columns.
+"""
+
+JUDGED = Table("judged", METADATA, _JudgedColumns)
+"""Pairs of contents, by sha256, the lesser first, that somebody said are no duplicates."""
+
 IN_SEGMENT = and_(
     func.typeof(IMAGES.c.row) == "integer", IMAGES.c.row >= 0, IMAGES.c.row < SEGMENTS.c.rows
 )
@@ -133,3 +160,12 @@ FIT_REFUSED = and_(
     func.typeof(REFUSED.c.reason) == "text",
 )
 """The condition that the row of a refused file has values of the right types."""
+
+FIT_JUDGED = and_(
+    func.typeof(JUDGED.c.first) == "blob",
+    func.typeof(JUDGED.c.second) == "blob",
+    func.length(JUDGED.c.first) == 32,
+    func.length(JUDGED.c.second) == 32,
+    JUDGED.c.first < JUDGED.c.second,
+)
+"""The condition that the row of a pair has two contents, in order."""

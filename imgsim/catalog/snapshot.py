@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from imgsim.catalog.checksums import IMAGE_FACTS, last_id, record_of, seal_of
+from imgsim.catalog.judgements import radius_of
 from imgsim.catalog.paths import apart, encoded, is_under
 from imgsim.catalog.schema import (
     ENCODERS,
@@ -38,6 +39,7 @@ from imgsim.catalog.schema import (
     STAGED,
 )
 from imgsim.errors import CollectionDamaged, EncoderMissing
+from imgsim.findings import LearntRadius
 from imgsim.options import SearchFilter, listed
 from imgsim.records import (
     EncoderRecord,
@@ -291,8 +293,8 @@ class Snapshot:
     def copied(self) -> dict[int, bytes]:
         """Return the hash of the content of each image whose content another one has too."""
         several = select(IMAGES.c.sha256).group_by(IMAGES.c.sha256).having(func.count() > 1)
-        found = self._images(IMAGE_FACTS.where(IMAGES.c.sha256.in_(several)))
-        return {number: image.sha256 for number, image in found}
+        chosen = IMAGE_FACTS.where(IMAGES.c.sha256.in_(several))
+        return {number: image.sha256 for number, image in self._images(chosen)}
 
     def records(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
         """Return the facts of the images with these ids."""
@@ -354,14 +356,18 @@ class Snapshot:
 
     def refused_under(self, place: str) -> dict[str, str]:
         """Return path and reason of the refused files at and below the path ``place``."""
-        columns = select(REFUSED.c.path, REFUSED.c.reason).where(is_under(REFUSED.c.path, place))
-        rows = self.connection.execute(columns.where(FIT_REFUSED).order_by(REFUSED.c.path))
+        columns = select(REFUSED.c.path, REFUSED.c.reason).order_by(REFUSED.c.path)
+        rows = self.connection.execute(columns.where(is_under(REFUSED.c.path, place), FIT_REFUSED))
         return {os.fsdecode(path): reason for path, reason in rows}
 
     def roots(self) -> list[str]:
         """Return the folders that were ingested."""
         chosen = select(ROOTS.c.path).where(FIT_ROOT).order_by(ROOTS.c.path)
         return [os.fsdecode(path) for path in self.connection.execute(chosen).scalars()]
+
+    def radius(self) -> LearntRadius | None:
+        """Return the distance of duplicates by the active encoder; None until it is learnt."""
+        return radius_of(self.connection, self.encoder().fingerprint)
 
     def count_images(self) -> int:
         """Return the number of stored images."""

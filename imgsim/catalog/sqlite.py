@@ -37,7 +37,7 @@ UNSOUND = sqlite3.Error, UnicodeDecodeError
 _LOG = logging.getLogger(__name__)
 _TRIES = 20  # a tenth of a second apart
 
-SCHEMA = "0006"
+SCHEMA = "0007"
 """The revision that this code reads and writes: the newest in migrations/versions."""
 
 _LACKING = {

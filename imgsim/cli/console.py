@@ -6,10 +6,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from imgsim.findings import StageProgress
 from imgsim.results import Progress, SearchStats, TrainingProgress
 from imgsim.text import printable
 
@@ -78,6 +79,14 @@ def show_log() -> None:
     log = logging.getLogger("imgsim")
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
+
+
+def show_warnings(logger: str) -> None:
+    """Write the warnings of a part of the library to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_Lines("imgsim: warning: %(message)s"))
+    logging.getLogger(logger).addHandler(handler)
 
 
 class _Lines(logging.Formatter):
@@ -155,6 +164,23 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress | None]:
         yield update
 
 
+@contextmanager
+def stage_bars(*, quiet: bool) -> Iterator[StageProgress]:
+    """Yield a callback that draws a bar for each stage of the work, one after the other."""
+    with ExitStack() as shown:
+        current, tell = "", None
+
+        def update(stage: str, done: int, total: int) -> None:
+            nonlocal current, tell
+            if stage != current:
+                shown.close()
+                current, tell = stage, shown.enter_context(progress_bar(stage, quiet=quiet))
+            if tell is not None:
+                tell(done, total)
+
+        yield update
+
+
 class Lines:
     """Says a line about long work every half a minute; a total of 0 is not known."""
 
@@ -192,10 +218,14 @@ def training_display(*, quiet: bool) -> Iterator[Callable[[TrainingProgress], No
     if quiet:
         yield lambda _: None
     elif not sys.stderr.isatty():
-        lines = Lines("train")
+        lines, encoding = Lines("train"), None
 
         def say_now(now: TrainingProgress) -> None:
-            if now.stage != "train":
+            nonlocal encoding
+            if now.stage == "encode":
+                encoding = encoding or Lines("encode")  # its time begins now
+                encoding(now.done, now.total)
+            elif now.stage in _STAGES:
                 say(_STAGES[now.stage])
             elif now.ended or lines.is_due():
                 part = "" if now.ended else f", {now.done:,} of {now.total:,} images"
@@ -211,13 +241,15 @@ def training_display(*, quiet: bool) -> Iterator[Callable[[TrainingProgress], No
 
             def update(now: TrainingProgress) -> None:
                 nonlocal task
-                if now.stage != "train":  # of unknown length: a bar that moves to and fro
+                if now.stage in _STAGES:  # of unknown length: a bar that moves to and fro
                     bar.remove_task(task)
                     task = bar.add_task(_STAGES[now.stage], total=None, facts="")
                     return
-                label = f"epoch {now.epoch}/{now.epochs}"
+                label, facts = f"epoch {now.epoch}/{now.epochs}", _facts(now)
+                if now.stage == "encode":
+                    label, facts = "encode", f"{now.done:,} of {now.total:,} images"
                 bar.update(
-                    task, description=label, completed=now.done, total=now.total, facts=_facts(now)
+                    task, description=label, completed=now.done, total=now.total, facts=facts
                 )
 
             yield update

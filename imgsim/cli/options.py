@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,8 @@ import typer
 
 from imgsim.cli.console import say, show_log, unmute_libraries
 from imgsim.errors import EncoderError, ImageError
-from imgsim.options import SearchFilter
+from imgsim.findings import LearntRadius
+from imgsim.options import Device, SearchFilter
 from imgsim.results import EncoderInfo
 from imgsim.text import printable
 
@@ -91,10 +93,11 @@ class Options:
 
     collection: Path
     quiet: bool = False
+    device: Device = "auto"
     verbose: bool = False
     debug: bool = False
 
-    def take(self, name: str, value: Path | bool) -> None:
+    def take(self, name: str, value: Path | bool | Device) -> None:
         """Take note of an option."""
         if getattr(self, name) == value:
             return
@@ -108,7 +111,7 @@ class Options:
         """Open the collection that the command is about."""
         from imgsim.collection import Collection  # noqa: PLC0415 - `--help` does not pay for it
 
-        return Collection.open(self.collection, create=create)
+        return Collection.open(self.collection, create=create, device=self.device)
 
     def mend(self) -> str:
         """Mend the catalog of the collection, if it is damaged; return what was done."""
@@ -172,6 +175,15 @@ def note_figure(target: Path, drawing: "Drawing", options: Options) -> None:
             f"no installed font has {drawing.missing[:_SHOWN]}{others}: the figure has boxes for "
             "them; install a font for them, as there are of the name Noto, and draw it again"
         )
+
+
+def told_radius(learnt: LearntRadius) -> str:
+    """Return what to say of a distance of duplicates that was learnt."""
+    when = datetime.fromtimestamp(learnt.learnt_at).astimezone().date().isoformat()
+    return (
+        f"{learnt.radius:.4g}, learnt on {when} from {learnt.sampled:,} of {learnt.images:,} "
+        f"images; {learnt.recall:.0%} of changed pictures are found with it"
+    )
 
 
 def told_left_out(left_out: int) -> str:

@@ -26,6 +26,7 @@ from imgsim.cli.options import (
 )
 from imgsim.errors import ImageError
 from imgsim.options import (
+    DECODER,
     MAX_PIXELS,
     RECIPES,
     Colours,
@@ -49,6 +50,14 @@ def train(
     recipe: Annotated[
         Recipe, typer.Option(help="Recognise augmented images, or only reconstruct.")
     ] = "contrastive",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Start from this encoder of the collection, which stays as it is: fit last layers "
+            "to it, as `imgsim encoder adapt` does, and train a decoder for it.",
+        ),
+    ] = None,
     colours: Annotated[
         Colours | None,
         typer.Option(
@@ -79,15 +88,15 @@ def train(
         typer.Option(
             min=1,
             help="Most passes over the images, or over 20,000 of them.",
-            show_default="500; 10 if plain",
+            show_default="500; 10 if plain; 200 with --start",
         ),
     ] = None,
     time_budget: Annotated[
         str | None,
         typer.Option(
             metavar="TIME",
-            help="End after so long, as 90s, 20m or 1.5h.",
-            show_default="20m; none if plain",
+            help="End after so long, as 90s, 20m or 1.5h; with --start, the decoder alone.",
+            show_default="20m; none if plain; 1m with --start",
         ),
     ] = None,
     patience: Annotated[
@@ -95,16 +104,22 @@ def train(
         typer.Option(
             min=1,
             help="End when so many epochs have not lowered the validation loss.",
-            show_default="never",
+            show_default="never; 10 with --start",
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images in a training step.", show_default="128; 32 if plain"),
+        typer.Option(
+            min=1,
+            help="Images in a training step.",
+            show_default="128; 32 if plain or with --start",
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Learning rate of Adam.", show_default="0.002; 0.001 if plain"),
+        typer.Option(
+            help="Learning rate of Adam.", show_default="0.002; 0.001 if plain or with --start"
+        ),
     ] = None,
     validation_split: Annotated[
         float | None,
@@ -145,10 +160,13 @@ def train(
         "max_pixels": None if max_pixels == MAX_PIXELS else max_pixels,
     }
     changes = {name: value for name, value in chosen.items() if value is not None}
-    if resume and (changes or seed or name or recipe != "contrastive"):
+    if resume and (changes or seed or name or start or recipe != "contrastive"):
         raise typer.BadParameter("--resume goes on as it was begun; give no other options")
+    if start and recipe != "contrastive":
+        raise typer.BadParameter("--start goes with no --recipe")
     try:
-        settings = replace(RECIPES[recipe], seed=seed, **changes)
+        begin = RECIPES[recipe] if start is None else replace(DECODER, start=start)
+        settings = replace(begin, seed=seed, **changes)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with options.making() as collection, training_display(quiet=options.quiet) as show:
@@ -164,20 +182,17 @@ def _say_trained(report: TrainingReport, options: Options) -> None:
         say(f"left out: {refusal.path}: {refusal.reason}")
     if report.excluded:
         options.note(excluded_text(report.excluded))
-    best, encoder = report.history[report.best_epoch - 1], report.encoder
-    recognition = report.recognition
+    best, recognition = report.history[report.best_epoch - 1], report.recognition
+    what = "trained" if report.start is None else "trained a decoder"
     ended = " (interrupted; --resume goes on)" if report.interrupted else ""
     for line in (
-        f"trained on {report.images:,} images for {len(report.history)} epochs{ended}: best "
-        f"validation loss {best.val_loss:.5f} in epoch {report.best_epoch}, {encoder.dim:,} values "
-        "an embedding",
+        f"{what} on {report.images:,} images for {len(report.history)} epochs{ended}: best "
+        f"validation loss {best.val_loss:.5f} in epoch {report.best_epoch}, "
+        f"{report.encoder.dim:,} values an embedding",
         f"how much colours count: {report.colours}; --colours decides it",
-        f"ONNX against Keras on {report.compared} images: greatest difference "
-        f"{report.onnx_difference:.2g}",
         f"recognised of {recognition.images:,} images, cropped and lit otherwise: "
         f"{recognition.encoder:.0%}; by raw pixels: {recognition.pixels:.0%}",
-        f"encoder, history and reconstructions: {encoder.directory}",
-        "of pictures of many kinds, a pretrained network finds more: `imgsim encoder pretrained`",
+        *_said_of_network(report),
     ):
         options.note(line)
     if report.unseen:
@@ -186,10 +201,27 @@ def _say_trained(report: TrainingReport, options: Options) -> None:
             "it longer with --time-budget"
         )
     if recognition.is_poor:
+        remedy = "train for longer, on more images, or" if report.start is None else "for others"
         say(
-            "imgsim: warning: it recognises its own images hardly better than raw pixels do; train "
-            "for longer, on more images, or see `imgsim encoder pretrained`"
+            "imgsim: warning: it recognises its own images hardly better than raw pixels do; "
+            f"{remedy} see `imgsim encoder pretrained`"
         )
+
+
+def _said_of_network(report: TrainingReport) -> tuple[str, ...]:
+    """Return what to say of an encoder that was trained, or to which a decoder was."""
+    where = report.encoder.directory
+    if report.start is not None:
+        return (
+            f"the encoder is {report.start}, with last layers that are fitted to the images",
+            f"encoder, decoder, history and reconstructions: {where}",
+        )
+    return (
+        f"ONNX against Keras on {report.compared} images: greatest difference "
+        f"{report.onnx_difference:.2g}",
+        f"encoder, history and reconstructions: {where}",
+        "of pictures of many kinds, a pretrained network finds more: `imgsim encoder pretrained`",
+    )
 
 
 def _seconds(text: str) -> float:

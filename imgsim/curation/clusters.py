@@ -6,7 +6,6 @@ density, so it works on the 20 principal ones.
 """
 
 import math
-import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from imgsim.curation.rows import Rows
 from imgsim.curation.sample import covered
-from imgsim.findings import Apart, Cluster, ClusterReport, Grouping, Member, Sample
+from imgsim.findings import Apart, Cluster, ClusterMember, ClusterReport, Grouping, Sample
 from imgsim.index.distance import distances
 from imgsim.jobs.neighbours import paths_of
 
@@ -49,7 +48,7 @@ def clusters(rows: Rows, count: int | None, *, dense: bool = False) -> ClusterRe
     paths = paths_of(rows.snapshot, rows.ids.tolist())
     found = [
         tuple(
-            Member(number, paths[number], distance)
+            ClusterMember(number, paths[number], distance)
             for number, distance in zip(rows.ids[places].tolist(), away.tolist(), strict=True)
         )
         for places, away in groups
@@ -103,24 +102,26 @@ def _groups(
 
 
 def _means(rows: Rows, count: int) -> NDArray[np.int64]:
-    """Return the group (n,) of each row, by k-means.
+    """Return the group (n,) of each row, by k-means; equal rows are in the same.
 
     On one thread: with several, the order of sums is left to chance, and so are groups.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans  # noqa: PLC0415 - it takes seconds
-    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
     if not len(rows):
         return np.empty(0, np.int64)
-    count = min(count, len(rows))
-    if len(rows) <= _WHOLE:
+    different, which, copies = np.unique(
+        rows.embeddings, axis=0, return_inverse=True, return_counts=True
+    )
+    count = min(count, len(different))
+    if len(different) <= _WHOLE:
         model = KMeans(count, n_init=1, random_state=0)
     else:
         model = MiniBatchKMeans(count, batch_size=_BATCH, n_init=3, random_state=0)
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # there are fewer different images
-        labels: NDArray[np.int64] = model.fit(rows.embeddings).labels_.astype(np.int64)
+    with threadpool_limits(1):
+        model.fit(different, sample_weight=copies)
+    labels: NDArray[np.int64] = model.labels_[which.reshape(-1)].astype(np.int64)
     return labels
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,8 @@ from imgsim.images.source import Images, ImageSource, decode_source, listed_imag
 from imgsim.options import DECODE_RULES, STORED_RULES, DecodeRules
 from imgsim.parallel import in_threads
 from imgsim.records import ImageRecord
+
+_PARTS = 64  # of images that all cores share
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +122,13 @@ def embedding_of(path: str, pixels: NDArray[np.uint8], encoder: Encoder) -> NDAr
     if not np.isfinite(embedding).all():
         raise ImageError(path, "the encoder gives values for it that are not finite")
     return embedding
+
+
+def encode_on_all_cores(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what ``encoder.encode`` does of ``images`` (n, height, width, 3), sooner."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = pool.map(encoder.encode, np.array_split(images, _PARTS))
+        return np.concatenate(list(parts))
 
 
 def record_of(image: OpenImage, size: tuple[int, int], *, damaged: bool) -> ImageRecord:

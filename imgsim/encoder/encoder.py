@@ -15,6 +15,7 @@ from imgsim.encoder.preprocessing import (
     write_preprocessing,
 )
 from imgsim.errors import EncoderError, EncoderMismatch
+from imgsim.options import Device
 from imgsim.results import Damage
 
 MODEL_NAME = "encoder.onnx"
@@ -28,7 +29,9 @@ class Encoder:
     :class:`EncoderMismatch`.
     """
 
-    def __init__(self, directory: Path, fingerprint: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, fingerprint: str | None = None, device: Device = "auto"
+    ) -> None:
         self.path = path = directory / MODEL_NAME
         try:
             if path.stat().st_size > _LARGEST:
@@ -42,7 +45,7 @@ class Encoder:
                 f"{path}: is not the encoder that made the embeddings: expected sha256 "
                 f"{fingerprint}, found {self.fingerprint}"
             )
-        self._model = Model(content, str(path))
+        self._model = Model(content, str(path), device)
         self.preprocessing = self._fed(directory)
         told = zip(self._model.shape[1:], self.preprocessing.shape(1)[1:], strict=True)
         fits = all(size == asked for size, asked in told if isinstance(size, int))

@@ -1,15 +1,14 @@
 """An encoder in integers: its convolutions and products in 8 bits, calibrated on images."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
-from imgsim.encoder.onnx_model import first_line
+from imgsim.encoder.onnx_model import first_line, muted
 from imgsim.encoder.preprocessing import inscribe, write_preprocessing
 from imgsim.errors import EncoderError
 from imgsim.files import writing
@@ -44,7 +43,7 @@ def quantised(encoder: Encoder, images: Sequence[NDArray[np.uint8]], directory: 
 
     target = directory / MODEL_NAME
     try:
-        with _silent(), writing(directory):
+        with muted(logging.WARNING), writing(directory):  # it gives advice to the root logger
             quantize_static(
                 encoder.path,
                 target,
@@ -62,14 +61,3 @@ def quantised(encoder: Encoder, images: Sequence[NDArray[np.uint8]], directory: 
     inscribe(target, encoder.preprocessing)
     write_preprocessing(directory, encoder.preprocessing)
     return Encoder(directory)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the quantiser from giving advice to the root logger."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

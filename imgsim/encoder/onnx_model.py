@@ -1,13 +1,18 @@
 """An ONNX model with one image input."""
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsim.device import fall_back, has_driver
 from imgsim.encoder.preprocessing import Preprocessing
 from imgsim.errors import EncoderError
+from imgsim.options import Device
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -26,14 +31,35 @@ _NUMBERS = {*_TYPES, "tensor(bool)"} | {
 _WEIGHTS_FROM = "session.model_external_initializers_file_folder_path"
 
 
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+# The same algorithm each time, in whole float32.
+_STEADY = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
+
+
+def devices() -> tuple[str, ...]:
+    """Return what can compute embeddings here."""
+    import onnxruntime as ort  # noqa: PLC0415 - only those who encode pay for it
+
+    return ("cpu", "cuda") if _CUDA in ort.get_available_providers() and has_driver() else ("cpu",)
+
+
+def _providers(device: Device) -> list[str | tuple[str, dict[str, str]]]:
+    """Return what ONNX Runtime is to compute with, what comes first before the rest."""
+    import onnxruntime as ort  # noqa: PLC0415 - as above
+
+    if device == "cuda" and _CUDA in ort.get_available_providers():
+        return [(_CUDA, _STEADY), _CPU]
+    return [_CPU]
+
+
 class Model:
     """An ONNX model with one image input; safe to use from several threads.
 
-    Its ``shape`` and those of its ``outputs`` have a size, a name, or None for each axis. Errors
-    begin with ``name``.
+    On ``device`` cuda it falls back to the CPU where there is none. Its ``shape`` and those of its
+    ``outputs`` have a size, a name, or None for each axis. Errors begin with ``name``.
     """
 
-    def __init__(self, content: bytes, name: str) -> None:
+    def __init__(self, content: bytes, name: str, device: Device = "auto") -> None:
         import onnxruntime as ort  # noqa: PLC0415 - only those who encode pay for it
         from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
 
@@ -49,13 +75,13 @@ class Model:
         )
         self.name = name
         try:
-            self._session = ort.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort.InferenceSession(content, options, providers=_providers(device))
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
             self.properties: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         except self.failures as error:
             raise EncoderError(f"{name}: cannot be loaded: {first_line(error)}") from error
+        if device == "cuda" and self._session.get_providers()[0] != _CUDA:
+            fall_back("embeddings")
         if len(inputs) != 1:
             names = ", ".join(each.name for each in inputs)
             raise EncoderError(f"{name}: must have one input, the image; it has {names or 'none'}")
@@ -109,3 +135,14 @@ class Model:
 def first_line(error: Exception) -> str:
     """Return what an error says, as far as one line holds it."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+@contextmanager
+def muted(level: int) -> Iterator[None]:
+    """Let tools of others log nothing of ``level`` or less."""
+    before = logging.root.manager.disable
+    logging.disable(level)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,4 +1,4 @@
-"""Networks that were trained on ImageNet, and come in packages: their weights as ONNX models."""
+"""Networks that were trained on ImageNet; the weights of some come in packages."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from imgsim.encoder.applications import APPLICATIONS, applications
 from imgsim.encoder.efficientnet import efficientnet_lite
 from imgsim.encoder.encoder import MODEL_NAME
 from imgsim.encoder.torch_weights import read_weights
@@ -33,20 +34,22 @@ _NETWORKS = {
 
 def networks() -> list[PretrainedNetwork]:
     """Return what there is, and whether its weights are installed."""
-    return [
+    lites = [
         PretrainedNetwork(name, lite.side, 1_280, find_spec(lite.package) is not None)
         for name, lite in _NETWORKS.items()
     ]
+    return lites + applications()
 
 
 def write_pretrained(network: str, weights: str | None, directory: Path) -> EncoderSource:
-    """Write the model of a network into ``directory``; return how it is fed.
+    """Write the model of an EfficientNet-Lite into ``directory``; return how it is fed.
 
     ``weights`` is a file in place of that of the installed package. Raises :class:`EncoderError`
     if there is no such network, or no such weights.
     """
     if network not in _NETWORKS:
-        raise EncoderError(f"there is no network {network}; there are: {', '.join(_NETWORKS)}")
+        there = ", ".join([*_NETWORKS, *APPLICATIONS])
+        raise EncoderError(f"there is no network {network}; there are: {there}")
     lite = _NETWORKS[network]
     path = Path(weights) if weights is not None else _installed(network, lite)
     model = efficientnet_lite(read_weights(path), lite.side, lite.depth)

@@ -16,6 +16,12 @@ _COLLECTION = "catalog.db", "segments"  # what a folder that is one holds
 COLLECTIONS = "other collections"
 """What the folders of other collections count as that were left out."""
 
+MANIFEST = ".imgsim.jsonl"
+"""What the names of manifests end in, which imgsim writes where it moves duplicates."""
+
+MOVED_AWAY = "duplicates that were moved away"
+"""What the folders with manifests count as that were left out."""
+
 
 @dataclass
 class Notes:
@@ -41,8 +47,9 @@ def find(
 
     Symbolic links are followed, after all else, so that a file has its own name where it has one
     here; a file or a directory is met once however it is reached, so loops end. Left out, unless
-    they are roots, are hidden files and directories, other collections, and what the default
-    patterns and those in ``exclude`` say, whose paths are relative to a root. The latter leave out
+    they are roots, are hidden files and directories, other collections, folders that duplicates
+    were moved into, and what the default patterns and those in ``exclude`` say, whose paths are
+    relative to a root. The latter leave out
     files that are roots, too; there the paths are relative to the working directory. An empty root
     is nothing; ``collection`` is a directory that is never entered. What cannot be looked at is
     yielded as an :class:`ImageUnavailable`. Paths are absolute; links in them are kept. ``notes``
@@ -112,8 +119,7 @@ class _Walk:
         if not is_root and self._counts(self._exclusions.of_folder(directory[_below(root) :])):
             return []
         found, links = self._children(directory)
-        if not is_root and all(os.path.join(directory, name) in found for name in _COLLECTION):
-            self._notes.excluded[COLLECTIONS] += 1
+        if not is_root and self._counts(_kind(directory, found)):
             return []
         self.entered.add(_identity(facts))
         if not is_root and device != facts.st_dev:
@@ -128,7 +134,7 @@ class _Walk:
         return self._exclusions.of_file(path[_below(root) :])
 
     def _counts(self, pattern: str | None) -> bool:
-        """Count an entry that a pattern leaves out; say whether there is one that does."""
+        """Count an entry that a pattern, or its kind, leaves out; say whether there is one."""
         if pattern is not None:
             self._notes.excluded[pattern] += 1
         return pattern is not None
@@ -153,6 +159,13 @@ class _Walk:
         met = _identity(facts) in self._linked
         self._linked.add(_identity(facts))
         return met
+
+
+def _kind(directory: str, found: list[str]) -> str | None:
+    """Return what a directory counts as that is left out for what it holds, if it is one."""
+    if all(os.path.join(directory, name) in found for name in _COLLECTION):
+        return COLLECTIONS
+    return MOVED_AWAY if any(path.endswith(MANIFEST) for path in found) else None
 
 
 def _below(root: str) -> int:

@@ -13,8 +13,9 @@ What the second leaves is looked at itself, which lowers the limit.
 
 Coordinates are stored as codes of 4 bits times a scale of the tile: c_j = (code_j - 7.5) scale_j
 with codes from 0 to 15. The first f directions get 8 bits, as two such codes: c_j = (high_j - 7.5)
-16 scale_j + (low_j - 7.5) scale_j. So a row of the first level has p = m1 + f codes,
-beside the length e of the error b - [c, r*] that this causes, where r* is r in float32. The
+16 scale_j + (low_j - 7.5) scale_j. So a row of the first level has p = m1 + f codes. Those beyond
+it have 4 bits or, where that leaves too many rows, 8: c_j = (code_j - 127.5) scale_j. Beside the
+codes is the length e of the error b - [c, r*] that they cause, where r* is r in float32. The
 triangle inequality takes care of it:
 
     |b - b_q| >= |[c, r*] - b_q| - e.
@@ -72,6 +73,9 @@ LANES = 128
 MIDDLE = 7.5
 """What is taken from a code of 4 bits before it is scaled."""
 
+WIDE_MIDDLE = 127.5
+"""What is taken from a code of 8 bits before it is scaled."""
+
 SLACK = 1e-5
 """What rounding may change the length of a projection by, relatively."""
 
@@ -92,7 +96,8 @@ class Levels(NamedTuple):
     the error of the second level. The codes are ``near`` (g, p / 4, LANES) uint16, of which each
     holds four: the first in its bits 0 to 3, the second in 8 to 11, the third in 4 to 7, the last
     in 12 to 15; and ``far`` (n, (m2 - m1) / 2) uint8, with the first half of a row's codes in the
-    lower bits. The codes of the first level are f high ones, f low ones, and the others.
+    lower bits, or with 8 bits (n, m2 - m1). The codes of the first level are f high ones, f low
+    ones, and the others.
     """
 
     near_scale: NDArray[np.float32]
@@ -232,7 +237,9 @@ def _tile(
     if not lengths.max() < LARGEST:
         raise OverflowError
     fine, near = projection.fine, projection.near
-    greatest = np.where(np.arange(along.shape[1]) < fine, 127.5, MIDDLE)
+    number = np.arange(along.shape[1])
+    is_wide = (number < fine) | ((number >= near) & (projection.far_bits == 8))
+    greatest = np.where(is_wide, WIDE_MIDDLE, MIDDLE)
     scale = (np.abs(along).max(axis=0) / greatest).astype(np.float32)
     codes = np.floor(along / np.where(scale > 0, scale, 1) + greatest + 0.5)
     codes = codes.clip(0, 2 * greatest)
@@ -251,6 +258,7 @@ def _tile(
     high, low = np.divmod(codes[:, :fine], 16)
     close = np.hstack([high, low, codes[:, fine:near]]).astype(np.uint16)
     scales = np.hstack([16 * scale[:fine], scale[:near]])
+    further = codes[:, near:].astype(np.uint8)
     squares = np.square((close - MIDDLE) * scales).sum(axis=1)
     levels = Levels(
         near_scale=scales,
@@ -260,7 +268,7 @@ def _tile(
         half=_grouped(halves[0]),
         far_tail=np.column_stack([narrow[1], errors[1]]),
         near=_grouped(_fours(close)).transpose(0, 2, 1),
-        far=_halves(codes[:, near:].astype(np.uint8)),
+        far=further if projection.far_bits == 8 else _halves(further),
     )
     return levels, max(norm, float(np.sqrt(squares.max())))
 
@@ -287,13 +295,17 @@ def _grouped(values: NDArray[Any]) -> NDArray[Any]:
 
 def _shapes(rows: int, projection: Projection) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
     """Return the shape and type of each of the Levels of a segment."""
-    planes, far = projection.planes, projection.directions.shape[1] - projection.near
+    planes, far = projection.planes, projection.far
     tiles, groups = -(-rows // TILE), -(-rows // LANES)
     floats: list[tuple[int, ...]] = [(tiles, planes), (tiles, far), (groups,)]
     floats += [(groups, LANES), (groups, LANES), (rows, 2)]
     codes = groups, planes // 4, LANES
     kinds = [(shape, np.dtype("<f4")) for shape in floats]
-    return [*kinds, (codes, np.dtype("<u2")), ((rows, far // 2), np.dtype("u1"))]
+    return [
+        *kinds,
+        (codes, np.dtype("<u2")),
+        ((rows, far * projection.far_bits // 8), np.dtype("u1")),
+    ]
 
 
 def _size(array: tuple[tuple[int, ...], np.dtype[Any]]) -> int:

@@ -45,8 +45,9 @@ _UNREADABLE = (  # what NumPy raises for a file with altered bytes, besides OSEr
 class Projection:
     """A mean (d,) and orthonormal directions (d, m2) in float64, ``near`` of them in level one.
 
-    Coordinates along the first ``fine`` are coded in 8 bits, along the others in 4. All three
-    numbers are multiples of STEP. ``rows`` is how many embeddings the sample stands for.
+    Coordinates along the first ``fine`` are coded in 8 bits, along the others of level one in 4,
+    along those beyond it in ``far_bits``, 4 or 8. The numbers of directions are multiples of STEP.
+    ``rows`` is how many embeddings the sample stands for.
     """
 
     mean: NDArray[np.float64]
@@ -54,6 +55,12 @@ class Projection:
     fine: int
     near: int
     rows: int = 0
+    far_bits: int = 4
+
+    @property
+    def far(self) -> int:
+        """Return how many directions are beyond level one."""
+        return int(self.directions.shape[1]) - self.near
 
     @property
     def planes(self) -> int:
@@ -75,7 +82,7 @@ class Projection:
         """Return the sha256 of the values."""
         digest = hashlib.sha256(self.mean.tobytes())
         digest.update(self.directions.tobytes())
-        digest.update(f"{self.fine},{self.near}".encode())
+        digest.update(f"{self.fine},{self.near},{self.far_bits}".encode())
         return digest.hexdigest()
 
     def project(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -120,8 +127,8 @@ def fit_projection(sample: NDArray[np.float32], rows: int = 0) -> Projection:
     reach = _range(centred, most + 16) if most + 16 < dim else np.eye(dim)
     _, turn = np.linalg.eigh(np.cov((centred @ reach).T))
     directions = np.linalg.qr(reach @ turn[:, ::-1][:, :most])[0]
-    fine, near, far = _widths(centred, directions)
-    return Projection(mean, np.ascontiguousarray(directions[:, :far]), fine, near, rows)
+    fine, near, both, bits = _widths(centred, directions)
+    return Projection(mean, np.ascontiguousarray(directions[:, :both]), fine, near, rows, bits)
 
 
 def _range(centred: NDArray[np.float64], count: int) -> NDArray[np.float64]:
@@ -133,10 +140,12 @@ def _range(centred: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     return reach
 
 
-def _widths(centred: NDArray[np.float64], directions: NDArray[np.float64]) -> tuple[int, int, int]:
+def _widths(
+    centred: NDArray[np.float64], directions: NDArray[np.float64]
+) -> tuple[int, int, int, int]:
     """Return the cheapest numbers of directions; all are 0 if a plain scan is.
 
-    They are those of 8 bits, of the first level and of both.
+    They are those of 8 bits, of the first level and of both; then come the bits beyond the first.
     """
     few = centred[:: -(-len(centred) // _COUNTED_ROWS)]
     queries = np.linspace(0, len(few) - 1, _COUNTED).astype(int)
@@ -157,19 +166,21 @@ def _widths(centred: NDArray[np.float64], directions: NDArray[np.float64]) -> tu
     return _cheapest(left, centred.shape[1])
 
 
-def _cheapest(left: dict[tuple[int, int], float], dim: int) -> tuple[int, int, int]:
+def _cheapest(left: dict[tuple[int, int], float], dim: int) -> tuple[int, int, int, int]:
     """Return what :func:`_widths` does, for what share of rows each of the widths leaves."""
     row = _ROW_COST[0] + _ROW_COST[1] * dim
-    best, least = (0, 0, 0), 0.5 * 4 * dim
+    best, least = (0, 0, 0, 4), 0.5 * 4 * dim
     for (fine, near), first in left.items():
-        for (same, far), second in left.items():
-            size = fine + (far - fine) / 2 + 2 * _ROW_BYTES
-            if same != fine or far < near or size > _MOST_BYTES * 4 * dim:
-                continue
+        for (same, both), second in left.items():
+            bits = 8 if fine == near and same == both else 4
+            further = (both - near) * bits / 8
             read = fine + (near - fine) / 2 + _ROW_BYTES
-            cost = read + first * (_SECOND_LEVEL_COST + (far - near) / 2) + second * row
+            fits = read + further + _ROW_BYTES <= _MOST_BYTES * 4 * dim
+            if not fits or both < near or (bits == 4 and same != fine):
+                continue
+            cost = read + first * (_SECOND_LEVEL_COST + further) + second * row
             if cost < least:
-                best, least = (fine, near, far), cost
+                best, least = (fine, near, both, bits), cost
     return best
 
 
@@ -207,7 +218,7 @@ def read_projection(path: Path, dim: int) -> Projection:
     """Return the projection in a file; raise ValueError or OSError if it is not one of ``dim``."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            counts = (int(arrays[name]) for name in ("fine", "near", "rows"))
+            counts = (int(arrays[name]) for name in ("fine", "near", "rows", "far_bits"))
             projection = Projection(arrays["mean"], arrays["directions"], *counts)
     except _UNREADABLE as error:
         raise ValueError(f"{path}: not a projection") from error
@@ -224,5 +235,7 @@ def _is_sound(projection: Projection, dim: int) -> bool:
     departure = np.linalg.norm(projection.directions.T @ projection.directions - np.eye(count))
     widths = [0, projection.fine, projection.near, count]
     if sorted(widths) != widths or any(width % STEP for width in widths):
+        return False
+    if projection.far_bits not in {4, 8}:
         return False
     return bool(np.isfinite(projection.mean).all()) and bool(departure <= 1e-12)

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from imgsim.index.bounds import LANES, MIDDLE, TILE
+from imgsim.index.bounds import LANES, MIDDLE, TILE, WIDE_MIDDLE
 from imgsim.index.checksum_numba import is_whole
 from imgsim.index.first_level import ROUNDING, inlined, room_for_weights, write_scores
 from imgsim.index.mapped_segment import StoredRows
@@ -29,7 +29,9 @@ from imgsim.index.scan_numpy import (
 )
 from imgsim.index.simd import CHUNK, fetch, lowest, reached, square_of_codes
 
-if (TILE, LANES, MIDDLE, RAISED, UNIT) != (1_024, 128, 7.5, 1 + 1e-10, 2.0**-24):
+if (TILE, LANES, MIDDLE, WIDE_MIDDLE) != (1_024, 128, 7.5, 127.5) or (
+    (RAISED, UNIT) != (1 + 1e-10, 2.0**-24)
+):
     # They are compiled in, and numba keeps what it compiled until the text of this file changes.
     raise ImportError("these constants have changed: change them here too")
 
@@ -254,10 +256,10 @@ def _second_level(
     levels = inputs.levels
     scores, doubts = known
     owners, places, lows = left
-    half, scale = levels.far.shape[1], levels.far_scale[first // TILE]
-    rho = (2 * half + 8) * UNIT
+    size, scale = levels.far.shape[1], levels.far_scale[first // TILE]
+    rho = (len(scale) + 8) * UNIT
     for place in places:
-        fetch(levels.far, (first + place) * half)
+        fetch(levels.far, (first + place) * size)
         fetch(levels.far_tail, (first + place) * 2)
     kept = 0
     for i in range(len(places)):
@@ -271,7 +273,7 @@ def _second_level(
         along = group.norms[a] ** 2 - 2 * score - near**2
         off = inputs.margins[a] + levels.far_tail[row, 1]
         doubt = 2 * (inputs.errors[a] + doubts[a])
-        along += square_of_codes(levels.far[row], scale, group.far[a])
+        along += _square_of_far(levels.far[row], scale, group.far[a])
         rest, query_rest = np.float64(levels.far_tail[row, 0]), group.far_rest[a]
         low = np.sqrt(max(0.0, along + (rest - query_rest) ** 2 - doubt))
         low = max(0.0, low * (1 - rho) - off)
@@ -282,6 +284,19 @@ def _second_level(
             for line in range(0, min(dim, _FETCHED), 16):
                 fetch(inputs.stored.embeddings, row * dim + line)
     return kept
+
+
+@inlined
+def _square_of_far(codes: Bits, scale: Singles, coordinates: Singles) -> np.float32:
+    """Return the square of the distance of codes of 4 or 8 bits times scale (m,) to coordinates."""
+    if len(codes) < len(scale):
+        half: np.float32 = square_of_codes(codes, scale, coordinates)
+        return half
+    total = np.float32(0)
+    for j in range(len(scale)):
+        difference = (np.float32(codes[j]) - np.float32(WIDE_MIDDLE)) * scale[j] - coordinates[j]
+        total += difference * difference
+    return total
 
 
 @_compiled

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.index.bounds import LANES, MIDDLE, TILE, Levels
+from imgsim.index.bounds import LANES, MIDDLE, TILE, WIDE_MIDDLE, Levels
 from imgsim.index.checksum import row_sums
 from imgsim.index.distance import distances
 from imgsim.index.mapped_segment import StoredRows
@@ -205,8 +205,7 @@ def _second_level(
     """Return lower bounds of some rows' distances to some queries, in pairs."""
     levels = inputs.levels
     near = levels.near_rest[rows // LANES, rows % LANES] - group.near_rest[queries]
-    codes = np.hstack([levels.far[rows] & 15, levels.far[rows] >> 4]) - np.float32(MIDDLE)
-    difference = codes * levels.far_scale[rows // TILE] - group.far[queries]
+    difference = _far_codes(levels, rows) * levels.far_scale[rows // TILE] - group.far[queries]
     further = np.einsum("ij,ij->i", difference, difference)
     along = group.norms[queries] ** 2 - 2 * scores - near**2 + further
     rest, error = levels.far_tail[rows].astype(np.float64).T
@@ -215,6 +214,14 @@ def _second_level(
     low = along + (rest - group.far_rest[queries]) ** 2 - doubt
     bounds: Doubles = np.maximum(0, np.sqrt(np.maximum(0, low)) * (1 - rho) - off)
     return bounds
+
+
+def _far_codes(levels: Levels, rows: Integers) -> Singles:
+    """Return the codes (n, m2 - m1) of some rows beyond the first level, before they are scaled."""
+    codes = levels.far[rows]
+    if levels.far.shape[1] == levels.far_scale.shape[1]:
+        return codes - np.float32(WIDE_MIDDLE)
+    return np.hstack([codes & 15, codes >> 4]) - np.float32(MIDDLE)
 
 
 def _has_room(state: ScanState) -> bool:

@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from imgsim.catalog.sqlite import SCHEMA
 from imgsim.directory import Directory
+from imgsim.encoder.onnx_model import devices
 from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.errors import EncoderError
 from imgsim.files import disk_bytes
@@ -17,9 +18,10 @@ _LIBRARIES = "faiss-cpu", "numba", "numpy", "onnxruntime", "pillow", "sqlalchemy
 def facts(directory: Directory, ours: str) -> CollectionInfo:
     """Return facts about the collection in a directory, by this version of imgsim."""
     with directory.catalog.snapshot() as snapshot:
-        encoder, preprocessing = None, None
+        encoder, preprocessing, learnt = None, None, None
         with suppress(EncoderError):
             encoder = snapshot.encoder()
+            learnt = snapshot.radius()
             preprocessing = read_preprocessing(directory.encoder_path(encoder.fingerprint))
         segments = snapshot.segments()
         return CollectionInfo(
@@ -35,7 +37,9 @@ def facts(directory: Directory, ours: str) -> CollectionInfo:
             fingerprint=encoder.fingerprint if encoder else None,
             dim=encoder.dim if encoder else None,
             image_size=(preprocessing.height, preprocessing.width) if preprocessing else None,
+            duplicates=learnt,
             formats=readable(),
+            devices=devices(),
             versions={"imgsim": ours} | {name: _version(name) for name in _LIBRARIES},
         )
 

@@ -1,6 +1,6 @@
 """Lists of neighbours, from what a search found to what a user gets."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import Directory
 from imgsim.errors import CollectionDamaged
-from imgsim.index.distance import Nearest
+from imgsim.index.distance import Block, Nearest
 from imgsim.index.gallery import Gallery
 from imgsim.index.searcher import Answer
 from imgsim.jobs.nearest import Contents, Own, nearest_but
 from imgsim.options import SearchFilter
 from imgsim.results import ImageNeighbours, Match, Progress
 
+SEARCHED = 1_024
+MATCHED = 200_000
 _AT_FIRST = 16  # images searched at once when nobody knows how many matches there are
 
 
@@ -31,8 +33,8 @@ class NeighbourLists:
     directory: Directory
     k: int | None
     within: SearchFilter
-    searched: int = 1_024
-    matched: int = 200_000
+    searched: int = SEARCHED
+    matched: int = MATCHED
 
     def __call__(self, on_progress: Progress | None = None) -> Iterator[ImageNeighbours]:
         """Yield the lists."""
@@ -67,16 +69,33 @@ class NeighbourLists:
     ) -> Iterator[tuple[NDArray[np.int64], list[Nearest]]]:
         """Yield ids of some images, and the nearest others of each."""
         contents = snapshot.contents if self.within.distinct else None
-        most = min(_AT_FIRST, self.searched)
-        for ids, rows in everything.blocks():
-            stop = 0
-            while stop < len(ids):
-                part = slice(stop, stop + most)
-                stop = part.stop
-                found = nearest_others(admitted, ids[part], rows[part], self.k, contents).nearest
-                matched = sum(len(ids) for ids, _ in found) / len(found)
-                most = max(1, min(self.searched, int(self.matched / max(1, matched))))
-                yield ids[part], found
+
+        def search(ids: NDArray[np.int64], rows: NDArray[np.float32]) -> list[Nearest]:
+            return nearest_others(admitted, ids, rows, self.k, contents).nearest
+
+        yield from in_portions(everything.blocks(), search, self.searched, self.matched)
+
+
+def in_portions(
+    blocks: Iterable[Block],
+    search: Callable[[NDArray[np.int64], NDArray[np.float32]], list[Nearest]],
+    searched: int = SEARCHED,
+    matched: int = MATCHED,
+) -> Iterator[tuple[NDArray[np.int64], list[Nearest]]]:
+    """Yield ids of some images, and what ``search`` finds for each.
+
+    See :class:`NeighbourLists` for how many these are.
+    """
+    most = min(_AT_FIRST, searched)
+    for ids, rows in blocks:
+        stop = 0
+        while stop < len(ids):
+            part = slice(stop, stop + most)
+            stop = part.stop
+            found = search(ids[part], rows[part])
+            mean = sum(len(ids) for ids, _ in found) / len(found)
+            most = max(1, min(searched, int(matched / max(1, mean))))
+            yield ids[part], found
 
 
 def nearest_others(

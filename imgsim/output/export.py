@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,12 +18,15 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from imgsim.files import replacing, writing
+from imgsim.findings import ImageMap
 from imgsim.index.segment_file import write_id_map
 from imgsim.output.listing import (
+    MAP_COLUMNS,
     NEIGHBOUR_COLUMNS,
     PATH_BYTES,
     ROWS_AT_ONCE,
     Row,
+    map_rows,
     neighbour_rows,
     plain_path,
     record_batches,
@@ -87,6 +91,11 @@ def write_embeddings(path: Path, data: Embeddings) -> None:
     _write(path, _EMBEDDING_WRITERS, data)
 
 
+def write_positions(path: Path, found: ImageMap) -> None:
+    """Write ids, paths and positions as .parquet."""
+    _write(path, {".parquet": partial(_parquet, columns=MAP_COLUMNS)}, map_rows(found))
+
+
 def write_index(path: Path, data: Embeddings) -> None:
     """Write one FAISS ``IndexIDMap2`` over an ``IndexFlatL2``, with image ids."""
     _write(path, dict.fromkeys(INDEXES, _index), data)
@@ -107,11 +116,11 @@ def _jsonl(path: Path, rows: _Rows) -> None:
         write_jsonl(file, rows)
 
 
-def _parquet(path: Path, rows: _Rows) -> None:
+def _parquet(path: Path, rows: Iterable[Row], columns: dict[str, str] = NEIGHBOUR_COLUMNS) -> None:
     import pyarrow.parquet as pq  # noqa: PLC0415 - heavy, and only this format needs it
 
-    with pq.ParquetWriter(path, schema_of(NEIGHBOUR_COLUMNS), compression="zstd") as writer:
-        for batch in record_batches(rows, NEIGHBOUR_COLUMNS):
+    with pq.ParquetWriter(path, schema_of(columns), compression="zstd") as writer:
+        for batch in record_batches(rows, columns):
             writer.write_batch(batch)
 
 

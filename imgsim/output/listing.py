@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
 
+from imgsim.findings import ImageMap
 from imgsim.results import ImageInfo, ImageNeighbours, QueryResult
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ IMAGE_COLUMNS = {
     "bytes": "int64",
     "damaged": "bool",
 }
+
+MAP_COLUMNS = {"image_id": "int64", "path": "string", "x": "float32", "y": "float32"}
 
 Row = tuple[Any, ...]
 
@@ -114,6 +117,12 @@ def write_jsonl(
 def image_rows(image: ImageInfo) -> Iterator[Row]:
     """Yield the row of IMAGE_COLUMNS."""
     yield image.id, image.path, image.width, image.height, image.bytes, image.damaged
+
+
+def map_rows(found: ImageMap) -> Iterator[Row]:
+    """Yield a row of MAP_COLUMNS for each image."""
+    for number, path, (x, y) in zip(found.ids, found.paths, found.positions, strict=True):
+        yield int(number), path, float(x), float(y)
 
 
 def schema_of(columns: dict[str, str]) -> "pa.Schema":

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from imgsim.errors import ImageError
 from imgsim.files import replacing, writing
+from imgsim.findings import RadiusCurves
 from imgsim.images.decode import thumbnail
 from imgsim.options import DECODE_RULES, DecodeRules
 from imgsim.output.fonts import choose_fonts
@@ -105,6 +106,22 @@ def draw_retrieved(
         for near, label in zip(query.nearest, query.labels, strict=False):
             grid.draw(near, label, right=label == query.label)
     return Drawing(0, grid.save(path))
+
+
+def draw_radius(path: Path, curves: RadiusCurves) -> None:
+    """Draw which share of images is within a distance: of themselves changed, and of others."""
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for kind, same in curves.same.items():
+        axes.ecdf(same, label=f"itself, {kind}")
+    if curves.unrelated:
+        axes.ecdf(curves.unrelated, color="black", linestyle="dashed", label="the nearest other")
+    learnt = curves.learnt
+    axes.axvline(learnt.radius, color="tab:red", label=f"radius {learnt.radius:.4g}")
+    axes.set(xlabel="distance", ylabel="share of images", xlim=(0, None), ylim=(0, 1))
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    _save(figure, path)
 
 
 class _Grid:

@@ -11,6 +11,7 @@ PAGES = ".html", ".htm"
 NEIGHBOURS = ".csv", ".jsonl", ".parquet", ".npz"
 EMBEDDINGS = ".npz", ".parquet", ".pkl"
 INDEXES = (".faiss",)
+MAPS = *PAGES, ".png", ".parquet"
 
 
 def check_target(path: Path, suffixes: Collection[str]) -> None:

@@ -34,7 +34,7 @@ def batches(
     shuffled, and always of other augmentations, of as many images; those for validation are the
     same every time.
     """
-    dataset = _images(load, numbers, settings, training=training)
+    dataset = _images(load, numbers, settings, training=training).map(lambda _, images: images)
     dataset = dataset.batch(settings.batch_size)
     if settings.contrast:
         dataset = _whole(dataset, settings.batch_size) if training else dataset
@@ -42,6 +42,32 @@ def batches(
         dataset = tf.data.Dataset.zip(dataset, seeds).map(_augmented(settings))
     else:
         dataset = dataset.map(lambda images: (images, {RECONSTRUCTION: images / 255}))
+    return _ahead(dataset)
+
+
+def feature_batches(
+    load: Load,
+    features: NDArray[np.float32],
+    numbers: Sequence[int],
+    settings: TrainingSettings,
+    *,
+    training: bool,
+) -> tf.data.Dataset:
+    """Return pairs of ``features`` (n, d) and the images, 0..1, that a decoder makes of them.
+
+    ``numbers`` count their rows. Images that ``load`` refuses are left out.
+    """
+    table = tf.constant(features)
+
+    def paired(number: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        return tf.gather(table, number), {RECONSTRUCTION: images / 255}
+
+    dataset = _images(load, numbers, settings, training=training)
+    return _ahead(dataset.batch(settings.batch_size).map(paired))
+
+
+def _ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Return batches that are made before they are asked for."""
     steady = tf.data.Options()
     steady.autotune.enabled = False  # at the end of an epoch its thread sleeps on for many seconds
     return dataset.prefetch(2).with_options(steady)
@@ -50,6 +76,7 @@ def batches(
 def _images(
     load: Load, numbers: Sequence[int], settings: TrainingSettings, *, training: bool
 ) -> tf.data.Dataset:
+    """Return the numbers and the pixels, 0..255, of the images that can be decoded."""
     shape = settings.image_size, settings.image_size, 3
 
     def load_or_flag(number: np.int64) -> tuple[NDArray[np.uint8], bool]:
@@ -58,9 +85,9 @@ def _images(
         except ImageError:
             return np.zeros(shape, np.uint8), False
 
-    def to_tensors(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def to_tensors(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         pixels, loaded = tf.numpy_function(load_or_flag, [number], (tf.uint8, tf.bool))
-        return tf.ensure_shape(pixels, shape), tf.ensure_shape(loaded, ())
+        return number, tf.ensure_shape(pixels, shape), tf.ensure_shape(loaded, ())
 
     dataset = tf.data.Dataset.from_tensor_slices(np.asarray(numbers, np.int64))
     if training:
@@ -68,7 +95,8 @@ def _images(
         if steps_of_epoch(len(numbers), settings):
             dataset = dataset.repeat()
     dataset = dataset.map(to_tensors, num_parallel_calls=os.cpu_count() or 1)
-    return dataset.filter(lambda _, loaded: loaded).map(lambda px, _: tf.cast(px, tf.float32))
+    dataset = dataset.filter(lambda _, pixels, loaded: loaded)
+    return dataset.map(lambda number, pixels, _: (number, tf.cast(pixels, tf.float32)))
 
 
 def _whole(dataset: tf.data.Dataset, size: int) -> tf.data.Dataset:

@@ -1,5 +1,6 @@
 """Keras models as ONNX files."""
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -7,17 +8,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from imgsim.encoder.onnx_model import first_line
+from imgsim.encoder.onnx_model import first_line, muted
 from imgsim.errors import EncoderError
 from imgsim.files import writing
 
 # What Keras and tf2onnx raise, beside TensorFlow's own, for files and layers that are not for them.
-_KERAS_ERRORS = OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError
+KERAS_ERRORS = OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError
 
 
 def export_onnx(encoder: keras.Model, path: Path) -> None:
-    """Write the encoder as an ONNX file."""
-    with warnings.catch_warnings():
+    """Write the encoder as an ONNX file.
+
+    Where tf2onnx cannot simplify it, it says so as an error, and writes it as it is.
+    """
+    with warnings.catch_warnings(), muted(logging.ERROR):
         warnings.simplefilter("ignore")  # tf2onnx probes for names that NumPy 2 deprecates
         encoder.export(path, format="onnx", verbose=False)
 
@@ -37,5 +41,5 @@ def export_layer(path: Path, layer: str, side: int | None, target: Path) -> None
         part(np.zeros(shape, np.float32))
         with writing(target):
             export_onnx(part, target)
-    except (*_KERAS_ERRORS, tf.errors.OpError) as error:
+    except (*KERAS_ERRORS, tf.errors.OpError) as error:
         raise EncoderError(f"{path}: {first_line(error)}") from error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import keras
 import tensorflow as tf
@@ -16,9 +17,18 @@ from imgsim.options import TrainingSettings
 from imgsim.results import EpochRecord, TrainingProgress
 from imgsim.training.callback import EpochRecorder, LearningRate, ProgressReporter, Run, Stopping
 from imgsim.training.checkpoints import TrainingJob, TrainingState
-from imgsim.training.dataset import EPOCH_IMAGES, Load, batches, steps_of_epoch
+from imgsim.training.dataset import EPOCH_IMAGES, steps_of_epoch
 from imgsim.training.loss import nt_xent
 from imgsim.training.network import PROJECTION, RECONSTRUCTION
+
+
+class Feed(Protocol):
+    """Gives batches of what is trained on, or validated on."""
+
+    def __call__(
+        self, numbers: Sequence[int], settings: TrainingSettings, *, training: bool
+    ) -> tf.data.Dataset:
+        """Return pairs of what the network gets and what its outputs are compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,7 @@ class Fit:
 
 def fit(
     autoencoder: keras.Model,
-    load: Load,
+    feed: Feed,
     split: tuple[Sequence[int], Sequence[int]],
     state: TrainingState,
     job: TrainingJob,
@@ -40,14 +50,15 @@ def fit(
 ) -> Fit:
     """Train with Adam from ``state`` on, and leave the best weights in the model.
 
-    ``split`` holds the numbers of the training and of the validation images. Every epoch ends with
-    a checkpoint. An interrupt (``KeyboardInterrupt``) ends the training and keeps what is best so
-    far. A loss that is not finite raises :class:`TrainingDiverged`.
+    ``feed`` gives the batches, and ``split`` holds the numbers of the training and of the
+    validation images. Every epoch ends with a checkpoint. An interrupt (``KeyboardInterrupt``) ends
+    the training and keeps what is best so far. A loss that is not finite raises
+    :class:`TrainingDiverged`.
     """
     settings = state.settings
     seed = (settings.seed + len(state.history)) % 2**32  # or a resumed one would draw as before
-    training = batches(load, split[0], replace(settings, seed=seed), training=True)
-    validation = batches(load, split[1], settings, training=False)
+    training = feed(split[0], replace(settings, seed=seed), training=True)
+    validation = feed(split[1], settings, training=False)
     checkpoints = job.checkpoints
     run = Run((min(EPOCH_IMAGES, len(split[0])), len(split[1])), state, job)
     model = autoencoder
@@ -114,7 +125,7 @@ def _fitted(
 
 def _callbacks(run: Run, reporter: ProgressReporter) -> list[keras.callbacks.Callback]:
     """Return them in the order in which they are called: what is recorded is reported."""
-    scheduled = [LearningRate(run)] if run.settings.contrast else []
+    scheduled = [LearningRate(run)] if run.settings.contrast or run.settings.start else []
     return [*scheduled, EpochRecorder(run), reporter, Stopping(run)]
 
 

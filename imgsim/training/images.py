@@ -43,10 +43,11 @@ class TrainingImages:
         """Return how many of the images have not turned out to be unreadable."""
         return sum(self.paths[number] not in self._refused for number in numbers)
 
-    def fingerprint(self) -> str:
-        """Return a checksum of the paths and of the contents."""
+    def fingerprint(self, numbers: Iterable[int] | None = None) -> str:
+        """Return a checksum of the paths and of the contents, of all images or of some."""
         digest = hashlib.sha256()
-        for path, content in zip(self.paths, in_threads(content_hash, self.paths), strict=True):
+        paths = self.paths if numbers is None else [self.paths[number] for number in numbers]
+        for path, content in zip(paths, in_threads(content_hash, paths), strict=True):
             digest.update(os.fsencode(path) + b"\0")
             if isinstance(content, ImageError):
                 self._refused[path] = content.reason

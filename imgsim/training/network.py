@@ -11,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the import: its log
 import keras
 import numpy as np
 from keras import layers
+from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError
 from imgsim.options import SHRINK, TrainingSettings
@@ -23,6 +24,7 @@ _BARE = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"
 _GRID = 4  # height and width of the latent of a residual autoencoder
 _LATENT_VALUES = 1_024
 _LATENT_CHANNELS = 4, 64
+_LEAST_VARIANCE = 1e-12  # of features that are all alike
 
 
 LATENT, RECONSTRUCTION, PROJECTION = "latent", "reconstruction", "projection"
@@ -106,15 +108,27 @@ def create_residual_autoencoder(
     hidden = _normalised(layers.Dense(_HIDDEN, use_bias=False))(latent)
     projection = layers.Dense(_PROJECTED, dtype="float32", name=PROJECTION)(hidden)
     x = layers.Reshape(grid.shape[1:])(latent)
-    x = _transpose(filters[1], 3, 2)(x)  # half as wide as the encoder, and so half the work
-    x = _transpose(filters[0], 3, 2)(x)
-    pixels = layers.Conv2D(
-        3 * strides[0] * strides[1], 3, padding="same", kernel_initializer="zeros"
-    )  # random weights would leave their texture in reconstructions
-    x = _pixels(pixels(x), strides)
-    x = layers.Activation("sigmoid", dtype="float32", name=RECONSTRUCTION)(x)
+    x = _reconstruction(x, filters[1::-1], strides)  # half as wide as the encoder: half the work
     outputs = {RECONSTRUCTION: x, PROJECTION: projection}
     return keras.Model(image, outputs, name="autoencoder")
+
+
+def create_decoder(
+    features: NDArray[np.float32], side: int, filters: tuple[int, int, int] = (128, 128, 64)
+) -> keras.Model:
+    """Return a decoder with random weights, from what a network gives for images to these.
+
+    Input: rows like ``features`` (n, d) float32, whose mean and variance scale it. Output:
+    ``reconstruction`` (n, side, side, 3) float32 in 0..1.
+    """
+    _refuse_odd_sizes(side, side)
+    latent = keras.Input(features.shape[1:], name=LATENT)
+    variance = np.full(features.shape[1:], features.var(axis=0).mean() + _LEAST_VARIANCE)
+    x = layers.Normalization(mean=features.mean(axis=0), variance=variance)(latent)
+    x = layers.Dense(_GRID * _GRID * filters[0], activation="relu", **_HE)(x)
+    x = layers.Reshape((_GRID, _GRID, filters[0]))(x)
+    x = _reconstruction(x, filters[1:], (side // SHRINK, side // SHRINK))
+    return keras.Model(latent, {RECONSTRUCTION: x}, name="decoder")
 
 
 def _refuse_odd_sizes(height: int, width: int) -> None:
@@ -134,6 +148,17 @@ def _residual(x: Any, filters: int) -> Any:  # noqa: ANN401 - Keras ships no typ
     y = _normalised(layers.Conv2D(filters, 3, **_BARE))(x)
     y = layers.BatchNormalization(momentum=_MOMENTUM)(layers.Conv2D(filters, 3, **_BARE)(y))
     return layers.ReLU()(layers.Add()([x, y]))
+
+
+def _reconstruction(x: Any, filters: tuple[int, ...], strides: tuple[int, int]) -> Any:  # noqa: ANN401 - as above
+    """Return the image (n, 16 strides, 16 strides, 3) in 0..1 of a grid of 4 x 4."""
+    for width in filters:
+        x = _transpose(width, 3, 2)(x)
+    pixels = layers.Conv2D(
+        3 * strides[0] * strides[1], 3, padding="same", kernel_initializer="zeros"
+    )  # random weights would leave their texture in reconstructions
+    x = _pixels(pixels(x), strides)
+    return layers.Activation("sigmoid", dtype="float32", name=RECONSTRUCTION)(x)
 
 
 def _pixels(x: Any, strides: tuple[int, int]) -> Any:  # noqa: ANN401 - Keras ships no types

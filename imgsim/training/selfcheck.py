@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from imgsim.images.descriptors import pixels_of
 from imgsim.images.variants import cropped
-from imgsim.results import Recognition
+from imgsim.scores import Recognition
 
 _EQUAL = 1e-6  # of the greatest square of a length; what is less is rounding
 

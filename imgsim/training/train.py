@@ -1,11 +1,9 @@
 """Train an encoder on image files: split, fit, check, save."""
 
-import csv
 import logging
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsim.encoder.embed import encode_on_all_cores
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
 from imgsim.encoder.head import attach
 from imgsim.encoder.head_fit import (
@@ -25,34 +24,33 @@ from imgsim.encoder.preprocessing import Preprocessing, inscribe, write_preproce
 from imgsim.errors import EncoderError, TrainingDiverged
 from imgsim.files import writing
 from imgsim.options import HeadSettings, TrainingSettings
-from imgsim.output import plots
 from imgsim.results import (
     EncoderInfo,
     EpochRecord,
-    Recognition,
     TrainingProgress,
     TrainingReport,
-    TrainingStage,
 )
+from imgsim.scores import Recognition
 from imgsim.training.checkpoints import TrainingJob, TrainingState
+from imgsim.training.dataset import batches
 from imgsim.training.export import export_onnx
 from imgsim.training.fit import fit
 from imgsim.training.images import TrainingImages
 from imgsim.training.network import (
-    RECONSTRUCTION,
     create,
     encoder_of,
     has_bfloat16,
     mixed_precision,
     set_seed,
 )
+from imgsim.training.outputs import BESIDES, write_outputs
 from imgsim.training.selfcheck import recognition
+from imgsim.training.stages import Stages
 
 _COMPARED = 16
 _CHECKED = 500
 _TOLERANCE = 1e-4
 _SAMPLED = 5_000  # images to which the head is fitted
-_PARTS = 64  # of these, which all cores share
 _JUDGED = 3_000  # images that say how much colours count
 
 _LOG = logging.getLogger(__name__)
@@ -77,8 +75,8 @@ def train(
     set_seed(settings.seed)
     with mixed_precision(enabled=settings.contrast > 0 and has_bfloat16()):
         model = create(settings)
-    stages = _Stages(on_progress)
-    fitted = fit(model, images.load, split, state, job, stages.training)
+    stages = Stages(settings, on_progress)
+    fitted = fit(model, partial(batches, images.load), split, state, job, stages.training)
     stages.enter("export")
     autoencoder = create(settings)  # in float32
     autoencoder.set_weights(model.get_weights())
@@ -116,24 +114,6 @@ def _prepared(
     if isinstance(begin, TrainingState):
         return split, _resumed(images, begin)
     return split, _begun(images, split[0], settings, job)
-
-
-class _Stages:
-    """Tells the progress of a training, and that of what follows it."""
-
-    def __init__(self, on_progress: Callable[[TrainingProgress], None]) -> None:
-        self._on_progress = on_progress
-        self._last: TrainingProgress | None = None
-
-    def training(self, now: TrainingProgress) -> None:
-        """Tell of the training."""
-        self._last = now
-        self._on_progress(now)
-
-    def enter(self, stage: TrainingStage) -> None:
-        """Tell that another stage begins; a resumed training may have nothing left to train."""
-        if self._last is not None:
-            self._on_progress(replace(self._last, stage=stage, done=0, total=0, ended=False))
 
 
 def _unseen(images: int, history: Sequence[EpochRecord]) -> int:
@@ -175,9 +155,7 @@ def _attach_head(directory: Path, images: NDArray[np.uint8], settings: TrainingS
     asked = HeadSettings(settings.principal, settings.colours, settings.unit, settings.seed)
     if asked.dims or asked.unit:
         encoder = Encoder(directory)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            parts = pool.map(encoder.encode, np.array_split(images, _PARTS))
-            rows = np.concatenate(list(parts))
+        rows = encode_on_all_cores(encoder, images)
         attach(encoder, fitted_head(rows, map(pooled, images), asked), directory)
 
 
@@ -191,17 +169,11 @@ def _saved(
     _, height, width, _ = sample.shape
     encoder = encoder_of(autoencoder)
     preprocessing = Preprocessing(height, width, encoder.output.shape[1])
-    with writing(directory, "; `--resume` goes on from the last epoch"):
-        autoencoder.save(directory / "model.keras")
+    with writing(directory, BESIDES):
         export_onnx(encoder, directory / MODEL_NAME)
-        _write_history(directory / "history.csv", history)
+    write_outputs(directory, autoencoder, history, sample, sample.astype(np.float32))
     inscribe(directory / MODEL_NAME, preprocessing)
     write_preprocessing(directory, preprocessing)
-    plots.draw_history(directory / "history.png", history)
-    outputs = autoencoder.predict_on_batch(sample.astype(np.float32))[RECONSTRUCTION]
-    plots.draw_reconstructions(
-        directory / "reconstructions.png", sample, np.rint(255 * outputs).astype(np.uint8)
-    )
     return _difference(encoder, Encoder(directory), sample)
 
 
@@ -214,10 +186,3 @@ def _difference(ours: Any, exported: Encoder, sample: NDArray[np.uint8]) -> floa
     if not difference <= _TOLERANCE * max(1.0, float(np.abs(latents).max())):
         raise EncoderError(f"the ONNX encoder differs from Keras by {difference:g}; not accepted")
     return difference
-
-
-def _write_history(path: Path, history: Sequence[EpochRecord]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(EpochRecord)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(record) for record in history)

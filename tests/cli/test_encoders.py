@@ -27,7 +27,7 @@ def test_networks_are_listed_without_a_collection(imgsim, tmp_path):
     assert lines[0].split() == ["name", "values", "image", "weights"]
     assert lines[1].split()[:3] == ["efficientnet-lite0", "1,280", "224x224"]
     done = imgsim("-c", tmp_path / "none", "encoder", "pretrained", "--json")
-    assert [each["side"] for each in json.loads(done.stdout)["networks"]] == [224, 240, 260]
+    assert [each["side"] for each in json.loads(done.stdout)["networks"]][:3] == [224, 240, 260]
     assert not (tmp_path / "none").exists()
 
 

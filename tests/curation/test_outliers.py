@@ -33,11 +33,11 @@ def test_blank_and_flat_pictures_are_named(filled, pictures):
     Image.fromarray(stripes.astype(np.uint8)).save(pictures / "flat.png")
     filled.ingest([pictures])
     looks = {each.path: each.look for each in filled.curation.outliers(most=100).outliers}
-    named = {path.rpartition("/")[2]: look for path, look in looks.items() if look != "usual"}
-    assert named.pop("blank.png") == "blank"
-    assert named.pop("flat.png") == "flat"
-    assert set(named.values()) == {"flat"}
-    assert {name.partition("-")[0] for name in named} == {"hubble_deep_field", "rocket"}  # sky
+    assert looks.pop(str(pictures / "blank.png")) == "blank"
+    assert looks.pop(str(pictures / "flat.png")) == "flat"
+    skies = {path for path, look in looks.items() if look != "usual"}
+    assert all("rocket" in path or "hubble" in path for path in skies)
+    assert len(skies) < 6
     (pictures / "blank.png").unlink()
     again = {each.path: each.look for each in filled.curation.outliers(most=100).outliers}
     assert again[str(pictures / "blank.png")] == "unknown"
@@ -48,10 +48,14 @@ def test_copies_do_not_hide_an_outlier(filled, pictures):
     for number in range(6):
         shutil.copy(pictures / "odd.png", pictures / f"odd-{number}.png")
     filled.ingest([pictures])
-    report = filled.curation.outliers(k=1, most=8)
-    paths = [each.path for each in report.outliers if "odd" in each.path]
-    assert len(paths) == 7
-    assert paths == sorted(paths)  # as far out, so by path
+    report = filled.curation.outliers(k=1, most=43)
+    odd = [each for each in report.outliers if "odd" in each.path]
+    assert len(odd) == 7
+    assert {(each.distance, each.deviations) for each in odd} == {
+        (odd[0].distance, odd[0].deviations)
+    }
+    assert odd[0].distance > report.median
+    assert [each.path for each in odd] == sorted(each.path for each in odd)
     assert all(match.distance > 0 for each in report.outliers for match in each.matches)
 
 

@@ -99,7 +99,7 @@ def test_typical_images_are_of_the_largest_groups(filled):
     groups = filled.curation.clusters(5).clusters
     sample = filled.curation.sample(5, typical=True)
     assert [pick.path for pick in sample.picks] == [each.representative.path for each in groups]
-    assert sample.radius == sample.picks[-1].radius > 0
+    assert 2 * sample.radius >= filled.curation.sample(5).radius > 0  # Gonzalez: twice the least
 
 
 @pytest.mark.parametrize("typical", [False, True])

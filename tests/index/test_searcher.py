@@ -105,7 +105,8 @@ def cases(draw):
         mean = rows.mean(axis=0, dtype=float)
         right = np.linalg.svd(rows - mean, full_matrices=False)[2]
     fine, near, count = (min(width, len(right) // 16 * 16) for width in widths)
-    projection = Projection(mean, right[:count].T.copy(), fine, near)
+    bits = draw(st.sampled_from([4, 8]))
+    projection = Projection(mean, right[:count].T.copy(), fine, near, far_bits=bits)
     cuts = sorted(draw(st.lists(st.integers(1, n), max_size=2, unique=True)))
     new = rows[random.integers(0, n, 2)] * np.float32(draw(st.sampled_from([1.0, 1.001, -1.0])))
     queries = np.concatenate([rows[:2], new])[: draw(st.integers(1, 4))]
@@ -221,6 +222,7 @@ for count in (1, 60):
 
 
 MUTANTS = [
+    ("codes - np.float32(WIDE_MIDDLE)", "codes - np.float32(WIDE_MIDDLE + 2)"),
     ("near = true <= state.limits[a] * RAISED", "near = true < state.limits[a] * RAISED"),
     ("low[some] <= state.limits[a] * RAISED", "low[some] < state.limits[a] * RAISED"),
     (" + levels.near_error[groups, None]", " + 0 * levels.near_error[groups, None]"),
@@ -258,14 +260,16 @@ def battery(folder, backend):
     decoys[500:, 1], decoys[402, 1] = 12.7, 0.3
     lines = np.zeros((600, 72))
     lines[:, 71] = random.normal(size=600)
-    projection = Projection(np.zeros(72), np.eye(72)[:, :64], 16, 32)
     for name, values in {
         "all": near_far,
+        "wide": near_far,
         "grid": grid,
         "close": close,
         "lines": lines,
         "decoys": decoys,
     }.items():
+        bits = 8 if name == "wide" else 4
+        projection = Projection(np.zeros(72), np.eye(72)[:, :64], 16, 32, far_bits=bits)
         rows = np.repeat(values.astype(np.float32), 2, axis=0)
         ids = random.permutation(len(rows))
         ids[::7] = -1
@@ -281,7 +285,7 @@ def battery(folder, backend):
     rows = np.repeat(0.7371 * wide, 2, axis=0).astype(np.float32)
     projection = Projection(np.zeros(400), np.eye(400)[:, :96], 96, 96)
     searcher = searcher_of(
-        [source(folder, "wide", np.arange(600), rows, projection)], projection, 400, backend
+        [source(folder, "broad", np.arange(600), rows, projection)], projection, 400, backend
     )
     assert_exact(searcher, rows, np.arange(600), rows, None, 0.0)
 

@@ -23,7 +23,8 @@ from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
 from imgsim.images.descriptors import pixels_of
 from imgsim.images.scan import find
-from imgsim.results import EpochRecord, Recognition
+from imgsim.results import EpochRecord
+from imgsim.scores import Recognition
 from imgsim.training.callback import LearningRate, ProgressReporter, Run
 from imgsim.training.checkpoints import Checkpoints, TrainingJob, TrainingState
 from imgsim.training.fit import _callbacks
@@ -728,3 +729,14 @@ def test_a_name_that_is_taken_is_refused_before_the_training(filled, crops):
     with pytest.raises(EncoderError, match="has the name"):
         filled.train(crops, SMALL, told.append, name=taken)
     assert told == []
+
+
+def test_convolutions_are_those_of_onednn():
+    program = (
+        "from imgsim.training.runtime import tensorflow\n"
+        "with tensorflow():\n"
+        "    import tensorflow.python.util._pywrap_util_port as port\n"
+        "assert port.IsMklEnabled()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if "ONEDNN" not in name}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)

@@ -1,7 +1,7 @@
 """Fit last layers to images, and join them to an encoder."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -45,7 +45,7 @@ class Adaptation:
 
 
 @dataclass(frozen=True, eq=False)
-class _Example:
+class Example:
     """An image to fit to: its embedding, its pixels where colours are counted, and its colours."""
 
     row: NDArray[np.float32]
@@ -64,17 +64,45 @@ def adapt(
 
     Raises :class:`EncoderError` if fewer than two of them can be decoded.
     """
-    rules = DecodeRules(settings.max_pixels)
-    drawn = np.random.default_rng(settings.seed).permutation(len(paths))[: settings.most]
-    chosen = [paths[number] for number in sorted(drawn.tolist())]
+    rules, numbers = DecodeRules(settings.max_pixels), drawn(len(paths), settings)
     if settings.int8:
-        mixed = [paths[number] for number in drawn.tolist()]
-        encoder = quantised(encoder, _calibrating(mixed, encoder, rules), directory)
-    work = partial(_example, encoder=encoder, rules=rules)
+        mixed = (paths[number] for number in numbers)
+        calibrating = decoded_for(encoder, mixed, rules, _CALIBRATED)
+        refuse_few(len(calibrating), ())
+        encoder = quantised(encoder, calibrating, directory)
+    work = partial(example_of, encoder=encoder, rules=rules)
+    chosen = [paths[number] for number in sorted(numbers)]
     examples, refused = gathered(work, chosen, on_progress)
-    if len(examples) < 2:
+    refuse_few(len(examples), refused)
+    colours = attach_fitted(encoder, examples, settings, directory)
+    return Adaptation(len(examples), tuple(refused), colours)
+
+
+def drawn(count: int, settings: AdaptSettings) -> list[int]:
+    """Return which of so many images a head is fitted to, in random order."""
+    order: list[int] = np.random.default_rng(settings.seed).permutation(count).tolist()
+    return order[: settings.most]
+
+
+def example_of(path: str, encoder: Encoder, rules: DecodeRules) -> Example:
+    """Return the image at ``path`` as an example, or raise :class:`ImageError`."""
+    fed = encoder.preprocessing
+    pixels = decode(path, fed.height, fed.width, rules)
+    row = embedding_of(path, pixels, encoder)
+    return Example(row, pooled(pixels), colour_evidence(pixels))
+
+
+def refuse_few(count: int, refused: Sequence[Refusal]) -> None:
+    """Raise :class:`EncoderError` if there are too few examples, and say what was refused."""
+    if count < 2:
         why = "".join(f"; {each.path}: {each.reason}" for each in refused[:1])
-        raise EncoderError(f"at least 2 images are needed, and {len(examples)} can be decoded{why}")
+        raise EncoderError(f"at least 2 images are needed, and {count} can be decoded{why}")
+
+
+def attach_fitted(
+    encoder: Encoder, examples: Sequence[Example], settings: AdaptSettings, directory: Path
+) -> Colours:
+    """Write the files of an encoder with a head that is fitted; return how much colours count."""
     asked = HeadSettings(settings.dims, settings.colours, seed=settings.seed, mutual=5, power=0.0)
     if asked.colours == "auto":
         judged = weight_of_colours(each.evidence for each in examples)
@@ -82,24 +110,14 @@ def adapt(
         _LOG.info("colours count %s, judged from the images", asked.colours)
     rows = np.stack([each.row for each in examples])
     attach(encoder, fitted_head(rows, [each.small for each in examples], asked), directory)
-    return Adaptation(len(examples), tuple(refused), asked.colours)
+    return asked.colours
 
 
-def _calibrating(
-    paths: Sequence[str], encoder: Encoder, rules: DecodeRules
+def decoded_for(
+    encoder: Encoder, paths: Iterable[str], rules: DecodeRules, most: int
 ) -> list[NDArray[np.uint8]]:
-    """Return the first of the images that can be decoded."""
+    """Return up to ``most`` of the images that can be decoded, at the size of an encoder."""
     fed = encoder.preprocessing
     work = partial(decode, height=fed.height, width=fed.width, rules=rules)
     decoded = (each for each in in_threads(work, paths) if not isinstance(each, ImageError))
-    found = list(islice(decoded, _CALIBRATED))
-    if not found:
-        raise EncoderError("at least 2 images are needed, and 0 can be decoded")
-    return found
-
-
-def _example(path: str, encoder: Encoder, rules: DecodeRules) -> _Example:
-    fed = encoder.preprocessing
-    pixels = decode(path, fed.height, fed.width, rules)
-    row = embedding_of(path, pixels, encoder)
-    return _Example(row, pooled(pixels), colour_evidence(pixels))
+    return list(islice(decoded, most))

@@ -1,0 +1,1 @@
+"""The web application over one collection: pages for people, and a REST service for scripts."""

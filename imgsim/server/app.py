@@ -1,0 +1,164 @@
+"""The application: routes, and what answers a request in a thread."""
+
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, get_origin
+
+import anyio
+from anyio import to_thread
+from pydantic import BaseModel, ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from imgsim.directory import Directory
+from imgsim.errors import ImgsimError
+from imgsim.server.endpoints import ENDPOINTS, JSON, Call, Endpoint, as_json
+from imgsim.server.guard import Guard, TooLarge, TooSlow
+from imgsim.server.openapi import document
+from imgsim.server.problems import problem, problem_of
+from imgsim.server.service import NoSuchImage, Service
+from imgsim.server.settings import ServerSettings
+
+API = "/api/v1"
+_STATIC = Path(__file__).parent / "static"
+_PAGES = {"/": "browse.html", "/image/{id:int}": "image.html", "/search": "search.html"}
+_LARGEST_ID = (1 << 63) - 1
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(directory: Directory, settings: ServerSettings) -> Starlette:
+    """Return the ASGI application that serves a collection; closing that is up to the caller."""
+    service = Service(directory, settings)
+    desk = Desk(service, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    routes = [
+        Route(API + _numbered(each.path), partial(desk.answer, each), methods=[each.method])
+        for each in ENDPOINTS
+    ]
+    routes += [
+        Route(f"{API}/openapi.json", lambda _: Response(document(), media_type=JSON)),
+        Route(f"{API}/metrics", desk.metrics),
+        *(Route(path, _page(name)) for path, name in _PAGES.items()),
+    ]
+    static = Mount("/static", StaticFiles(directory=_STATIC))
+    return Starlette(
+        routes=[*routes, static],
+        middleware=[Middleware(Guard, settings=settings)],
+        exception_handlers={HTTPException: _refused},
+        lifespan=lifespan,
+    )
+
+
+class Desk:
+    """Answers requests in a thread for each core; some others wait, and more are sent away."""
+
+    def __init__(self, service: Service, settings: ServerSettings) -> None:
+        self._service = service
+        cores = os.cpu_count() or 1
+        self._most = cores + settings.waiting
+        self._limiter = anyio.CapacityLimiter(cores)
+        self._under_way = 0
+        self._answered: Counter[tuple[str, int]] = Counter()
+
+    async def answer(self, endpoint: Endpoint, request: Request) -> Response:
+        """Answer a request for an endpoint."""
+        if self._under_way >= self._most:
+            response = problem(503, "the server is busy; try again in a second")
+        else:
+            self._under_way += 1
+            try:
+                response = await self._tried(endpoint, request)
+            finally:
+                self._under_way -= 1
+        self._answered[endpoint.path, response.status_code] += 1
+        return response
+
+    async def metrics(self, _: Request) -> Response:
+        """Return what was answered so far, in the text format of Prometheus."""
+        lines = ["# TYPE imgsim_responses counter"]
+        for (path, status), count in sorted(self._answered.items()):
+            lines.append(f'imgsim_responses{{path="{path}",status="{status}"}} {count}')
+        lines += ["# TYPE imgsim_under_way gauge", f"imgsim_under_way {self._under_way}"]
+        return PlainTextResponse("\n".join(lines) + "\n")
+
+    async def _tried(self, endpoint: Endpoint, request: Request) -> Response:
+        try:
+            call = await _call(endpoint, request)
+            handle = partial(endpoint.handle, self._service, call)
+            answer = await to_thread.run_sync(handle, limiter=self._limiter)
+        except (TooLarge, TooSlow, ClientDisconnect) as error:
+            return _cut_short(error)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            return problem(400, f"{place}: {first['msg']}" if place else first["msg"])
+        except NoSuchImage as error:
+            return problem(404, str(error))
+        except ImgsimError as error:
+            return problem_of(error)
+        except ValueError as error:
+            return problem(400, str(error))
+        return as_json(answer) if isinstance(answer, BaseModel) else answer
+
+
+async def _call(endpoint: Endpoint, request: Request) -> Call:
+    """Return what a request asks, or raise what is wrong with it."""
+    number = request.path_params.get("id", 0)
+    if number > _LARGEST_ID:
+        raise NoSuchImage("no stored image has this id")
+    query: Any = None
+    if endpoint.query is not None:
+        query = endpoint.query.model_validate(_parameters(endpoint.query, request))
+    body: Any = await request.body() if endpoint.body is not None else None
+    if isinstance(endpoint.body, type):
+        body = endpoint.body.model_validate_json(body)
+    return Call(number, query, body, request.headers)
+
+
+def _parameters(model: type[BaseModel], request: Request) -> dict[str, Any]:
+    """Return the parameters of a query; those that may be repeated are lists."""
+    found: dict[str, Any] = {}
+    for name, value in request.query_params.multi_items():
+        field = model.model_fields.get(name)
+        if field is not None and get_origin(field.annotation) is list:
+            found.setdefault(name, []).append(value)
+        else:
+            found[name] = value
+    return found
+
+
+def _cut_short(error: Exception) -> Response:
+    if isinstance(error, TooLarge):
+        return problem(413, "the body is larger than what is taken")
+    return problem(408, "the body took too long")
+
+
+def _numbered(path: str) -> str:
+    return path.replace("{id}", "{id:int}")
+
+
+def _page(name: str) -> Answer:
+    async def page(_: Request) -> Response:
+        return FileResponse(_STATIC / name, headers={"cache-control": "no-cache"})
+
+    return page
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # Starlette's type of a handler is wider
+    return problem(error.status_code, error.detail)

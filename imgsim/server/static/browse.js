@@ -1,0 +1,71 @@
+// All stored images, as far as one scrolls.
+import { ask, card, make, shown, tell } from "./common.js";
+
+const KEPT = 1500; // pixels beyond the window within which pictures stay
+const asked = new URLSearchParams(location.search);
+const grid = document.getElementById("images");
+const end = document.getElementById("end");
+let after = "";
+let busy = false;
+
+for (const name of ["order", "suffix"]) {
+  const field = document.getElementById(name);
+  field.value = asked.get(name) || field.value;
+  field.addEventListener("change", () => go(name, field.value));
+}
+
+function go(name, value) {
+  const next = new URLSearchParams(asked);
+  if (value) next.set(name, value); else next.delete(name);
+  location.search = next;
+}
+
+// A part far from the window keeps its height and gives up its pictures.
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting && !target.firstChild) {
+      target.append(...target.images.map((image) => card(image)));
+      target.style.height = "";
+    } else if (!isIntersecting && target.firstChild) {
+      target.style.height = `${target.offsetHeight}px`;
+      target.replaceChildren();
+    }
+  }
+}, { rootMargin: `${KEPT}px` });
+
+async function more() {
+  if (busy || after === null) return;
+  busy = true;
+  const query = new URLSearchParams({ most: 120, after });
+  for (const name of ["order", "under", "suffix"]) if (asked.get(name)) query.set(name, asked.get(name));
+  const page = await ask(`/images?${query}`).finally(() => { busy = false; });
+  after = page.after || null;
+  const part = make("div", { className: "grid part", images: page.images });
+  part.append(...page.images.map((image) => card(image)));
+  grid.append(part);
+  watcher.observe(part);
+  if (after === null) end.textContent = grid.querySelector(".card") ? "these are all" : "there are none";
+  else if (end.getBoundingClientRect().top < innerHeight + KEPT) await more();
+}
+
+function folderLink(text, place) {
+  const next = new URLSearchParams(asked);
+  next.set("under", place);
+  return make("a", { href: `/?${next}` }, make("bdi", { textContent: shown(text) }));
+}
+
+async function folders() {
+  const place = asked.get("under") || "/";
+  const crumbs = document.getElementById("crumbs");
+  const parts = place.split("/").filter(Boolean);
+  crumbs.append(folderLink("/", "/"));
+  parts.forEach((part, n) => crumbs.append(" ", folderLink(`${part}/`, `/${parts.slice(0, n + 1).join("/")}`)));
+  const { folders: names } = await ask(`/folders?${new URLSearchParams({ under: place })}`);
+  const list = document.getElementById("folders");
+  list.append(...names.flatMap((name) => [folderLink(name, `${place.replace(/\/$/, "")}/${name}`), " "]));
+}
+
+new IntersectionObserver((entries) => {
+  if (entries.some((entry) => entry.isIntersecting)) tell(more());
+}, { rootMargin: `${KEPT}px` }).observe(end);
+tell(folders());

@@ -1,0 +1,83 @@
+// What the pages share: the service, cards of images, notes, keys.
+
+export class Problem extends Error {}
+
+export async function ask(path, options = {}) {
+  const answer = await fetch(`/api/v1${path}`, options);
+  if (answer.ok) return answer.json();
+  const problem = await answer.json().catch(() => ({ detail: answer.statusText }));
+  throw new Problem(problem.detail);
+}
+
+export function post(path, body) {
+  const headers = { "content-type": "application/json" };
+  return ask(path, { method: "POST", headers, body: JSON.stringify(body) });
+}
+
+export function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+export function note(text) {
+  const place = document.getElementById("note");
+  place.textContent = text;
+  place.hidden = !text;
+  if (text) setTimeout(() => { if (place.textContent === text) place.hidden = true; }, 8000);
+}
+
+export function tell(work) {
+  return work.catch((error) => note(error instanceof Problem ? error.message : `no answer: ${error.message}`));
+}
+
+// Bytes that are not UTF-8 come as lone surrogates, and controls would not show.
+export function shown(path) {
+  return path.replace(/[\p{Cc}\p{Cs}\p{Bidi_Control}]/gu, (each) => `\\u${each.codePointAt(0).toString(16).padStart(4, "0")}`);
+}
+
+export function nameOf(path) {
+  return shown(path.slice(path.lastIndexOf("/") + 1));
+}
+
+export function picture(image, size) {
+  const shape = { src: `/api/v1/images/${image.id}/picture?size=${size}`, alt: nameOf(image.path), loading: "lazy" };
+  const element = make("img", shape);
+  element.addEventListener("error", () => element.replaceWith(make("span", { textContent: "the file is gone or has changed" })));
+  return element;
+}
+
+export function card(image, caption = "", ...more) {
+  const link = make("a", { href: `/image/${image.id}`, title: shown(image.path) }, picture(image, "small"));
+  const text = make("bdi", { textContent: nameOf(image.path) });
+  const lines = make("figcaption", {}, ...(caption ? [caption, make("br")] : []), text);
+  return make("figure", { className: "card" }, link, lines, ...more);
+}
+
+export function distance(match) {
+  return `${match.rank} · ${match.distance.toPrecision(6)}`;
+}
+
+const HELP = "arrows: from picture to picture · Enter: open · /: the first field · Esc: leave it · ?: this line";
+
+function focusBeside(key) {
+  const links = [...document.querySelectorAll(".grid .card a")];
+  const now = links.indexOf(document.activeElement);
+  if (now < 0) return links[0]?.focus();
+  const top = links[now].getBoundingClientRect().top;
+  const inRow = links.filter((link) => Math.abs(link.getBoundingClientRect().top - top) < 2).length || 1;
+  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: inRow, ArrowUp: -inRow }[key];
+  links[now + step]?.focus();
+}
+
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.matches("input, select, textarea");
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "Escape" && typing) event.target.blur();
+  else if (typing) return;
+  else if (event.key === "/") document.querySelector("input, select")?.focus();
+  else if (event.key === "?") note(HELP);
+  else if (event.key.startsWith("Arrow")) focusBeside(event.key);
+  else return;
+  event.preventDefault();
+});
