@@ -1,6 +1,5 @@
 """The commands that say what is in a collection: outliers, mislabelled, sample, clusters."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,42 +7,42 @@ import typer
 
 from imgsim.cli.answers import TableFormat, print_rows
 from imgsim.cli.console import progress_bar, say
-from imgsim.cli.options import Column, Exclude, MaxPixels, Options, excluded_text, requested
+from imgsim.cli.options import (
+    Column,
+    Exclude,
+    ImagesNotUnder,
+    ImagesUnder,
+    Labelled,
+    Labels,
+    MaxPixels,
+    Options,
+    Page,
+    excluded_text,
+    requested,
+)
+from imgsim.cli.pages import check_page, write_pages
 from imgsim.cli.tables import print_table
 from imgsim.errors import ImageUnavailable
-from imgsim.findings import ClusterReport, LabelReport, OutlierReport, Sample
-from imgsim.options import MAX_PIXELS, STORED_RULES, DecodeRules, EvaluationSettings
-from imgsim.output.listing import Row
-from imgsim.output.target import PAGES, check_target
+from imgsim.findings import Sample
+from imgsim.options import MAX_PIXELS, DecodeRules, EvaluationSettings
+from imgsim.output import curated
+from imgsim.output.target import check_target
 
 if TYPE_CHECKING:
     from imgsim.collection import Collection
     from imgsim.output.chosen import Gathering
-    from imgsim.output.html import Section
 
-_SHOWN = 12  # pictures of a cluster
 _MANY = 1_000  # images that a probability is measured on well
 
-Under = Annotated[
-    list[str] | None,
-    typer.Option(metavar="DIR", help="Only images in this folder; may be repeated."),
-]
-NotUnder = Annotated[
-    list[str] | None,
-    typer.Option(metavar="DIR", help="No images in this folder; may be repeated."),
-]
 Form = Annotated[TableFormat, typer.Option("--format", help="How to print.")]
-Page = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Write a page of pictures: .html.")
-]
 
 
 def outliers(
     ctx: typer.Context,
     k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours a group may have.")] = 5,
     most: Annotated[int, typer.Option("-n", "--most", min=1, help="How many to print.")] = 20,
-    under: Under = None,
-    not_under: NotUnder = None,
+    under: ImagesUnder = None,
+    not_under: ImagesNotUnder = None,
     form: Form = "table",
     page: Page = None,
 ) -> None:
@@ -55,58 +54,35 @@ def outliers(
     more flat.
     """
     options: Options = ctx.obj
-    _check_page(page)
+    check_page(page)
     _, within = requested(None, None, under, not_under)
     with options.open() as collection, progress_bar("search", quiet=options.quiet) as show:
         report = collection.curation.outliers(k, most, within, show)
-    rows = [
-        (each.rank, each.id, each.path, each.distance, each.deviations, each.look)
-        for each in report.outliers
-    ]
     if form == "table":
         header = "rank", "distance", "deviations", "look", "path"
+        rows = curated.outlier_rows(report.outliers)
         print_table(header, [(row[0], *row[3:], row[2]) for row in rows])
     else:
-        columns = "rank", "image_id", "path", "distance", "deviations", "look"
-        print_rows(rows, form, columns)
-    if page is not None:
-        _write(page, "Outliers", _outlier_sections(report), STORED_RULES, options)
+        print_rows(curated.outlier_rows(report.outliers), form, curated.OUTLIER_COLUMNS)
+    write_pages(page, "Outliers", curated.outlier_sections(report.outliers), options)
     options.note(
         f"half of {report.images:,} images have {report.k} others within {report.median:.4g}; "
         f"{report.beyond:,} are more than 3.5 deviations beyond, which usually are called outliers"
     )
 
 
-def _outlier_sections(report: OutlierReport) -> Iterator["Section"]:
-    from imgsim.output.html import Card, Section  # noqa: PLC0415 - Pillow is not needed otherwise
-
-    for each in report.outliers:
-        look = "" if each.look == "usual" else f" · {each.look}"
-        label = f"{each.distance:.4g} · {each.deviations:.1f} deviations{look}"
-        others = (Card(match.path, f"{match.distance:.4g}") for match in each.matches)
-        yield Section((Card(each.path, label, "query"), *others))
-
-
 def mislabelled(
     ctx: typer.Context,
-    labelled: Annotated[
-        str, typer.Argument(metavar="LABELLED", help="A folder with a folder for each label.")
-    ],
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.csv",
-            help="Take labels from a table: columns path (relative to LABELLED) and label.",
-        ),
-    ] = None,
+    labelled: Labelled,
+    labels: Labels = None,
     column: Column = "label",
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", show_default="the one in use", help="Which one.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours vote.")] = 30,
     most: Annotated[int, typer.Option("-n", "--most", min=1, help="How many to print.")] = 50,
-    under: Under = None,
-    not_under: NotUnder = None,
+    under: ImagesUnder = None,
+    not_under: ImagesNotUnder = None,
     exclude: Exclude = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     form: Form = "table",
@@ -121,7 +97,7 @@ def mislabelled(
     options: Options = ctx.obj
     if not labelled:
         raise typer.BadParameter("the path is empty")
-    _check_page(page)
+    check_page(page)
     _, within = requested(None, None, under, not_under)
     try:
         settings = EvaluationSettings(labels, column, exclude=exclude or (), max_pixels=max_pixels)
@@ -135,18 +111,15 @@ def mislabelled(
         options.note(excluded_text(report.excluded))
     for refusal in report.refused:
         say(f"left out: {refusal.path}: {refusal.reason}")
-    rows = [
-        (each.rank, each.path, each.label, each.proposed, each.probability)
-        for each in report.found[:most]
-    ]
+    found = report.found[:most]
     if form == "table":
+        rows = curated.label_rows(found)
         shown = [(rank, f"{sure:.3f}", *names, path) for rank, path, *names, sure in rows]
         print_table(("rank", "sure", "label", "proposed", "path"), shown)
     else:
-        print_rows(rows, form, ("rank", "path", "label", "proposed", "probability"))
-    if page is not None:
-        sections = _label_sections(report, most)
-        _write(page, "Labels in doubt", sections, DecodeRules(max_pixels), options)
+        print_rows(curated.label_rows(found), form, curated.LABEL_COLUMNS)
+    rules = DecodeRules(max_pixels)
+    write_pages(page, "Labels in doubt", curated.label_sections(found), options, rules)
     options.note(
         f"{report.images:,} images with {report.labels:,} labels, {report.unlabelled:,} without a "
         f"label left out; about {report.wrong:.1%} of the labels are wrong, or fewer, if those are "
@@ -154,15 +127,6 @@ def mislabelled(
     )
     if report.images < _MANY:
         options.note(f"of fewer than {_MANY:,} images, how sure it is can only be told roughly")
-
-
-def _label_sections(report: LabelReport, most: int) -> Iterator["Section"]:
-    from imgsim.output.html import Card, Section  # noqa: PLC0415 - as above
-
-    for each in report.found[:most]:
-        label = f"{each.label}, rather {each.proposed}: {each.probability:.3f}"
-        others = map(Card, each.nearest, each.labels)
-        yield Section((Card(each.path, label, "query"), *others))
 
 
 def sample(
@@ -185,8 +149,8 @@ def sample(
     link_to: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Link to their files in a new folder.")
     ] = None,
-    under: Under = None,
-    not_under: NotUnder = None,
+    under: ImagesUnder = None,
+    not_under: ImagesNotUnder = None,
     form: Form = "table",
     page: Page = None,
 ) -> None:
@@ -198,7 +162,7 @@ def sample(
     largest group first. Files in --copy-to and --link-to get a number before their names.
     """
     options: Options = ctx.obj
-    _check_page(page)
+    check_page(page)
     _check_places(output, copy_to, link_to)
     _, within = requested(None, None, under, not_under)
     with options.open() as collection:
@@ -213,13 +177,12 @@ def sample(
         from imgsim.output.chosen import write_paths  # noqa: PLC0415 - NumPy is not needed before
 
         write_paths(output, paths, "\0" if null else "\n")
-    rows = [(pick.rank, pick.id, pick.path, pick.radius) for pick in found.picks]
     if form != "table":
-        print_rows(rows, form, ("rank", "image_id", "path", "radius"))
+        print_rows(curated.sample_rows(found.picks), form, curated.SAMPLE_COLUMNS)
     elif output is None and copy_to is None and link_to is None:
-        print_table(("rank", "radius", "path"), [(row[0], row[3], row[2]) for row in rows])
-    if page is not None:
-        _write(page, "Sample", _sample_sections(found), STORED_RULES, options)
+        shown = ((pick.rank, pick.radius, pick.path) for pick in found.picks)
+        print_table(("rank", "radius", "path"), shown)
+    write_pages(page, "Sample", curated.sample_sections(found.picks), options)
     options.note(
         f"{len(paths):,} of {found.images:,} images; none is farther than {found.radius:.4g} from "
         "the nearest of them"
@@ -263,12 +226,6 @@ def _gathered(
     return failed
 
 
-def _sample_sections(found: Sample) -> Iterator["Section"]:
-    from imgsim.output.html import Card, Section  # noqa: PLC0415 - as above
-
-    yield Section(tuple(Card(pick.path, f"{pick.rank:,}") for pick in found.picks))
-
-
 def clusters(
     ctx: typer.Context,
     count: Annotated[
@@ -281,8 +238,8 @@ def clusters(
         bool,
         typer.Option("--dense", help="Only what is alike, by HDBSCAN; the others are apart."),
     ] = False,
-    under: Under = None,
-    not_under: NotUnder = None,
+    under: ImagesUnder = None,
+    not_under: ImagesNotUnder = None,
     form: Form = "table",
     page: Page = None,
 ) -> None:
@@ -292,7 +249,7 @@ def clusters(
     jsonl have a line for each image, those of a group from the middle to the edge.
     """
     options: Options = ctx.obj
-    _check_page(page)
+    check_page(page)
     _, within = requested(None, None, under, not_under)
     with options.open() as collection:
         try:
@@ -308,44 +265,7 @@ def clusters(
             ),
         )
     else:
-        columns = "cluster", "images", "place", "image_id", "path", "distance"
-        print_rows(_cluster_rows(report), form, columns)
-    if page is not None:
-        _write(page, "Clusters", _cluster_sections(report), STORED_RULES, options)
+        print_rows(curated.cluster_rows(report), form, curated.CLUSTER_COLUMNS)
+    write_pages(page, "Clusters", curated.cluster_sections(report), options)
     grouped = report.images - len(report.apart)
     options.note(f"{grouped:,} of {report.images:,} images in {len(report.clusters):,} groups")
-
-
-def _cluster_rows(report: ClusterReport) -> Iterator[Row]:
-    for each in report.clusters:
-        for place, member in enumerate(each.members, start=1):
-            where = each.number, len(each.members), place
-            yield *where, member.id, member.path, member.distance
-    for image in report.apart:
-        yield None, None, None, image.id, image.path, None
-
-
-def _cluster_sections(report: ClusterReport) -> Iterator["Section"]:
-    from imgsim.output.html import Card, Section  # noqa: PLC0415 - as above
-
-    for each in report.clusters:
-        step = -(-len(each.members) // _SHOWN)
-        cards = [Card(member.path, f"{member.distance:.4g}") for member in each.members[::step]]
-        cards[0] = Card(cards[0].path, cards[0].label, "query")
-        heading = f"{each.number} · {len(each.members):,} images · {each.share:.1%}"
-        yield Section(tuple(cards), heading)
-
-
-def _check_page(page: Path | None) -> None:
-    if page is not None:
-        check_target(page, PAGES)
-
-
-def _write(
-    page: Path, title: str, sections: Iterable["Section"], rules: DecodeRules, options: Options
-) -> None:
-    from imgsim.output.html import write_sections  # noqa: PLC0415 - as above
-
-    with progress_bar("page", quiet=options.quiet) as show:
-        write_sections(page, title, list(sections), show, rules)
-    options.note(f"page: {page}")

@@ -1,6 +1,8 @@
 """The commands about images that are the same picture: duplicates, leaks."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,17 +13,19 @@ import typer
 from imgsim.cli.acting import act
 from imgsim.cli.answers import TableFormat, print_json, print_rows
 from imgsim.cli.console import progress_bar, say
-from imgsim.cli.options import Json, NotUnder, Options, Under, requested, told_radius
+from imgsim.cli.options import Json, NotUnder, Options, Page, Under, requested, told_radius
+from imgsim.cli.pages import check_page, write_pages
 from imgsim.curation_options import FALSE_ALARMS, DuplicateSettings, Keep
 from imgsim.errors import ImageError
 from imgsim.findings import DuplicateReport, LeakReport, RadiusCurves
 from imgsim.options import Stored
-from imgsim.output.target import FIGURES, PAGES, check_target
+from imgsim.output import curated
+from imgsim.output.target import FIGURES, check_target
 from imgsim.text import printable
 
 if TYPE_CHECKING:
     from imgsim.collection import Collection
-    from imgsim.output.html import Section
+    from imgsim.curation.curation import Curation
 
 DuplicateFormat = Literal["table", "jsonl", "csv", "paths"]
 """How `imgsim duplicates` prints its answer."""
@@ -51,9 +55,6 @@ _ByDistance = Annotated[
     bool, typer.Option("--by-distance", help="Go by distance alone, whatever the pixels say.")
 ]
 _AsJson = Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")]
-_Page = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with them: .html.")
-]
 
 
 @duplicates_app.callback(invoke_without_command=True)
@@ -88,7 +89,7 @@ def duplicates(
     null: Annotated[
         bool, typer.Option("--print0", help="Print the paths that are not kept, each with a NUL.")
     ] = False,
-    page: _Page = None,
+    page: Page = None,
     move_to: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Move those that are not kept into this folder."),
@@ -109,9 +110,7 @@ def duplicates(
     if ctx.invoked_subcommand is not None:
         return
     options: Options = ctx.obj
-    for target, suffixes in ((figure, FIGURES), (page, PAGES)):
-        if target is not None:
-            check_target(target, suffixes)
+    _check_targets(figure, page)
     if (as_json and form not in {"table", "jsonl"}) or (null and (as_json or form != "table")):
         raise typer.BadParameter("--json is --format jsonl, --print0 is for paths; give one")
     if move_to is not None and hardlink:
@@ -140,12 +139,15 @@ def duplicates(
         chosen: DuplicateFormat = "paths" if null else "jsonl" if as_json else form
         _print_duplicates(report, chosen, "\0" if null else "\n")
         _note_duplicates(report, options)
-        if page is not None:
-            from imgsim.output.curated import duplicate_sections  # noqa: PLC0415 - Pillow
-
-            _write(page, "Duplicates", duplicate_sections(report.groups), options)
+        write_pages(page, "Duplicates", curated.duplicate_sections(report.groups), options)
         if move_to is not None or hardlink:
             act(collection.curation, _pairs(report, hardlink), move_to, options, yes=yes)
+
+
+def _check_targets(figure: Path | None, page: Path | None) -> None:
+    check_page(page)
+    if figure is not None:
+        check_target(figure, FIGURES)
 
 
 def _pairs(report: DuplicateReport, exact: bool) -> list[tuple[Stored, Stored]]:
@@ -205,12 +207,7 @@ def _print_duplicates(report: DuplicateReport, form: DuplicateFormat, end: str) 
         sys.stdout.flush()
         return
     if form != "table":
-        from imgsim.output.curated import (  # noqa: PLC0415 - Pillow takes a moment
-            DUPLICATE_COLUMNS,
-            duplicate_rows,
-        )
-
-        print_rows(duplicate_rows(report.groups), form, DUPLICATE_COLUMNS)
+        print_rows(curated.duplicate_rows(report.groups), form, curated.DUPLICATE_COLUMNS)
         return
     for number, group in enumerate(report.groups, start=1):
         print(f"{chr(10) if number > 1 else ''}group {number}")
@@ -236,40 +233,32 @@ def _note_duplicates(report: DuplicateReport, options: Options) -> None:
         )
 
 
-def _write(page: Path, title: str, sections: "list[Section]", options: Options) -> None:
-    from imgsim.options import STORED_RULES  # noqa: PLC0415
-    from imgsim.output.html import write_sections  # noqa: PLC0415 - Pillow takes a moment
-
-    with progress_bar("page", quiet=options.quiet) as on_progress:
-        write_sections(page, title, sections, on_progress, STORED_RULES)
-    options.note(f"page: {page}")
-
-
 _Pair = Annotated[str, typer.Argument(metavar="IMAGE", help="A stored image.")]
 
 
 @duplicates_app.command()
 def ignore(ctx: typer.Context, one: _Pair, other: _Pair) -> None:
     """Remember that two images are no duplicates; it goes by their content."""
-    options: Options = ctx.obj
-    with options.open() as collection:
-        try:
-            is_new = collection.curation.ignore(one, other)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
-    options.note("remembered" if is_new else "that was known already")
+    with _judging(ctx.obj) as curation:
+        is_new = curation.ignore(one, other)
+    ctx.obj.note("remembered" if is_new else "that was known already")
 
 
 @duplicates_app.command()
 def unignore(ctx: typer.Context, one: _Pair, other: _Pair) -> None:
     """Forget that two images are no duplicates."""
-    options: Options = ctx.obj
+    with _judging(ctx.obj) as curation:
+        was_known = curation.unignore(one, other)
+    ctx.obj.note("forgotten" if was_known else "nothing was known of the two")
+
+
+@contextmanager
+def _judging(options: Options) -> "Iterator[Curation]":
     with options.open() as collection:
         try:
-            was_known = collection.curation.unignore(one, other)
+            yield collection.curation
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-    options.note("forgotten" if was_known else "nothing was known of the two")
 
 
 @duplicates_app.command()
@@ -305,7 +294,7 @@ def leaks(
     by_distance: _ByDistance = False,
     form: Annotated[TableFormat, typer.Option("--format", help="How to print them.")] = "table",
     as_json: _AsJson = False,
-    page: _Page = None,
+    page: Page = None,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 1 if there are some.")
     ] = False,
@@ -316,9 +305,7 @@ def leaks(
     that of `imgsim duplicates`.
     """
     options: Options = ctx.obj
-    for path, suffixes in ((figure, FIGURES), (page, PAGES)):
-        if path is not None:
-            check_target(path, suffixes)
+    _check_targets(figure, page)
     if as_json and form == "csv":
         raise typer.BadParameter("--json is --format jsonl; give one of them")
     with options.open() as collection:
@@ -339,10 +326,7 @@ def leaks(
     options.note(f"{len(report.leaks):,} of {report.images:,} images of {target} are in {source}")
     for image in report.refused:
         say(f"imgsim: error: {image}: cannot be read")
-    if page is not None:
-        from imgsim.output.curated import leak_sections  # noqa: PLC0415 - Pillow takes a moment
-
-        _write(page, "Leaks", leak_sections(report.leaks), options)
+    write_pages(page, "Leaks", curated.leak_sections(report.leaks), options)
     if report.refused:
         raise typer.Exit(ImageError.exit_code)
     if exit_code and report.leaks:
@@ -355,6 +339,4 @@ def _print_leaks(report: LeakReport, form: TableFormat) -> None:
             both = f"{printable(leak.path)}  {printable(leak.source)}"
             print(f"{leak.kind:<5}  {leak.distance:>8.4g}  {both}")
         return
-    from imgsim.output.curated import LEAK_COLUMNS, leak_rows  # noqa: PLC0415 - Pillow
-
-    print_rows(leak_rows(report.leaks), form, LEAK_COLUMNS)
+    print_rows(curated.leak_rows(report.leaks), form, curated.LEAK_COLUMNS)

@@ -7,7 +7,7 @@ import typer
 
 from imgsim.cli.answers import TableFormat, print_rows
 from imgsim.cli.console import stage_bars
-from imgsim.cli.options import Options, requested
+from imgsim.cli.options import ImagesNotUnder, ImagesUnder, Options, requested
 from imgsim.findings import MapMethod
 from imgsim.output.listing import MAP_COLUMNS, map_rows
 from imgsim.output.target import MAPS, check_target
@@ -45,14 +45,8 @@ def map_images(
             show_default="label",
         ),
     ] = None,
-    under: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DIR", help="Only images in this folder; may be repeated."),
-    ] = None,
-    not_under: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DIR", help="No images in this folder; may be repeated."),
-    ] = None,
+    under: ImagesUnder = None,
+    not_under: ImagesNotUnder = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides what is drawn at random.")] = 0,
     form: Annotated[
         TableFormat, typer.Option("--format", help="Print facts, or the positions.")

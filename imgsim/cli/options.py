@@ -47,6 +47,27 @@ NotUnder = Annotated[
     list[str] | None,
     typer.Option(metavar="DIR", help="No neighbours in this folder; may be repeated."),
 ]
+ImagesUnder = Annotated[
+    list[str] | None,
+    typer.Option("--under", metavar="DIR", help="Only images in this folder; may be repeated."),
+]
+ImagesNotUnder = Annotated[
+    list[str] | None,
+    typer.Option("--not-under", metavar="DIR", help="No images in this folder; may be repeated."),
+]
+Page = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a page of pictures: .html.")
+]
+Labelled = Annotated[
+    str, typer.Argument(metavar="LABELLED", help="A folder with a folder for each label.")
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Take labels from a table: columns path (relative to LABELLED) and label.",
+    ),
+]
 NoSelf = Annotated[bool, typer.Option("--no-self", help="Leave out the query's own file.")]
 Distinct = Annotated[
     bool,

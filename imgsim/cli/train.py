@@ -13,6 +13,8 @@ from imgsim.cli.options import (
     Exclude,
     FromFile,
     Json,
+    Labelled,
+    Labels,
     MaxPixels,
     Name,
     Null,
@@ -235,16 +237,8 @@ def _seconds(text: str) -> float:
 
 def evaluate(
     ctx: typer.Context,
-    labelled: Annotated[
-        str, typer.Argument(metavar="LABELLED", help="A folder with a folder for each label.")
-    ],
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.csv",
-            help="Take labels from a table: columns path (relative to LABELLED) and label.",
-        ),
-    ] = None,
+    labelled: Labelled,
+    labels: Labels = None,
     column: Column = "label",
     encoder: Annotated[
         list[str] | None,

@@ -7,6 +7,10 @@ from -127 to 127. The sum of k_j n_j over a block is an integer, computed in 16 
 that the sum of 15 |k_j| fits. Then f times it is added to the score in float32, which began with
 ``offset`` = -7.5 sum f k_j.
 
+Where embeddings compress, the weights of the first block are by far the greatest, and so is what
+rounding changes there. If that is more than all else, the e_j of the first block are weights of the
+same codes once more, with a factor of their own, and only what is left of them is lost.
+
 Rounding
 --------
 What the e_j of a block change is at most sum 7.5 |e_j|, and by Cauchy and Schwarz at most
@@ -51,12 +55,17 @@ class Weights(NamedTuple):
     """The weights of q queries for one tile, in b groups of ``t`` queries: one, or four.
 
     ``pairs`` (b, p / 4, t, 2) uint32 hold the k_j of the first two of four codes, twice, and those
-    of the others. ``factors`` (b, blocks, t) are float32, ``offsets`` (q,) float64.
+    of the others. ``factors`` (b, blocks, t) are float32, ``offsets`` (q,) float64. For the m codes
+    of the first block, ``rests`` (q, m) float64 are the e_j, and ``rest_pairs`` (b, m / 4, t, 2)
+    and ``rest_factors`` (b, 1, t) what they are rounded to.
     """
 
     pairs: Words
     factors: Singles
     offsets: Doubles
+    rests: Doubles
+    rest_pairs: Words
+    rest_factors: Singles
 
 
 @inlined
@@ -64,11 +73,14 @@ def room_for_weights(group: Group) -> Weights:
     """Return room for the weights of these queries."""
     queries, count = group.near.shape
     together = 1 if queries == 1 else 4
-    groups, blocks = queries // together, len(group.blocks) - 1
+    groups, blocks, first = queries // together, len(group.blocks) - 1, group.blocks[1]
     return Weights(
         np.empty((groups, count // 4, together, 2), np.uint32),
         np.empty((groups, blocks, together), np.float32),
         np.empty(queries),
+        np.empty((queries, first)),
+        np.empty((groups, first // 4, together, 2), np.uint32),
+        np.empty((groups, 1, together), np.float32),
     )
 
 
@@ -83,7 +95,7 @@ def write_scores(
     levels = inputs.levels
     start = tile * (TILE // LANES)
     stop = min(start + TILE // LANES, len(levels.half))
-    _round_weights(group, levels.near_scale[tile], inputs.norm, weights, doubts)
+    twice = _round_weights(group, levels.near_scale[tile], inputs.norm, weights, doubts)
     for number in range(start, stop):
         some = scores[number - start]
         for a in range(len(some)):
@@ -92,16 +104,22 @@ def write_scores(
                 some[a, lane] = (
                     levels.near_rest[number, lane] * rest - levels.half[number, lane] + offset
                 )
-        _add_products(levels.near[number], group.blocks, weights, some)
+        _add_products(levels.near[number], group.blocks, weights.pairs, weights.factors, some)
+        if twice:
+            rests = weights.rest_pairs, weights.rest_factors
+            _add_products(levels.near[number], group.blocks[:2], rests[0], rests[1], some)
 
 
 @_compiled
 def _round_weights(
     group: Group, scale: Singles, norm: float, weights: Weights, doubts: Doubles
-) -> None:
-    """Write the weights for codes with scales (p,), and the doubts (q,)."""
-    together, count = weights.pairs.shape[2], len(scale)
-    exact, rounded = np.empty(count), np.empty(count)
+) -> bool:
+    """Write the weights for codes with scales (p,), and the doubts (q,).
+
+    Returns whether the rests of the first block are weights, too.
+    """
+    together, count, first = weights.pairs.shape[2], len(scale), group.blocks[1]
+    exact, rounded, leading = np.empty(count), np.empty(count), np.empty(len(doubts))
     for a in range(len(doubts)):
         some, place = a // together, a % together
         for j in range(count):
@@ -109,16 +127,35 @@ def _round_weights(
         weights.offsets[a], doubts[a] = 0.0, 0.0
         for block in range(len(group.blocks) - 1):
             here = slice(group.blocks[block], group.blocks[block + 1])
-            factor = _factor(exact[here])
+            factor, offset, lost, doubt = _round(exact[here], scale[here], norm, rounded[here])
             weights.factors[some, block, place] = factor
-            total, magnitude, doubt = _rounded(
-                exact[here], factor, scale[here], norm, rounded[here]
-            )
-            weights.offsets[a] -= MIDDLE * factor * total
-            doubts[a] += doubt + (count + 8) * 1.5 * UNIT * 15 * factor * magnitude
-        for i in range(count // 4):
-            weights.pairs[some, i, place, 0] = _pair(rounded[4 * i], rounded[4 * i + 1])
-            weights.pairs[some, i, place, 1] = _pair(rounded[4 * i + 2], rounded[4 * i + 3])
+            weights.offsets[a] += offset
+            doubts[a] += (count + 8) * doubt
+            if block:
+                doubts[a] += lost
+            else:
+                leading[a] = lost
+        weights.rests[a] = exact[:first]
+        _write_pairs(rounded, weights.pairs[some, :, place])
+    if leading.sum() <= doubts.sum():
+        doubts += leading
+        return False
+    for a in range(len(doubts)):
+        some, place, part = a // together, a % together, rounded[:first]
+        factor, offset, lost, doubt = _round(weights.rests[a], scale[:first], norm, part)
+        weights.rest_factors[some, 0, place] = factor
+        weights.offsets[a] += offset
+        doubts[a] += lost + (count + 8) * doubt
+        _write_pairs(part, weights.rest_pairs[some, :, place])
+    return True
+
+
+@inlined
+def _write_pairs(rounded: Doubles, pairs: Words) -> None:
+    """Write pairs (p / 4, 2) of k_j (p,)."""
+    for i in range(len(pairs)):
+        pairs[i, 0] = _pair(rounded[4 * i], rounded[4 * i + 1])
+        pairs[i, 1] = _pair(rounded[4 * i + 2], rounded[4 * i + 3])
 
 
 @inlined
@@ -133,23 +170,29 @@ def _factor(exact: Doubles) -> float:
 
 
 @inlined
-def _rounded(
-    exact: Doubles, factor: float, scale: Singles, norm: float, rounded: Doubles
-) -> tuple[float, float, float]:
-    """Write a block of k_j; return their sum, that of their magnitudes, and what the e_j change."""
+def _round(
+    exact: Doubles, scale: Singles, norm: float, rounded: Doubles
+) -> tuple[float, float, float, float]:
+    """Write a block of k_j, and leave the e_j in ``exact``.
+
+    Returns the factor, what the block adds to the offset, what the e_j change at most, and 1.5 u
+    times what the block adds to A.
+    """
     total, magnitude, lost, moved, longest = 0.0, 0.0, 0.0, 0.0, 0.0
+    factor = _factor(exact)
     times = 1 / factor if factor > 0 else 0.0
     for j in range(len(exact)):
         rounded[j] = np.rint(exact[j] * times)
         total += rounded[j]
         magnitude += abs(rounded[j])
-        off = exact[j] - rounded[j] * factor
-        lost += abs(off)
+        exact[j] -= rounded[j] * factor
+        lost += abs(exact[j])
         if scale[j] > 0:
-            moved += (off / scale[j]) ** 2
+            moved += (exact[j] / scale[j]) ** 2
         longest += np.float64(scale[j]) ** 2
     change = min(MIDDLE * lost, np.sqrt(moved) * min(norm, MIDDLE * np.sqrt(longest)))
-    return total, magnitude, 1.000001 * change
+    doubt = 1.5 * UNIT * 15 * factor * magnitude
+    return factor, -MIDDLE * factor * total, 1.000001 * change, doubt
 
 
 @inlined
@@ -160,11 +203,13 @@ def _pair(first: float, second: float) -> np.uint32:
 
 
 @_compiled
-def _add_products(codes: Integers, blocks: Integers, weights: Weights, scores: Singles) -> None:
+def _add_products(
+    codes: Integers, blocks: Integers, pairs: Words, factors: Singles, scores: Singles
+) -> None:
     """Add the products of codes (p / 4, LANES) and weights to scores (q, LANES)."""
     if len(scores) == 1:
-        add_to_one(codes, blocks, weights.pairs[0], weights.factors[0], scores)
+        add_to_one(codes, blocks, pairs[0], factors[0], scores)
         return
-    for group in range(len(weights.pairs)):
+    for group in range(len(pairs)):
         some = scores[4 * group : 4 * group + 4]
-        add_to_four(codes, blocks, weights.pairs[group], weights.factors[group], some)
+        add_to_four(codes, blocks, pairs[group], factors[group], some)

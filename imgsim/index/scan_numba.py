@@ -35,7 +35,7 @@ if (TILE, LANES, MIDDLE, WIDE_MIDDLE) != (1_024, 128, 7.5, 127.5) or (
     # They are compiled in, and numba keeps what it compiled until the text of this file changes.
     raise ImportError("these constants have changed: change them here too")
 
-COMPILED_IN = "255d99f6f8fc6ab2"
+COMPILED_IN = "28f95eefce989dae"
 """XXH3 of checksum_numba.py, first_level.py and simd.py, which a test compares for that reason."""
 
 _FIRST_TILES = 8  # whose best rows tell how near neighbours can be, before others are looked at

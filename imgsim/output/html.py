@@ -4,7 +4,6 @@ import base64
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from imgsim.errors import ImageError
 from imgsim.files import absolute, replacing, writing
 from imgsim.images.decode import dimensions, thumbnail
 from imgsim.options import DECODE_RULES, DecodeRules
+from imgsim.output.sections import Card, Section
 from imgsim.output.selection import select
 from imgsim.output.target import PAGES, check_target
 from imgsim.results import Progress, QueryResult
@@ -50,23 +50,6 @@ def write_page(
     ]
     write_sections(path, "Similar images", sections, on_progress, rules, embedded=embedded)
     return selection.left_out
-
-
-@dataclass(frozen=True)
-class Card:
-    """A picture, and a ``label`` below it; a ``kind`` of "query" is outlined."""
-
-    path: str
-    label: str
-    kind: str = "match"
-
-
-@dataclass(frozen=True)
-class Section:
-    """Pictures side by side, under a ``heading`` unless that is empty."""
-
-    cards: tuple[Card, ...]
-    heading: str = ""
 
 
 def write_sections(
