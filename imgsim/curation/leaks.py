@@ -119,14 +119,12 @@ class _LeakSearch:
     ) -> tuple[list[_Query], list[str]]:
         """Return images with their embeddings, stored or new, and the paths of unreadable ones."""
         found, failed = [], []
-        ids = [stored[file.path] for file in files if file.path in stored]
-        records = self.snapshot.records(ids)
+        stamps = {file.path: (file.size, file.mtime_ns) for file in files if file.path in stored}
+        records = self.snapshot.records([stored[path] for path in stamps])
         fresh = {
             record.path: (number, record)
             for number, record in records.items()
-            for file in files
-            if file.path == record.path
-            and (file.size, file.mtime_ns) == (record.size, record.mtime_ns)
+            if stamps[record.path] == (record.size, record.mtime_ns)
         }
         found += self._stored([*fresh.values()])
         others = [file.path for file in files if file.path not in fresh]

@@ -29,12 +29,10 @@ def cropped(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np
 def resaved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return an image (height, width, 3) as a JPEG of half its sides keeps it."""
     height, width, _ = image.shape
-    file = io.BytesIO()
     half = max(1, width // 2), max(1, height // 2)
-    Image.fromarray(image).resize(half, Image.Resampling.BILINEAR).save(
-        file, "JPEG", quality=_QUALITY
-    )
-    return np.asarray(Image.open(file).resize((width, height), Image.Resampling.BILINEAR))
+    small = Image.fromarray(image).resize(half, Image.Resampling.BILINEAR)
+    again = Image.open(io.BytesIO(as_jpeg(small, _QUALITY)))
+    return np.asarray(again.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def as_jpeg(image: Image.Image, quality: int) -> bytes:

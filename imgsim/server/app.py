@@ -1,30 +1,30 @@
 """The application: routes, and what answers a request in a thread."""
 
 import os
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_origin
 
 import anyio
 from anyio import to_thread
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from imgsim.directory import Directory
-from imgsim.errors import ImgsimError
 from imgsim.server.endpoints import ENDPOINTS, JSON, Call, Endpoint, as_json
-from imgsim.server.guard import Guard, TooLarge, TooSlow
+from imgsim.server.guard import Guard
 from imgsim.server.openapi import document
-from imgsim.server.problems import problem, problem_of
+from imgsim.server.problems import FAILURES, problem, problem_of
 from imgsim.server.service import NoSuchImage, Service
 from imgsim.server.settings import ServerSettings
 
@@ -47,7 +47,7 @@ def create_app(directory: Directory, settings: ServerSettings) -> Starlette:
         service.close()
 
     routes = [
-        Route(API + _numbered(each.path), partial(desk.answer, each), methods=[each.method])
+        Route(API + _numbered(each.path), Counter(desk, each), methods=[each.method])
         for each in ENDPOINTS
     ]
     routes += [
@@ -64,6 +64,23 @@ def create_app(directory: Directory, settings: ServerSettings) -> Starlette:
     )
 
 
+@dataclass(frozen=True)
+class Counter:
+    """Where requests for one endpoint are answered: an ASGI application."""
+
+    desk: "Desk"
+    endpoint: Endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, which is under way until all of the answer is sent."""
+        with self.desk.serving() as is_free:
+            response = problem(503, "the server is busy; try again in a second")
+            if is_free:
+                response = await self.desk.answer(self.endpoint, Request(scope, receive))
+            self.desk.note(self.endpoint, response)
+            await response(scope, receive, send)
+
+
 class Desk:
     """Answers requests in a thread for each core; some others wait, and more are sent away."""
 
@@ -73,20 +90,21 @@ class Desk:
         self._most = cores + settings.waiting
         self._limiter = anyio.CapacityLimiter(cores)
         self._under_way = 0
-        self._answered: Counter[tuple[str, int]] = Counter()
+        self._answered: dict[tuple[str, int], int] = {}
 
-    async def answer(self, endpoint: Endpoint, request: Request) -> Response:
-        """Answer a request for an endpoint."""
-        if self._under_way >= self._most:
-            response = problem(503, "the server is busy; try again in a second")
-        else:
-            self._under_way += 1
-            try:
-                response = await self._tried(endpoint, request)
-            finally:
-                self._under_way -= 1
-        self._answered[endpoint.path, response.status_code] += 1
-        return response
+    @contextmanager
+    def serving(self) -> Iterator[bool]:
+        """Count a request as under way; say whether it is not one too many."""
+        self._under_way += 1
+        try:
+            yield self._under_way <= self._most
+        finally:
+            self._under_way -= 1
+
+    def note(self, endpoint: Endpoint, response: Response) -> None:
+        """Count an answer."""
+        key = endpoint.path, response.status_code
+        self._answered[key] = self._answered.get(key, 0) + 1
 
     async def metrics(self, _: Request) -> Response:
         """Return what was answered so far, in the text format of Prometheus."""
@@ -96,23 +114,14 @@ class Desk:
         lines += ["# TYPE imgsim_under_way gauge", f"imgsim_under_way {self._under_way}"]
         return PlainTextResponse("\n".join(lines) + "\n")
 
-    async def _tried(self, endpoint: Endpoint, request: Request) -> Response:
+    async def answer(self, endpoint: Endpoint, request: Request) -> Response:
+        """Return the answer to a request for an endpoint."""
         try:
             call = await _call(endpoint, request)
             handle = partial(endpoint.handle, self._service, call)
             answer = await to_thread.run_sync(handle, limiter=self._limiter)
-        except (TooLarge, TooSlow, ClientDisconnect) as error:
-            return _cut_short(error)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            return problem(400, f"{place}: {first['msg']}" if place else first["msg"])
-        except NoSuchImage as error:
-            return problem(404, str(error))
-        except ImgsimError as error:
+        except FAILURES as error:
             return problem_of(error)
-        except ValueError as error:
-            return problem(400, str(error))
         return as_json(answer) if isinstance(answer, BaseModel) else answer
 
 
@@ -140,12 +149,6 @@ def _parameters(model: type[BaseModel], request: Request) -> dict[str, Any]:
         else:
             found[name] = value
     return found
-
-
-def _cut_short(error: Exception) -> Response:
-    if isinstance(error, TooLarge):
-        return problem(413, "the body is larger than what is taken")
-    return problem(408, "the body took too long")
 
 
 def _numbered(path: str) -> str:

@@ -8,7 +8,7 @@ from starlette.datastructures import URL, Headers, MutableHeaders, QueryParams
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imgsim.server.problems import problem
+from imgsim.server.problems import Refused, problem
 from imgsim.server.settings import ServerSettings
 
 _SAFE = {"GET", "HEAD"}
@@ -21,14 +21,6 @@ _POLICY = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
-
-
-class TooLarge(Exception):
-    """A body has more bytes than are taken."""
-
-
-class TooSlow(Exception):
-    """A body takes more time than it is given."""
 
 
 class Guard:
@@ -116,11 +108,12 @@ class _Body:
             with anyio.fail_after(self._until - anyio.current_time()):
                 message = await self._receive()
         except TimeoutError as error:
-            raise TooSlow from error
+            raise Refused(408, "the body took too long") from error
         self._received += len(message.get("body", b""))
         self._ends = not message.get("more_body", False)
         if self._received > self._settings.upload_bytes:
-            raise TooLarge
+            most = self._settings.upload_bytes
+            raise Refused(413, f"at most {most:,} bytes are taken")
         return message
 
 

@@ -3,6 +3,8 @@
 import json
 from http import HTTPStatus
 
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from imgsim.errors import (
@@ -12,21 +14,24 @@ from imgsim.errors import (
     ImageUnavailable,
     ImgsimError,
 )
+from imgsim.server.service import NoSuchImage
 from imgsim.text import printable
 
-_STATUS: tuple[tuple[type[ImgsimError], int], ...] = (
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (NoSuchImage, 404),
+    (ClientDisconnect, 408),
     (ImageUnavailable, 410),
     (ImageError, 422),
     (EncoderError, 409),
     (CollectionError, 503),
+    (ValueError, 400),
 )
-RETRY_AFTER = {"retry-after": "1"}
 
 
 def problem(status: int, detail: str) -> Response:
     """Return the answer to a request that failed; ``detail`` says why in a line."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
-    headers = RETRY_AFTER if status == 503 else None
+    headers = {"retry-after": "1"} if status == 503 else None
     return Response(
         json.dumps({**body, "detail": printable(detail)}),
         status,
@@ -35,8 +40,29 @@ def problem(status: int, detail: str) -> Response:
     )
 
 
-def problem_of(error: ImgsimError) -> Response:
-    """Return the answer to a request that the library refused."""
+class Refused(Exception):
+    """A request is not answered, with this status and for this reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+FAILURES = Refused, ClientDisconnect, NoSuchImage, ImgsimError, ValueError, OSError
+"""What answering raises for requests that fail."""
+
+
+def problem_of(error: Exception) -> Response:
+    """Return the answer to a request that failed with one of FAILURES."""
+    if isinstance(error, Refused):
+        return problem(error.status, error.reason)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return problem(400, f"{place}: {first['msg']}" if place else first["msg"])
+    if isinstance(error, OSError) and not isinstance(error, ImgsimError):
+        return problem(503, error.strerror or "the disk fails")  # that of the collection
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
     detail = error.reason if isinstance(error, ImageError | CollectionError) else str(error)
     return problem(status, detail)

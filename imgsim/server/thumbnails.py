@@ -11,11 +11,12 @@ from PIL import Image
 
 from imgsim.errors import ImageError
 from imgsim.images.decode import content_hash, thumbnail
+from imgsim.images.variants import as_jpeg
 from imgsim.options import STORED_RULES
 from imgsim.records import ImageRecord
 
 SIDES = {"small": 256, "large": 1_600}
-"""Pixels of the longer side."""
+"""Pixels of the longer side, unless the image has fewer."""
 
 _QUALITY = 82
 _NAME = re.compile(r"[0-9a-f]{64}-(small|large)\.jpg")
@@ -25,14 +26,15 @@ _KEPT = 0.8  # of the limit, after some were removed
 class Thumbnails:
     """JPEGs in ``folder`` of up to ``most`` bytes; those that were not asked for longest go first.
 
-    Safe to use from several threads and processes. A file that is killed while it is written has
-    another name and is removed.
+    Safe to use from several threads and processes. What is left by a kill has another name, and is
+    removed. Where nothing can be written, none is kept.
     """
 
     def __init__(self, folder: Path, most: int) -> None:
         self._folder, self._most = folder, most
         self._lock = Lock()
-        folder.mkdir(exist_ok=True)
+        with suppress(OSError):
+            folder.mkdir(exist_ok=True)
         self._bytes = self._tidy()
 
     def get(self, record: ImageRecord, size: str) -> bytes:
@@ -47,16 +49,21 @@ class Thumbnails:
             return found
         if content_hash(record.path) != record.sha256:
             raise ImageError(record.path, "has other content by now; ingest it again")
-        pixels = thumbnail(record.path, SIDES[size], STORED_RULES)
+        side = min(SIDES[size], max(record.width, record.height))
+        pixels = thumbnail(record.path, side, STORED_RULES)
+        found = as_jpeg(Image.fromarray(pixels.values), _QUALITY)
+        with suppress(OSError):
+            self._keep(path, found)
+        return found
+
+    def _keep(self, path: Path, content: bytes) -> None:
         temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
         try:
-            Image.fromarray(pixels.values).save(temporary, "JPEG", quality=_QUALITY, optimize=True)
-            found = temporary.read_bytes()
+            temporary.write_bytes(content)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        self._note(len(found))
-        return found
+        self._note(len(content))
 
     def _note(self, added: int) -> None:
         with self._lock:
@@ -67,7 +74,7 @@ class Thumbnails:
     def _tidy(self) -> int:
         """Remove what was left unfinished, and the oldest beyond the limit; return what is left."""
         known = []
-        for entry in os.scandir(self._folder):
+        for entry in os.scandir(self._folder) if self._folder.is_dir() else ():
             facts = entry.stat(follow_symlinks=False)
             if _NAME.fullmatch(entry.name):
                 known.append((facts.st_mtime_ns, facts.st_size, entry.path))

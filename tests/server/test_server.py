@@ -23,11 +23,12 @@ from imgsim import Collection
 from imgsim.directory import Directory
 from imgsim.server import app as app_module
 from imgsim.server.app import create_app
-from imgsim.server.guard import Guard, TooSlow
+from imgsim.server.guard import Guard
 from imgsim.server.openapi import document
+from imgsim.server.problems import Refused
 from imgsim.server.settings import ServerSettings
 from imgsim.server.thumbnails import Thumbnails
-from tests.conftest import interruptible
+from tests.conftest import file_limit, interruptible
 
 KEY = "0123456789abcdef"
 STATIC = Path(app_module.__file__).parent / "static"
@@ -251,10 +252,16 @@ class TestImages:
             for end in ("", "/picture", "/neighbours"):
                 assert client.get(f"/api/v1/images/{number}{end}").status_code == 404
 
-    def test_pictures(self, client, filled):
+    def test_pictures(self, client, filled, pictures):
         answer = client.get("/api/v1/images/1/picture")
         with Image.open(io.BytesIO(answer.content)) as image:
-            assert (image.format, max(image.size)) == ("JPEG", 256)
+            assert (image.format, image.size) == ("JPEG", (96, 96))  # it is not enlarged
+        large = Image.effect_noise((2_000, 900), 64).convert("RGB")
+        large.save(pictures / "large.png")
+        filled.ingest([pictures])
+        for size, shape in {"small": (256, 115), "large": (1_600, 720)}.items():
+            found = client.get(f"/api/v1/images/37/picture?size={size}")
+            assert Image.open(io.BytesIO(found.content)).size == shape
         etag = {"if-none-match": answer.headers["etag"]}
         assert client.get("/api/v1/images/1/picture", headers=etag).status_code == 304
         assert client.get("/api/v1/images/1/picture?size=huge").status_code == 400
@@ -280,6 +287,15 @@ class TestImages:
         assert (folder / "mine.jpg").exists()
         assert not (folder / ".0011223344556677.tmp").exists()
 
+    def test_on_a_full_disk_pictures_are_shown_and_not_kept(self, client, filled):
+        with file_limit(10):
+            answer = client.get("/api/v1/images/1/picture")
+        assert not list((filled.path / "thumbnails").iterdir())
+        again = client.get("/api/v1/images/1/picture")
+        assert again.content == answer.content
+        assert Image.open(io.BytesIO(answer.content)).getpixel((95, 95))
+        assert len(list((filled.path / "thumbnails").iterdir())) == 1
+
     def test_neighbours_are_streamed(self, client, filled):
         expected = [
             (image.id, match.id, match.distance)
@@ -290,6 +306,7 @@ class TestImages:
         rows = map(json.loads, lines)
         assert [(r["image_id"], r["neighbour_id"], r["distance"]) for r in rows] == expected
         answer = client.get("/api/v1/neighbours?k=3&form=arrow")
+        assert "imgsim_under_way 0" in client.get("/api/v1/metrics").text
         table = pa.ipc.open_stream(answer.content).read_all()
         columns = (table[name].to_pylist() for name in ("image_id", "neighbour_id", "distance"))
         assert [*zip(*columns, strict=True)] == expected
@@ -323,15 +340,16 @@ class TestLimits:
             scope |= {"headers": headers, "scheme": "http", "server": ("localhost", 8765)}
             await Guard(application, settings)(scope, never, sent.append)
 
-        with pytest.raises(TooSlow):
+        with pytest.raises(Refused, match="too long") as caught:
             anyio.run(ask)
+        assert caught.value.status == 408
 
     def test_more_requests_than_may_wait_are_sent_away(self, filled, monkeypatch):
         with client_of(filled.path, waiting=1) as client:
             app = client.app
             gate, statuses = threading.Event(), []
             desk = next(
-                route.endpoint.func.__self__
+                route.endpoint.desk
                 for route in app.routes
                 if getattr(route, "path", "") == "/api/v1/images/{id:int}"
             )
