@@ -28,6 +28,7 @@ _TILE = 1_024  # rows that share scales
 _ROW_BYTES = 8  # of what is read of each row beside its codes, and again in the second level
 _SECOND_LEVEL_COST = 8_000  # bytes of scanning that a look at a row in the second level is worth
 _ROW_COST = 40_000, 40  # the same for a row itself: always, and for each value
+_ABOUT = 1.02  # times the least cost: what the sample does not tell apart
 _UNREADABLE = (  # what NumPy raises for a file with altered bytes, besides OSError
     KeyError,
     ValueError,
@@ -167,9 +168,12 @@ def _widths(
 
 
 def _cheapest(left: dict[tuple[int, int], float], dim: int) -> tuple[int, int, int, int]:
-    """Return what :func:`_widths` does, for what share of rows each of the widths leaves."""
+    """Return what :func:`_widths` does, for what share of rows each of the widths leaves.
+
+    Of those that cost hardly more than the cheapest, the ones with the fewest bytes are taken.
+    """
     row = _ROW_COST[0] + _ROW_COST[1] * dim
-    best, least = (0, 0, 0, 4), 0.5 * 4 * dim
+    found = []
     for (fine, near), first in left.items():
         for (same, both), second in left.items():
             bits = 8 if fine == near and same == both else 4
@@ -179,9 +183,11 @@ def _cheapest(left: dict[tuple[int, int], float], dim: int) -> tuple[int, int, i
             if not fits or both < near or (bits == 4 and same != fine):
                 continue
             cost = read + first * (_SECOND_LEVEL_COST + further) + second * row
-            if cost < least:
-                best, least = (fine, near, both, bits), cost
-    return best
+            found.append((cost, read + further, further, (fine, near, both, bits)))
+    least = min((cost for cost, *_ in found), default=np.inf)
+    if least >= 0.5 * 4 * dim:
+        return 0, 0, 0, 4
+    return min(each[1:] for each in found if each[0] <= _ABOUT * least)[-1]
 
 
 def _distances(some: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.float64]:
