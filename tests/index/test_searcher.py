@@ -244,6 +244,9 @@ KERNEL_MUTANTS = [  # each takes its time to compile
     (scan_numba, "min(state.limits[a], highs[0])", "min(state.limits[a], highs[k - 1])"),
     (first_level, "min(MIDDLE * lost, np.sqrt(moved)", "0.1 * min(MIDDLE * lost, np.sqrt(moved)"),
     (first_level, "max(greatest / 127, total / _MOST)", "greatest / 127"),
+    (first_level, "doubts += leading", "pass"),
+    (first_level, "weights.rest_factors[some, 0, place] = factor", "pass"),
+    (first_level, "doubts[a] += lost + (count + 8) * doubt", "pass"),
 ]
 
 
@@ -288,6 +291,29 @@ def battery(folder, backend):
         [source(folder, "broad", np.arange(600), rows, projection)], projection, 400, backend
     )
     assert_exact(searcher, rows, np.arange(600), rows, None, 0.0)
+    for blocks in (1, 2):
+        rows = misfits(blocks)
+        projection = Projection(np.zeros(64 * blocks), np.eye(64 * blocks), 0, 64 * blocks)
+        searcher = searcher_of(
+            [source(folder, f"misfits-{blocks}", np.arange(600), rows, projection)],
+            projection,
+            64 * blocks,
+            backend,
+        )
+        assert_exact(searcher, rows[:1], np.arange(600), rows, None, 0.0)
+
+
+def misfits(blocks):
+    """Rows of which the first rounds as badly as it can, asked for itself.
+
+    Its codes are the greatest, and its weights those of a factor f, times 127 or a half more than a
+    whole number; or for one block so that what is left of them is that, times another factor.
+    """
+    weights = np.full(64, 10.49 if blocks == 2 else 10 + 0.49 * 30.49 / 127)
+    weights[:2] = 127, 10.49
+    rows = np.random.default_rng(0).uniform(-0.5, 0.5, size=(600, 64 * blocks))
+    rows[0] = 1
+    return (rows * np.sqrt(np.tile(weights, blocks))).astype(np.float32)
 
 
 @BOTH
