@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import imagehash
-import keras
 import numpy as np
 from measure import print_table, write_json
 from numpy.typing import NDArray
@@ -124,6 +123,8 @@ def trained(data: Labelled, settings: TrainingSettings) -> dict[str, Any]:
 
 def latents_of(autoencoder: Path, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """Return the flattened latents (n, d) of images."""
+    import keras  # noqa: PLC0415 - imgsim decides how TensorFlow computes before it loads
+
     encoder = encoder_of(keras.models.load_model(autoencoder))
     batches = (np.stack(images[i : i + 64]) for i in range(0, len(images), 64))
     return np.concatenate([encoder.predict_on_batch(batch.astype(np.float32)) for batch in batches])

@@ -47,6 +47,30 @@ def writer_lock(directory: Path) -> Iterator[None]:
             os.ftruncate(file.fileno(), 0)
 
 
+def writer_of(directory: Path) -> str:
+    """Return who is the writer of the collection, as far as its lock says; empty if nobody is."""
+    try:
+        descriptor = os.open(directory / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    with open(descriptor, "rb") as file, suppress(OSError, ValueError, KeyError, TypeError):
+        holder = json.loads(file.read(4_096))
+        if holder["host"] != socket.gethostname() or _runs(holder["pid"]):
+            return "process {pid} on {host}, since {since}".format(**holder)
+    return ""
+
+
+def _runs(pid: int) -> bool:
+    """Say whether there is a process; one that was killed has left its number in the lock."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # it is another user's
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 @contextmanager
 def reading(directory: Path) -> Iterator[None]:
     """Keep the files that a snapshot of the collection names, from before it is taken.

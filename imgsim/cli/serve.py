@@ -1,5 +1,6 @@
 """The command that serves a collection to a browser: serve."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,12 +20,25 @@ def serve(
         str,
         typer.Option(envvar="IMGSIM_TOKEN", show_default="drawn", help="What requests must know."),
     ] = "",
+    unix_socket: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Listen at a socket of yours instead.")
+    ] = None,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Let the pages judge and move duplicates.")
+    ] = False,
+    move_to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where duplicates may be moved to.")
+    ] = None,
+    labelled: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images to evaluate, in folders by label.")
+    ] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Look at the collection and search it in a browser, and over REST.
 
     The address that is printed has a token, without which nobody is answered. Nothing changes the
-    collection or your files, but for thumbnails, which are kept in the collection.
+    collection or your files, but for thumbnails, which are kept in the collection, and what
+    --allow-changes allows.
     """
     options: Options = ctx.obj
     try:
@@ -33,7 +47,16 @@ def serve(
     except ModuleNotFoundError as error:
         raise typer.BadParameter(f"this needs {error.name}: pip install 'imgsim[serve]'") from error
     try:
-        settings = ServerSettings(host, port, token, max_pixels=max_pixels)
+        settings = ServerSettings(
+            host,
+            port,
+            token,
+            max_pixels=max_pixels,
+            changes=allow_changes,
+            move_to=str(move_to or ""),
+            labelled=str(labelled or ""),
+            unix_socket=str(unix_socket or ""),
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     run(

@@ -59,11 +59,17 @@ def export_map(
     found: ImageMap,
     colours: Mapping[str, Mapping[str, str]],
     on_progress: StageProgress,
+    *,
+    served: bool = False,
 ) -> int:
-    """Write a map in the format that the name of the file says; return how many pictures lack."""
+    """Write a map in the format that the name of the file says; return how many pictures lack.
+
+    A page that is ``served`` has its pictures from the server.
+    """
     check_target(path, MAPS)
     if path.suffix.lower() in PAGES:
-        return write_map_page(path, found, [*_colourings(found.paths, colours)], on_progress)
+        colourings = [*_colourings(found.paths, colours)]
+        return write_map_page(path, found, colourings, on_progress, served=served)
     if path.suffix.lower() == ".png":
         return draw_map(path, found, on_progress)
     write_positions(path, found)

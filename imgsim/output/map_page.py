@@ -24,6 +24,7 @@ from imgsim.output.target import PAGES, check_target
 from imgsim.text import printable
 
 _UNITS = 65_535
+_LINKS = '<nav aria-label="pages"><a href="/">Browse</a> <a href="/search">Search</a></nav>'
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,18 @@ class Colouring:
 
 
 def write_map_page(
-    path: Path, found: ImageMap, colourings: Sequence[Colouring], on_progress: StageProgress
+    path: Path,
+    found: ImageMap,
+    colourings: Sequence[Colouring],
+    on_progress: StageProgress,
+    *,
+    served: bool = False,
 ) -> int:
     """Write the page; return how many images have no thumbnail in it, because they have no file.
 
     It has a small thumbnail of each image, up to some 230,000; larger pictures are taken from the
-    files while they are looked at. All text is escaped.
+    files while they are looked at, or of a page that is ``served``, from the server. All text is
+    escaped.
     """
     check_target(path, PAGES)
     order = _along_a_curve(found.positions)
@@ -49,7 +56,7 @@ def write_map_page(
         replacing(path.resolve()) as temporary,
         temporary.open("wb") as file,
     ):
-        page = _Page(file, found, order)
+        page = _Page(file, found, order, served=served)
         page.begin(colourings)
         atlas = Atlas([found.paths[row] for row in order.tolist()])
         for number, picture in enumerate(atlas.pictures(partial(on_progress, "thumbnails"))):
@@ -62,22 +69,23 @@ def write_map_page(
 class _Page:
     """Writes the parts of a page one after the other."""
 
-    def __init__(self, file: BinaryIO, found: ImageMap, order: NDArray[np.int64]) -> None:
-        self._file, self._found, self._order = file, found, order
+    def __init__(
+        self, file: BinaryIO, found: ImageMap, order: NDArray[np.int64], *, served: bool
+    ) -> None:
+        self._file, self._found, self._order, self._served = file, found, order, served
 
     def begin(self, colourings: Sequence[Colouring]) -> None:
         """Write all but thumbnails; a browser draws points from then on."""
         found, order = self._found, self._order
-        style, script = _asset("map.css"), _asset("map_data.js") + _asset("map_view.js")
-        policy = (
-            f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
-            "img-src data: blob: file:; base-uri 'none'; form-action 'none'"
-        )
-        self._text(_asset("map.html").format(policy=html.escape(policy), style=style))
+        style, script = _asset("map.css"), _script()
+        policy = html.escape(page_policy(served=self._served))
+        links = _LINKS if self._served else ""
+        self._text(_asset("map.html").format(policy=policy, style=style, links=links))
         coded = [_coded(each, order) for each in colourings]
         nearest, distances, farthest = _neighbours(found, order)
         facts = {
             "n": len(found),
+            "served": self._served,
             "k": nearest.shape[1],
             "side": side_for(len(found)),
             "columns": columns_of(len(found)),
@@ -94,6 +102,8 @@ class _Page:
         self.packed("paths", np.frombuffer(paths, np.uint8))
         self.packed("nearest", nearest)
         self.packed("distances", distances)
+        if self._served:
+            self.packed("ids", found.ids[order].astype(np.float64))
 
     def packed(self, name: str, values: NDArray[np.generic]) -> None:
         """Write an array, compressed."""
@@ -176,6 +186,20 @@ def _told(found: ImageMap) -> str:
 def _json(facts: Mapping[str, object]) -> str:
     """Return JSON that ends no element."""
     return json.dumps(facts).replace("<", "\\u003c")
+
+
+def page_policy(*, served: bool) -> str:
+    """Return what a page may load: its own script and style, and pictures."""
+    place = "'self'" if served else "file:"
+    return (
+        f"default-src 'none'; script-src '{_digest(_script())}'; "
+        f"style-src '{_digest(_asset('map.css'))}'; "
+        f"img-src data: blob: {place}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _script() -> str:
+    return _asset("map_data.js") + _asset("map_view.js")
 
 
 def _asset(name: str) -> str:

@@ -25,12 +25,22 @@ from imgsim.server.endpoints import ENDPOINTS, JSON, Call, Endpoint, as_json
 from imgsim.server.guard import Guard
 from imgsim.server.openapi import document
 from imgsim.server.problems import FAILURES, problem, problem_of
-from imgsim.server.service import NoSuchImage, Service
+from imgsim.server.refusals import NoSuchImage
+from imgsim.server.service import Service
 from imgsim.server.settings import ServerSettings
 
 API = "/api/v1"
 _STATIC = Path(__file__).parent / "static"
-_PAGES = {"/": "browse.html", "/image/{id:int}": "image.html", "/search": "search.html"}
+_PAGES = {
+    "/": "browse.html",
+    "/image/{id:int}": "image.html",
+    "/search": "search.html",
+    "/duplicates": "duplicates.html",
+    "/outliers": "outliers.html",
+    "/map": "map.html",
+    "/evaluation": "evaluation.html",
+    "/favicon.ico": "icon.svg",
+}
 _LARGEST_ID = (1 << 63) - 1
 
 Answer = Callable[[Request], Awaitable[Response]]

@@ -11,13 +11,14 @@ from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 
 from imgsim.output.listing import Listing, neighbour_rows, write_jsonl
+from imgsim.output.map_page import page_policy
 from imgsim.results import ImageNeighbours
 from imgsim.server import schema
 from imgsim.server.service import Service
 
 JSON, JPEG, LINES = "application/json", "image/jpeg", "application/x-ndjson"
 ARROW = "application/vnd.apache.arrow.stream"
-IMAGE = "image/*"
+HTML, IMAGE = "text/html", "image/*"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ def _arrow(lists: Listing[ImageNeighbours]) -> Iterator[bytes]:
                 part.seek(0)
                 part.truncate()
         yield part.getvalue()
+
+
+def _map_page(service: Service, call: Call) -> Response:
+    policy = f"{page_policy(served=True)}; frame-ancestors 'none'"
+    headers = {"content-security-policy": policy}
+    return Response(service.review.map_page(call.query), headers=headers, media_type=HTML)
 
 
 ENDPOINTS = (
@@ -169,5 +176,84 @@ ENDPOINTS = (
         _lists,
         query=schema.Lists,
         answer=LINES,
+    ),
+    Endpoint(
+        "GET",
+        "/activity",
+        "Say how many images are stored, and what runs beside.",
+        lambda service, _: service.review.activity(),
+        answer=schema.Activity,
+    ),
+    Endpoint(
+        "GET",
+        "/duplicates",
+        "List groups of near-duplicates, a page at a time; ask again until there is no progress.",
+        lambda service, call: service.review.duplicates(call.query),
+        query=schema.Duplicates,
+        answer=schema.DuplicatePage,
+    ),
+    Endpoint(
+        "POST",
+        "/duplicates/ignore",
+        "Remember that images are no duplicates of the first one.",
+        lambda service, call: service.review.ignore(call.body),
+        body=schema.Judged,
+        answer=schema.Change,
+    ),
+    Endpoint(
+        "POST",
+        "/duplicates/unignore",
+        "Forget that images are no duplicates of the first one.",
+        lambda service, call: service.review.unignore(call.body),
+        body=schema.Judged,
+        answer=schema.Change,
+    ),
+    Endpoint(
+        "POST",
+        "/duplicates/move",
+        "Move images away, as another one is kept.",
+        lambda service, call: service.review.move(call.body),
+        body=schema.Moved,
+        answer=schema.Change,
+    ),
+    Endpoint(
+        "POST",
+        "/duplicates/undo",
+        "Bring back what was moved away.",
+        lambda service, call: service.review.undo(call.body),
+        body=schema.Undone,
+        answer=schema.Change,
+    ),
+    Endpoint(
+        "GET",
+        "/outliers",
+        "List the images that are farthest from all others; ask again until there is no progress.",
+        lambda service, call: service.review.outliers(call.query),
+        query=schema.AskedOutliers,
+        answer=schema.OutlierPage,
+    ),
+    Endpoint(
+        "GET",
+        "/evaluation",
+        "Say how well labelled images are retrieved; ask again until there is no progress.",
+        lambda service, call: service.review.sheet(call.query),
+        query=schema.AskedSheet,
+        answer=schema.Sheet,
+    ),
+    Endpoint(
+        "GET",
+        "/map",
+        "Lay out a map of all images; ask again until there is no progress.",
+        lambda service, call: service.review.map(call.query),
+        query=schema.AskedMap,
+        answer=schema.Finding,
+    ),
+    Endpoint(
+        "GET",
+        "/map/page",
+        "Return the page of a map that was laid out.",
+        _map_page,
+        query=schema.AskedMap,
+        answer=HTML,
     ),
 )

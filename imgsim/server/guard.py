@@ -53,7 +53,7 @@ class Guard:
         host = headers.get("host", "")
         if not self._settings.is_own(host):
             return problem(421, "this server is not called so")
-        if scope["method"] not in _SAFE and not _is_own_page(headers, f"http://{host}"):
+        if scope["method"] not in _SAFE and not _is_own_page(headers, host):
             return problem(403, "a page of another site may not do that")
         return self._stranger(scope, headers)
 
@@ -79,10 +79,11 @@ class Guard:
         return hmac.compare_digest(given.encode(), self._settings.key.encode())
 
 
-def _is_own_page(headers: Headers, own: str) -> bool:
+def _is_own_page(headers: Headers, host: str) -> bool:
     """Say whether a request comes from a page of this server, or from no page at all."""
+    own = {f"http://{host}", f"https://{host}"}  # the latter where a proxy stands before the socket
     site = headers.get("sec-fetch-site", "none")
-    return headers.get("origin", own) == own and site in {"same-origin", "none"}
+    return headers.get("origin", f"http://{host}") in own and site in {"same-origin", "none"}
 
 
 def _cookie(headers: Headers, name: str) -> str:
@@ -122,7 +123,7 @@ def _with_policy(send: Send) -> Send:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in _POLICY.items():
-                headers[name] = value
+                headers.setdefault(name, value)
             headers.setdefault("cache-control", "no-store")
         await send(message)
 

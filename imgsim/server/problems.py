@@ -10,20 +10,34 @@ from starlette.responses import Response
 from imgsim.errors import (
     CollectionError,
     EncoderError,
+    ExtraMissing,
     ImageError,
     ImageUnavailable,
     ImgsimError,
+    LabelError,
+    ManifestError,
+    OutputError,
+    RadiusUnknown,
+    StoreError,
 )
-from imgsim.server.service import NoSuchImage
+from imgsim.server.refusals import NoSuchImage, NotAllowed, NotReady
 from imgsim.text import printable
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (NoSuchImage, 404),
+    (NotAllowed, 403),
+    (NotReady, 409),
     (ClientDisconnect, 408),
     (ImageUnavailable, 410),
     (ImageError, 422),
     (EncoderError, 409),
+    (RadiusUnknown, 409),
+    (ExtraMissing, 501),
     (CollectionError, 503),
+    (StoreError, 503),
+    (ManifestError, 409),
+    (OutputError, 409),
+    (LabelError, 409),
     (ValueError, 400),
 )
 
@@ -49,7 +63,16 @@ class Refused(Exception):
         self.reason = reason
 
 
-FAILURES = Refused, ClientDisconnect, NoSuchImage, ImgsimError, ValueError, OSError
+FAILURES = (
+    Refused,
+    ClientDisconnect,
+    NoSuchImage,
+    NotAllowed,
+    NotReady,
+    ImgsimError,
+    ValueError,
+    OSError,
+)
 """What answering raises for requests that fail."""
 
 

@@ -2,8 +2,9 @@
 
 import os
 import socket
-from collections.abc import Callable
-from contextlib import closing
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def serve(
     """
     directory = Directory.open(Path(absolute(os.fspath(path))), create=False, device=device)
     with closing(directory), _listening(settings) as listening:
-        settings = replace(settings, token=settings.key, port=listening.getsockname()[1])
+        settings = replace(settings, token=settings.key)
+        if not settings.unix_socket:
+            settings = replace(settings, port=listening.getsockname()[1])
         config = uvicorn.Config(
             create_app(directory, settings),
             log_level="warning",
@@ -46,12 +49,40 @@ def serve(
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _listening(settings: ServerSettings) -> socket.socket:
+@contextmanager
+def _listening(settings: ServerSettings) -> Iterator[socket.socket]:
+    where = settings.unix_socket or f"{settings.host}:{settings.port}"
     try:
+        listening = _bound(settings)
+    except OSError as error:
+        other = "--unix-socket" if settings.unix_socket else "--port"
+        raise PortTaken(f"{where}: {error.strerror or error}; choose another {other}") from error
+    try:
+        with listening:
+            yield listening
+    finally:
+        if settings.unix_socket:
+            Path(settings.unix_socket).unlink(missing_ok=True)
+
+
+def _bound(settings: ServerSettings) -> socket.socket:
+    """Return a socket that listens, or raise OSError. One of a path is for its owner alone."""
+    path = settings.unix_socket
+    if not path:
         kind = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         return socket.create_server((settings.host, settings.port), family=kind)
-    except OSError as error:
-        reason = error.strerror or error
-        raise PortTaken(
-            f"{settings.host}:{settings.port}: {reason}; choose another --port"
-        ) from error
+    _remove_left_over(path)
+    former = os.umask(0o177)
+    try:
+        return socket.create_server(path, family=socket.AF_UNIX)
+    finally:
+        os.umask(former)
+
+
+def _remove_left_over(path: str) -> None:
+    """Remove the socket of a server that was killed."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            with socket.socket(socket.AF_UNIX) as asking:
+                if asking.connect_ex(path):
+                    os.unlink(path)

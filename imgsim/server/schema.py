@@ -153,3 +153,208 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+
+
+class Progress(BaseModel):
+    """How many of ``total`` items of a stage of the work are done."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    stage: str
+    done: int
+    total: int
+
+
+class Finding(BaseModel):
+    """What takes long to find: its ``progress`` until it is there.
+
+    It is ``current`` unless the collection was changed since.
+    """
+
+    progress: Progress | None = None
+    current: bool = True
+
+
+class Duplicates(Asked):
+    """Which images are duplicates, as the options of ``imgsim duplicates``, and a page of groups.
+
+    ``anew`` looks again, where a result is there already.
+    """
+
+    after: int = Field(0, ge=0)
+    most: int = Field(50, ge=1, le=MOST)
+    radius: float | None = Field(None, ge=0, allow_inf_nan=False)
+    keep: Literal["largest", "oldest", "newest", "shortest-path"] = "largest"
+    mirror: bool = False
+    rotate: bool = False
+    anew: bool = False
+
+
+class Member(BaseModel):
+    """An image in a group of duplicates: ``kind`` and ``distance`` are beside the first one."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    path: str
+    kind: str
+    distance: float
+    width: int
+    height: int
+    bytes: int
+    format: str
+    modified: float
+
+
+class Group(BaseModel):
+    """Images of which each is a duplicate of each other; the first one is the best to keep."""
+
+    members: list[Member]
+
+
+class DuplicatePage(Finding):
+    """Some groups of all ``found`` ones, and where to go on; ``after`` is 0 on the last page.
+
+    Members that are no longer stored, or judged meanwhile, are left out.
+    """
+
+    groups: list[Group] = []
+    found: int = 0
+    images: int = 0
+    radius: float = 0.0
+    after: int = 0
+
+
+class AskedOutliers(Asked):
+    """How many outliers are wanted, by the distance to the ``k``-th nearest other image."""
+
+    k: int = Field(5, ge=1, le=100)
+    most: int = Field(100, ge=1, le=MOST)
+    anew: bool = False
+
+
+class Outlier(BaseModel):
+    """An image that is far from all others, robust ``deviations`` above the median."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    rank: int
+    id: int
+    path: str
+    distance: float
+    deviations: float
+    look: str
+
+
+class OutlierPage(Finding):
+    """The images that are farthest from others, the farthest first."""
+
+    outliers: list[Outlier] = []
+    images: int = 0
+    median: float = 0.0
+    beyond: int = 0
+
+
+class AskedMap(Asked):
+    """How a map is laid out."""
+
+    method: Literal["linear", "fast", "good"] = "fast"
+    anew: bool = False
+
+
+class AskedSheet(Asked):
+    """Whether to evaluate once more."""
+
+    anew: bool = False
+
+
+class Measure(BaseModel):
+    """How well some embeddings retrieve, as means over the queries."""
+
+    name: str
+    recall: dict[int, float]
+    p10: float
+    map: float
+
+
+class Neighbour(BaseModel):
+    """An image of an evaluation; ``id`` is 0 for one that is not stored."""
+
+    id: int
+    path: str
+    label: str
+
+
+class SheetRow(BaseModel):
+    """A query of an evaluation, and its nearest images."""
+
+    query: Neighbour
+    nearest: list[Neighbour]
+
+
+class Sheet(Finding):
+    """How well the labelled images are retrieved, and some queries."""
+
+    images: int = 0
+    queries: int = 0
+    measures: list[Measure] = []
+    rows: list[SheetRow] = []
+
+
+class Judged(Asked):
+    """Stored images: the others are no duplicates of the first one."""
+
+    ids: list[_Id] = Field(min_length=2, max_length=MOST)
+
+
+class Moved(Asked):
+    """Stored images that are moved away, as another one is kept."""
+
+    keep: _Id
+    move: list[_Id] = Field(min_length=1, max_length=MOST)
+
+
+class Left(BaseModel):
+    """A file that nothing was done to, and why."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    path: str
+    reason: str
+
+
+class Change(BaseModel):
+    """What was done: a ``number`` by which it can be undone, 0 if nothing was; how many, what not.
+
+    ``manifest`` is for ``imgsim restore``; it is empty where nothing was moved.
+    """
+
+    number: int
+    done: int
+    left: list[Left] = []
+    manifest: str = ""
+
+
+class Undone(Asked):
+    """The number of a change."""
+
+    number: int = Field(ge=1)
+
+
+class Training(BaseModel):
+    """The last epoch of a training that runs, and the loss on images that it is not trained on."""
+
+    epoch: int
+    loss: float
+
+
+class Activity(BaseModel):
+    """How many images are stored, and what runs beside; ``may`` has what the server may do.
+
+    ``writer`` says who writes to the collection, and is empty if nobody does.
+    """
+
+    images: int
+    writer: str
+    training: Training | None
+    may: list[Literal["ignore", "move", "evaluate"]]

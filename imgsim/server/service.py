@@ -17,14 +17,12 @@ from imgsim.results import EmbeddingMatches, ImageInfo, ImageNeighbours
 from imgsim.searcher import Searcher
 from imgsim.server import schema
 from imgsim.server.current import Current
+from imgsim.server.refusals import NoSuchImage
+from imgsim.server.review import Review
 from imgsim.server.settings import ServerSettings
 from imgsim.server.thumbnails import Thumbnails
 
 _AWAY = 0.5  # how far examples that are not wanted move a query, in differences of means
-
-
-class NoSuchImage(LookupError):
-    """No stored image has the id or the path."""
 
 
 class Service:
@@ -36,6 +34,7 @@ class Service:
         self._max_pixels = settings.max_pixels
         self._current = Current(directory)
         self._thumbnails = Thumbnails(directory.path / THUMBNAILS, settings.thumbnail_bytes)
+        self.review = Review(directory, settings)
 
     def close(self) -> None:
         """Release what is open."""

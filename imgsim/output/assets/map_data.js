@@ -18,7 +18,7 @@ const ready = new Promise((done) => addEventListener("DOMContentLoaded", done));
 
 // --- Data -------------------------------------------------------------------------------------
 
-let places, codes = [], nearest, distances, pathBytes, pathStarts, paths, lower, sizes;
+let places, codes = [], nearest, distances, pathBytes, pathStarts, paths, lower, sizes, ids;
 
 async function loadPlaces() {
   places = new Uint16Array(await unpack("data-places"));
@@ -33,6 +33,7 @@ async function loadRest() {
   nearest = new Int32Array(await unpack("data-nearest"));
   distances = new Uint16Array(await unpack("data-distances"));
   sizes = new Uint8Array(await unpack("data-sizes"));
+  if (facts.served) ids = new Float64Array(await unpack("data-ids"));
   const text = new TextDecoder().decode(pathBytes);
   paths = text.split("\0");
   lower = text.toLowerCase().split("\0");
@@ -45,7 +46,10 @@ const shown = (text) => text.replace( // all but joiners, which are parts of wor
 );
 const nameOf = (image) => shown(paths[image].slice(paths[image].lastIndexOf("/") + 1));
 
+const pageOf = (image) => (ids ? `/image/${ids[image]}` : addressOf(image));
+
 function addressOf(image) {
+  if (ids) return `/api/v1/images/${ids[image]}/picture?size=large`;
   let address = "file://";
   for (let at = pathStarts[image]; at < pathStarts[image + 1] - 1; at++) {
     const character = String.fromCharCode(pathBytes[at]);

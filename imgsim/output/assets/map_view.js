@@ -243,7 +243,7 @@ function choose(image) {
   hover(-1);
   close.textContent = "Close";
   close.onclick = () => { choose(-1); canvas.focus(); };
-  link.href = addressOf(image);
+  link.href = pageOf(image);
   link.target = "_blank";
   link.append(pictureElement(image));
   list.id = "nearest";

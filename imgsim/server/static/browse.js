@@ -65,7 +65,24 @@ async function folders() {
   list.append(...names.flatMap((name) => [folderLink(name, `${place.replace(/\/$/, "")}/${name}`), " "]));
 }
 
+// What runs beside: who writes, how a training goes, how many images came since.
+async function activity(before = null) {
+  const { images, writer, training } = await ask("/activity");
+  const here = document.getElementById("activity");
+  const parts = [`${images.toLocaleString()} images`];
+  if (writer) parts.push(`being written to by ${writer}`);
+  if (training) parts.push(`training: epoch ${training.epoch}, loss ${training.loss.toPrecision(4)}`);
+  const text = parts.join(" · ");
+  if (here.dataset.text !== text) here.replaceChildren(text);
+  here.dataset.text = text;
+  if (before !== null && images !== before && here.children.length === 0) {
+    here.append(" · ", make("a", { href: location.href, textContent: "show what is new" }));
+  }
+  setTimeout(() => tell(activity(before ?? images)), 5000);
+}
+
 new IntersectionObserver((entries) => {
   if (entries.some((entry) => entry.isIntersecting)) tell(more());
 }, { rootMargin: `${KEPT}px` }).observe(end);
 tell(folders());
+tell(activity());

@@ -58,6 +58,55 @@ export function distance(match) {
   return `${match.rank} · ${match.distance.toPrecision(6)}`;
 }
 
+const PAGES = { "/": "Browse", "/search": "Search", "/duplicates": "Duplicates", "/outliers": "Outliers", "/map": "Map", "/evaluation": "Evaluation" };
+
+document.getElementById("pages").append(...Object.entries(PAGES).map(([href, textContent]) => {
+  const here = location.pathname === href ? { ariaCurrent: "page" } : {};
+  return make("a", { href, textContent, ...here });
+}));
+
+// What takes long is asked for again until it is there; meanwhile the place says how far it is.
+export async function found(path, query, place) {
+  for (;;) {
+    const answer = await ask(`${path}?${query}`);
+    query.delete("anew");
+    if (!answer.progress) {
+      const again = make("button", { textContent: "look again" });
+      again.addEventListener("click", () => { location.hash = "anew"; location.reload(); });
+      place.replaceChildren(...(answer.current ? [] : ["The collection has changed since. ", again]));
+      return answer;
+    }
+    const { stage, done, total } = answer.progress;
+    const bar = make("progress", { max: total || 1, ariaLabel: stage, ...(total ? { value: done } : {}) });
+    place.replaceChildren(`${stage} ${done.toLocaleString()} of ${total.toLocaleString()} `, bar);
+    await new Promise((resolve) => { setTimeout(resolve, 400); });
+  }
+}
+
+// The fields of a page, by the names of what they say; a change of one asks anew.
+export function fields(names) {
+  const asked = new URLSearchParams(location.search);
+  const query = new URLSearchParams();
+  for (const name of names) {
+    const field = document.getElementById(name);
+    const given = asked.get(name);
+    if (field.type === "checkbox") field.checked = given === "true";
+    else field.value = given ?? field.value;
+    const value = field.type === "checkbox" ? (field.checked ? "true" : "") : field.value;
+    if (value) query.set(name, value);
+    field.addEventListener("change", () => {
+      const changed = field.type === "checkbox" ? (field.checked ? "true" : "") : field.value;
+      if (changed) asked.set(name, changed); else asked.delete(name);
+      location.search = asked;
+    });
+  }
+  if (location.hash === "#anew") {
+    query.set("anew", "true");
+    history.replaceState(null, "", location.pathname + location.search);
+  }
+  return query;
+}
+
 const HELP = "arrows: from picture to picture · Enter: open · /: the first field · Esc: leave it · ?: this line";
 
 function focusBeside(key) {
