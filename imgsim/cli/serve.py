@@ -37,8 +37,8 @@ def serve(
     """Look at the collection and search it in a browser, and over REST.
 
     The address that is printed has a token, without which nobody is answered. Nothing changes the
-    collection or your files, but for thumbnails, which are kept in the collection, and what
-    --allow-changes allows.
+    collection or your files, but for thumbnails and the distance of duplicates, which are kept in
+    the collection, and what --allow-changes allows.
     """
     options: Options = ctx.obj
     try:

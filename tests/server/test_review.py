@@ -261,7 +261,10 @@ def server_at(path, collection, *more):
     command = [sys.executable, "-m", "imgsim", "-c", str(collection.path), "serve", *more]
     command += ["--unix-socket", str(path), "--token", KEY]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible,  # noqa: PLW1509 - as elsewhere
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=interruptible,  # noqa: PLW1509 - as elsewhere
     ) as process:
         try:
             yield process

@@ -392,7 +392,7 @@ class TestChanges:
 
 class TestPages:
     def test_pages_have_no_inline_code_and_lead_nowhere_else(self, client):
-        for path in ("/", "/image/1", "/search"):
+        for path in ("/", "/image/1", "/search", "/duplicates", "/outliers", "/map", "/evaluation"):
             answer = client.get(path)
             policy = answer.headers["content-security-policy"]
             assert "script-src 'self';" in policy
