@@ -53,6 +53,7 @@ class Notices:
         self._unnoticed: set[str] = set()
         self._early: set[str] = set()
         self._told: set[str] = set()
+        self._problem = ""
         self._all_due = time.monotonic() + pace.seldom
         self._unnoticed_due = time.monotonic() + pace.often
         self._start()
@@ -82,9 +83,8 @@ class Notices:
             return set()
         try:
             changes = {path for _, path in next(self._stream)}
-        except (RuntimeError, OSError) as error:  # as of a name that is not UTF-8
-            _LOG.debug("notices end: %s", error)
-            self._stream, self._unnoticed = None, set(self._roots)
+        except (RuntimeError, OSError) as error:  # a limit of the kernel, or a name not in UTF-8
+            self._stream, self._unnoticed, self._problem = None, set(self._roots), f" ({error})"
             return set()
         real = cache(os.path.realpath)
         for path in [path for path in changes if not path.startswith(self._own)]:
@@ -122,7 +122,7 @@ class Notices:
         there = [root for root in self._roots if self._seen[root] is not None]
         noticed = [root for root in there if _is_noticed(root)]
         self._unnoticed = set(there).difference(noticed)
-        self._stream = None
+        self._stream, self._problem = None, ""
         if noticed:
             self._stream = watch(
                 *noticed,
@@ -136,7 +136,9 @@ class Notices:
             )
             self._early |= self._next()
         for root in sorted(self._unnoticed - self._told):
-            _LOG.warning("%s: changes are not noticed there; it is looked at again and again", root)
+            _LOG.warning(
+                "%s: looks now and then, as nobody says what changes%s", root, self._problem
+            )
         self._told |= self._unnoticed
 
 
