@@ -25,8 +25,10 @@ from imgsim.jobs import forget
 from imgsim.jobs.compact import compact, everything, tidy, what_pays
 from imgsim.jobs.facts import facts
 from imgsim.jobs.ingest import ingest, preview
-from imgsim.jobs.neighbours import NeighbourLists, paths_of
+from imgsim.jobs.neighbours import NeighbourLists
 from imgsim.jobs.repair import damages, repair
+from imgsim.jobs.rows import write_rows
+from imgsim.jobs.watch import watch
 from imgsim.options import (
     MAX_PIXELS,
     DecodeRules,
@@ -168,6 +170,21 @@ class Collection:
             return preview(self._directory, files, settings)
         return ingest(self._directory, roots, files, settings, on_progress)
 
+    def watch(
+        self,
+        paths: Paths,
+        settings: IngestSettings | None = None,
+        on_progress: Progress | None = None,
+    ) -> Iterator[IngestReport]:
+        """Ingest, and go on with what is new or changed, in batches, as it comes.
+
+        Yields the report of the first :meth:`ingest`, which ``on_progress`` is about, and one of
+        each batch that did something. Others may write between them. A file counts when its size
+        and time are still. Ctrl-C ends it where nothing is to be done. May raise ExtraMissing.
+        """
+        roots = [absolute(path) for path in listed(paths) if path]
+        return watch(self._directory, roots, settings or IngestSettings(), on_progress)
+
     def compact(self, *, dry_run: bool = False) -> CompactReport:
         """Merge small segments; drop embeddings of removed images, and by previous encoders.
 
@@ -291,12 +308,12 @@ class Collection:
     def export_embeddings(self, path: PathLike) -> int:
         """Write ids, paths and embeddings as .npz, .parquet or .pkl; return the row count."""
         check_target(Path(path), EMBEDDINGS)
-        return self._export(export.write_embeddings, path)
+        return write_rows(self._directory, export.write_embeddings, Path(path))
 
     def export_index(self, path: PathLike) -> int:
         """Write a FAISS ``IndexIDMap2`` to a .faiss file; return the row count."""
         check_target(Path(path), INDEXES)
-        return self._export(export.write_index, path)
+        return write_rows(self._directory, export.write_index, Path(path))
 
     def evaluate(
         self,
@@ -380,17 +397,3 @@ class Collection:
         if encoder is None or encoder.fingerprint != record.fingerprint:
             self._encoder = encoder = self._directory.load_encoder(record)
         return encoder
-
-    def _export(self, write: Callable[[Path, export.Embeddings], None], path: PathLike) -> int:
-        with (
-            self._directory.reading() as snapshot,
-            self._directory.gallery(snapshot) as gallery,
-        ):
-            blocks = (
-                (ids, [names[i] for i in ids.tolist()], rows)
-                for ids, rows in gallery.blocks()
-                for names in (paths_of(snapshot, ids.tolist()),)
-            )
-            n = len(gallery)
-            write(Path(path), export.Embeddings(blocks, n, gallery.dim, snapshot.longest_path()))
-        return n

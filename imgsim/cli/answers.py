@@ -30,7 +30,7 @@ QueryFormat = Literal["table", "jsonl", "csv", "paths"]
 
 def print_json(facts: dict[str, Any]) -> None:
     """Print facts in a line of JSON, with the number of its schema."""
-    print(json.dumps({"schema": JSON_SCHEMA, **facts}))
+    print(json.dumps({"schema": JSON_SCHEMA, **facts}), flush=True)
 
 
 def print_facts(facts: dict[str, Any]) -> None:

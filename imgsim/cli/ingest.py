@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from imgsim.cli.answers import print_facts, print_images, print_json, print_refused
-from imgsim.cli.console import interruptible, progress_bar, say
+from imgsim.cli.console import interruptible, progress_bar, say, show_warnings
 from imgsim.cli.options import (
     DryRun,
     Exclude,
@@ -23,6 +23,8 @@ from imgsim.cli.options import (
 from imgsim.errors import ImageError
 from imgsim.options import MAX_PIXELS, Damaged, IngestSettings
 from imgsim.results import IngestReport
+
+_INTERRUPTED = "interrupted: what is encoded was stored; run the same command again to go on"
 
 
 def ingest(
@@ -48,10 +50,20 @@ def ingest(
     strict: Annotated[
         bool, typer.Option(help="Exit with 20 if any file was not read, not only if none was.")
     ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Go on with what is new or changed, as it comes, until Ctrl-C; `pip install "
+            "'imgsim[watch]'`. Images whose files are deleted stay until `imgsim prune`.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Store images that are new or changed."""
     options: Options = ctx.obj
+    if watch and (from_file is not None or dry_run or strict):
+        raise typer.BadParameter("--watch goes with none of --from-file, --dry-run and --strict")
     roots = roots_of(paths, from_file, null=null)
     try:
         settings = IngestSettings(
@@ -64,6 +76,9 @@ def ingest(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    if watch:
+        _watch(roots, settings, options, as_json=as_json)
+        return
     try:
         with (
             options.open() as collection,
@@ -72,12 +87,29 @@ def ingest(
         ):
             report = collection.ingest(roots, settings, dry_run=dry_run, on_progress=on_progress)
     except KeyboardInterrupt:
-        say("interrupted: what is encoded was stored; run the same command again to go on")
+        say(_INTERRUPTED)
         raise
     _print_ingest(report, options, dry_run=dry_run, as_json=as_json)
     bad = len(report.refused) + len(report.unreachable)
     if bad and (strict or bad == report.seen):
         raise typer.Exit(ImageError.exit_code)
+
+
+def _watch(roots: list[str], settings: IngestSettings, options: Options, *, as_json: bool) -> None:
+    show_warnings("imgsim.images.notices")
+    show_warnings("imgsim.jobs.watch")
+    try:
+        with options.open() as collection, interruptible("ending; Ctrl-C again leaves at once"):
+            with progress_bar("ingest", quiet=options.quiet) as on_progress:
+                reports = collection.watch(roots, settings, on_progress)
+                report = next(reports)
+            _print_ingest(report, options, dry_run=False, as_json=as_json)
+            options.note("watching; Ctrl-C ends it")
+            for report in reports:
+                _print_ingest(report, options, dry_run=False, as_json=as_json)
+    except KeyboardInterrupt:
+        say(_INTERRUPTED)
+        raise
 
 
 def _print_ingest(report: IngestReport, options: Options, *, dry_run: bool, as_json: bool) -> None:

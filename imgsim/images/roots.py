@@ -44,15 +44,15 @@ class Roots:
 
     def of(self, path: str) -> str:
         """Return the innermost root that a path is in; its folder if it is in none."""
-        parents = list(_parents(path))
-        return next((parent for parent in parents if parent in self._folders), parents[0])
+        above = list(parents(path))
+        return next((parent for parent in above if parent in self._folders), above[0])
 
     def are_away(self, path: str) -> bool:
         """Say whether the root of a path is missing or empty, as when a drive is not plugged in."""
         return self.state(self.of(path)) is not State.filled
 
 
-def _parents(path: str) -> Iterator[str]:
+def parents(path: str) -> Iterator[str]:
     """Yield the folders that a path is in, the innermost first."""
     while (parent := os.path.dirname(path)) != path:
         yield parent

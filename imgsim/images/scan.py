@@ -10,6 +10,7 @@ from imgsim.errors import ImageError, ImageUnavailable, unavailable
 from imgsim.exclusions import Exclusions
 from imgsim.files import absolute, mtime_ns
 from imgsim.images.formats import suffixes
+from imgsim.images.roots import parents
 from imgsim.records import ImageFile
 
 _COLLECTION = "catalog.db", "segments"  # what a folder that is one holds
@@ -42,6 +43,7 @@ def find(
     exclude: str | Iterable[str] = (),
     collection: str | None = None,
     notes: Notes | None = None,
+    only: Iterable[str] | None = None,
 ) -> Iterator[ImageFile | ImageError]:
     """Yield the regular files at and under ``roots``, in the order of the roots and sorted in each.
 
@@ -53,16 +55,37 @@ def find(
     files that are roots, too; there the paths are relative to the working directory. An empty root
     is nothing; ``collection`` is a directory that is never entered. What cannot be looked at is
     yielded as an :class:`ImageUnavailable`. Paths are absolute; links in them are kept. ``notes``
-    are taken on the way.
+    are taken on the way. With ``only``, no more is looked at than leads to these absolute paths,
+    and all that is under them.
     """
     named = {absolute(root): None for root in roots if root}
-    walk = _Walk(named, Exclusions(exclude), notes or Notes())
+    places = None if only is None else _Places(only)
+    walk = _Walk(named, Exclusions(exclude), notes or Notes(), places)
     if collection is not None and os.path.isdir(collection):
         walk.entered.add(_identity(os.stat(collection)))
     for root in named:
-        yield from walk.under(root, root)
+        if places is None or places.concern(root):
+            yield from walk.under(root, root)
     while walk.links:
         yield from walk.under(*walk.links.popleft())
+
+
+class _Places:
+    """The paths that a search is about."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = frozenset(paths)
+        self._towards = self._paths.union(*map(parents, self._paths))
+
+    def concern(self, path: str) -> bool:
+        """Say whether a path leads to one of them, or is under it."""
+        return path in self._towards or not self._paths.isdisjoint(parents(path))
+
+    def below(self, directory: str, found: list[str]) -> list[str]:
+        """Return those of the entries of a directory that concern them."""
+        if directory in self._paths or not self._paths.isdisjoint(parents(directory)):
+            return found
+        return [path for path in found if path in self._towards]
 
 
 class _Walk:
@@ -71,12 +94,19 @@ class _Walk:
     Each of these is a path and the root that it is under.
     """
 
-    def __init__(self, named: dict[str, None], exclusions: Exclusions, notes: Notes) -> None:
+    def __init__(
+        self,
+        named: dict[str, None],
+        exclusions: Exclusions,
+        notes: Notes,
+        places: _Places | None = None,
+    ) -> None:
         self.entered: set[tuple[int, int]] = set()
         self.links: deque[tuple[str, str]] = deque()
         self._named = named
         self._exclusions = exclusions
         self._notes = notes
+        self._places = places
         self._linked: set[tuple[int, int]] = set()
         self._here = absolute(".").rstrip("/") + "/"
 
@@ -124,6 +154,8 @@ class _Walk:
         self.entered.add(_identity(facts))
         if not is_root and device != facts.st_dev:
             self._notes.drives.add(directory)
+        if self._places is not None:
+            found, links = (self._places.below(directory, each) for each in (found, links))
         self.links.extend((link, root) for link in links)
         return found
 

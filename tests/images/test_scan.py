@@ -110,3 +110,16 @@ def test_files_with_several_names_are_noted(tree):
     assert notes.inodes == dict.fromkeys(
         [f"{tree}/a.jpg", f"{tree}/trip/same.jpg"], (facts.st_dev, facts.st_ino)
     )
+
+
+@pytest.mark.parametrize(
+    "only", ["trip/c.jpg", "trip", "trip/raw", "", "a.jpg", "old/x.jpg", "gone"]
+)
+def test_a_search_for_a_few_paths_finds_what_the_whole_one_does(tree, only):
+    (tree / "link").symlink_to("trip")
+    (tree / "old" / "x.jpg").touch()
+    for roots in ([tree], [tree, tree / "trip"], [tree / "trip" / "raw", tree], [tree / "trip"]):
+        place = os.path.normpath(tree / only)
+        everything = [file.path for file in find(map(str, roots))]
+        expected = [path for path in everything if f"{path}/".startswith(f"{place}/")]
+        assert [file.path for file in find(map(str, roots), only=[place])] == expected
