@@ -128,18 +128,16 @@ def test_pages_are_sound_at_each_width_in_light_and_dark(page, name, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_browse_shows_every_image_as_one_scrolls(page):
+def test_browse_shows_more_as_one_scrolls_and_gives_up_what_is_out_of_sight(page):
     page.set_viewport_size({"width": WIDTHS[1], "height": 500})
     page.goto("/")
-    for number in range(2_000 // 120 + 1):
+    for number in range(5):
         page.locator(f".part:nth-child({number + 1})").wait_for(state="attached")
         page.mouse.wheel(0, 1_000_000)
-    expect(page.locator("#end")).to_have_text("these are all")
     parts = "[...document.querySelectorAll('.part')].flatMap((p) => p.images.map((i) => i.id))"
     ids = page.evaluate(parts)
-    assert (len(ids), len(set(ids))) == (2_000, 2_000)
-    expect(page.locator(".card").last).to_be_visible()
-    assert cards(page).count() < 500  # those out of sight are given up
+    assert ids == list(range(1, len(ids) + 1))
+    assert cards(page).count() < len(ids) - 100
 
 
 def test_browse_sorts_filters_and_opens_folders(page, stored):
