@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_origin
+from urllib.parse import parse_qsl
 
 import anyio
 from anyio import to_thread
@@ -150,9 +151,12 @@ async def _call(endpoint: Endpoint, request: Request) -> Call:
 
 
 def _parameters(model: type[BaseModel], request: Request) -> dict[str, Any]:
-    """Return the parameters of a query; those that may be repeated are lists."""
+    """Return the parameters of a query; those that may be repeated are lists.
+
+    Bytes that are not UTF-8 become lone surrogates, as in the paths of answers.
+    """
     found: dict[str, Any] = {}
-    for name, value in request.query_params.multi_items():
+    for name, value in parse_qsl(request.url.query, True, errors="surrogateescape"):
         field = model.model_fields.get(name)
         if field is not None and get_origin(field.annotation) is list:
             found.setdefault(name, []).append(value)

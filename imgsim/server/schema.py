@@ -72,14 +72,14 @@ class Listed(Asked):
     order: Order = "id"
     after: str = Field("", max_length=10_000)
     most: int = Field(100, ge=1, le=MOST)
-    under: str = Field("", max_length=4_096)
+    under: str = ""  # a limit to its length would refuse bytes that are not UTF-8
     suffix: str = Field("", max_length=16)
 
 
 class Folder(Asked):
     """The folder that is asked about."""
 
-    under: str = Field(min_length=1, max_length=4_096)
+    under: str
 
 
 class Lists(Asked):

@@ -12,6 +12,7 @@ import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 import anyio
 import pyarrow as pa
@@ -243,6 +244,10 @@ class TestImages:
         assert folders(pictures) == ["a", "a 0", "z\udcff"]
         assert folders(pictures / "a") == ["b"]
         assert folders("/nowhere") == []
+        odd = quote_from_bytes(os.fsencode(pictures / "z\udcff"))
+        page = got(client.get(f"/api/v1/images?under={odd}"))
+        assert [Path(image["path"]).name for image in page["images"]] == ["3.png"]
+        assert got(client.get(f"/api/v1/folders?under={odd}"))["folders"] == []
         asked = {"suffix": ".png", "under": str(pictures / "a")}
         page = got(client.get("/api/v1/images", params=asked))
         assert [Path(image["path"]).name for image in page["images"]] == ["2.png", "1.PNG"]

@@ -1,8 +1,9 @@
 // All stored images, as far as one scrolls.
-import { ask, card, make, shown, tell } from "./common.js";
+import { ask, card, make, parameters, query, shown, tell } from "./common.js";
 
 const KEPT = 1500; // pixels beyond the window within which pictures stay
-const asked = new URLSearchParams(location.search);
+const { order = "", under = "", suffix = "" } = parameters();
+const asked = { order, under, suffix };
 const grid = document.getElementById("images");
 const end = document.getElementById("end");
 let after = "";
@@ -10,14 +11,8 @@ let busy = false;
 
 for (const name of ["order", "suffix"]) {
   const field = document.getElementById(name);
-  field.value = asked.get(name) || field.value;
-  field.addEventListener("change", () => go(name, field.value));
-}
-
-function go(name, value) {
-  const next = new URLSearchParams(asked);
-  if (value) next.set(name, value); else next.delete(name);
-  location.search = next;
+  field.value = asked[name] || field.value;
+  field.addEventListener("change", () => { location.search = query({ ...asked, [name]: field.value }); });
 }
 
 // A part far from the window keeps its height and gives up its pictures.
@@ -36,9 +31,7 @@ const watcher = new IntersectionObserver((entries) => {
 async function more() {
   if (busy || after === null) return;
   busy = true;
-  const query = new URLSearchParams({ most: 120, after });
-  for (const name of ["order", "under", "suffix"]) if (asked.get(name)) query.set(name, asked.get(name));
-  const page = await ask(`/images?${query}`).finally(() => { busy = false; });
+  const page = await ask(`/images?${query({ ...asked, most: 120, after })}`).finally(() => { busy = false; });
   after = page.after || null;
   const part = make("div", { className: "grid part", images: page.images });
   part.append(...page.images.map((image) => card(image)));
@@ -49,18 +42,16 @@ async function more() {
 }
 
 function folderLink(text, place) {
-  const next = new URLSearchParams(asked);
-  next.set("under", place);
-  return make("a", { href: `/?${next}` }, make("bdi", { textContent: shown(text) }));
+  return make("a", { href: `/?${query({ ...asked, under: place })}` }, make("bdi", { textContent: shown(text) }));
 }
 
 async function folders() {
-  const place = asked.get("under") || "/";
+  const place = under || "/";
   const crumbs = document.getElementById("crumbs");
   const parts = place.split("/").filter(Boolean);
   crumbs.append(folderLink("/", "/"));
   parts.forEach((part, n) => crumbs.append(" ", folderLink(`${part}/`, `/${parts.slice(0, n + 1).join("/")}`)));
-  const { folders: names } = await ask(`/folders?${new URLSearchParams({ under: place })}`);
+  const { folders: names } = await ask(`/folders?${query({ under: place })}`);
   const list = document.getElementById("folders");
   list.append(...names.flatMap((name) => [folderLink(name, `${place.replace(/\/$/, "")}/${name}`), " "]));
 }

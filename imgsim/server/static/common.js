@@ -36,6 +36,32 @@ export function shown(path) {
   return path.replace(/[\p{Cc}\p{Cs}\p{Bidi_Control}]/gu, (each) => `\\u${each.codePointAt(0).toString(16).padStart(4, "0")}`);
 }
 
+function asQuery(text) {
+  const escaped = (each) => `%${(each.codePointAt(0) - 0xdc00).toString(16)}`;
+  return [...text].map((each) => /[\udc80-\udcff]/u.test(each) ? escaped(each) : encodeURIComponent(each)).join("");
+}
+
+function fromQuery(text) {
+  return text.replaceAll("+", " ").replace(/(%[0-9a-f]{2})+/gi, (run) => {
+    try {
+      return decodeURIComponent(run);
+    } catch {
+      const codes = run.slice(1).split("%").map((hex) => parseInt(hex, 16));
+      return String.fromCharCode(...codes.map((code) => code < 128 ? code : 0xdc00 + code));
+    }
+  });
+}
+
+// The parameters of the address. URLSearchParams would lose bytes that are not UTF-8.
+export function parameters() {
+  const pairs = location.search.slice(1).split("&").filter(Boolean).map((pair) => pair.split("="));
+  return Object.fromEntries(pairs.map(([name, value = ""]) => [name, fromQuery(value)]));
+}
+
+export function query(values) {
+  return Object.entries(values).filter(([, value]) => value !== "").map(([name, value]) => `${name}=${asQuery(String(value))}`).join("&");
+}
+
 export function nameOf(path) {
   return shown(path.slice(path.lastIndexOf("/") + 1));
 }
