@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from imgsim import Collection, DuplicateSettings
 from imgsim.curation.manifest import manifests
 from imgsim.server.settings import ServerSettings
 from imgsim.server.work import Done, Pending, Work
-from tests.conftest import interruptible
+from tests.server.serving import served
 from tests.server.test_server import KEY, client_of, got
 
 NEAR = DuplicateSettings(0.5)
@@ -256,43 +255,27 @@ class TestWork:
         assert len(made) == 10  # 0 was let go, 8 was not
 
 
-@contextmanager
-def server_at(path, collection, *more):
-    command = [sys.executable, "-m", "imgsim", "-c", str(collection.path), "serve", *more]
-    command += ["--unix-socket", str(path), "--token", KEY]
-    with subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=interruptible,  # noqa: PLW1509 - as elsewhere
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 def test_a_socket_is_its_owners_and_outlives_no_server(filled, tmp_path):
     path = tmp_path / "imgsim.sock"
-    with server_at(path, filled) as killed:
-        assert killed.stderr.readline().endswith(f"open http://localhost/?token={KEY}\n")
+    at = "--unix-socket", str(path), "--token", KEY
+    command = [sys.executable, "-m", "imgsim", "-c", str(filled.path), "serve", *at]
+    with served(filled.path, *at) as killed:
+        assert (killed.base, killed.token) == ("http://localhost", KEY)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        with server_at(path, filled) as other:
-            assert other.wait(60) == 1
-            assert "choose another --unix-socket" in other.stderr.read()
-        killed.kill()
-    with server_at(path, filled) as process:
-        assert process.stderr.readline()
+        other = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert other.returncode == 1
+        assert "choose another --unix-socket" in other.stderr
+    with served(filled.path, *at) as server:
         with socket.socket(socket.AF_UNIX) as asking:
             asking.connect(str(path))
             asking.sendall(b"GET /api/v1/health HTTP/1.0\r\nHost: proxy.example\r\n\r\n")
             assert b'{"status": "ok"}' in asking.makefile("rb").read()
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
+        server.process.send_signal(signal.SIGINT)
+        server.process.wait(60)
     assert not path.exists()
     path.write_text("a file of the user")
-    with server_at(path, filled) as refused:
-        assert refused.wait(60) == 1
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
     assert path.read_text() == "a file of the user"
 
 
@@ -301,17 +284,16 @@ def test_a_server_that_is_killed_while_it_moves_loses_nothing(stored, pictures, 
     content = {path.name: path.read_bytes() for path in pictures.iterdir()}
     path, away = tmp_path / "imgsim.sock", tmp_path / "away"
     ids = [image.id for image in stored.images()]
-    body = f'{{"keep": {ids[0]}, "move": {ids[1:]}}}'.encode()
-    with server_at(path, stored, "--allow-changes", "--move-to", str(away)) as process:
-        assert process.stderr.readline()
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.connect(str(path))
-            head = "POST /api/v1/duplicates/move HTTP/1.0\r\nHost: localhost\r\n"
-            head += f"Authorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
-            asking.sendall(head.encode() + body)
-            while len(list(away.rglob("*.jpg")) if away.exists() else []) < 5:
-                time.sleep(0.001)
-            process.kill()
+    body = json.dumps({"keep": ids[0], "move": ids[1:]}).encode()
+    may = "--allow-changes", "--move-to", str(away)
+    at = "--unix-socket", str(path), "--token", KEY
+    with served(stored.path, *at, *may), socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(path))
+        head = "POST /api/v1/duplicates/move HTTP/1.0\r\nHost: localhost\r\n"
+        head += f"Authorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
+        asking.sendall(head.encode() + body)
+        while len(list(away.rglob("*.jpg")) if away.exists() else []) < 5:
+            time.sleep(0.001)  # then it is killed
     (manifest,) = manifests(away)
     with Collection.open(stored.path) as opened:
         opened.curation.restore(manifest)

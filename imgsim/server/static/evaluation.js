@@ -1,5 +1,5 @@
 // How well labelled images are retrieved, and queries with right and wrong neighbours.
-import { card, fields, found, make, nameOf, tell } from "./common.js";
+import { ask, card, fields, found, make, nameOf, tell } from "./common.js";
 
 const query = fields([]);
 
@@ -33,4 +33,7 @@ async function show() {
       ...nearest.map((each) => shownImage(each, `${each.label === image.label ? "✓" : "✗"} ${each.label}`, each.label === image.label ? "right" : "wrong"))))));
 }
 
-tell(show());
+tell(ask("/activity").then(({ may }) => {
+  if (may.includes("evaluate")) return show();
+  document.getElementById("state").textContent = "Start imgsim serve with --labelled DIR: images in folders by label.";
+}));
