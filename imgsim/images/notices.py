@@ -27,11 +27,13 @@ _LOG = logging.getLogger(__name__)
 class Pace:
     """How many seconds pass between looks.
 
-    A file is ``still`` if two looks so far apart find the same size and time. Where the kernel
-    notices nothing, everything is looked at ``often``; else ``seldom``, for what it missed.
+    A file is ``still`` if two looks so far apart find the same size and time; on ``remote`` file
+    systems, which remember for some seconds what a file was, if these are. Where the kernel notices
+    nothing, everything is looked at ``often``; else ``seldom``, for what it missed.
     """
 
     still: float = 1.0
+    remote: float = 5.0
     often: float = 10.0
     seldom: float = 3_600.0
 
@@ -62,8 +64,9 @@ class Notices:
         """Notice nothing any more."""
         self._stream = None
 
-    def wait(self, seconds: float) -> set[str]:
-        """Return after so many seconds the paths at or under which something may have changed."""
+    def wait(self) -> set[str]:
+        """Return, when it is time to look, where something may have changed at and under a path."""
+        seconds = self._pace.remote if self._unnoticed else self._pace.still
         end = time.monotonic() + seconds
         changed, self._early = self._early, set()
         while (left := end - time.monotonic()) > 0:
@@ -120,7 +123,8 @@ class Notices:
         from watchfiles import watch  # noqa: PLC0415 - few need it
 
         there = [root for root in self._roots if self._seen[root] is not None]
-        noticed = [root for root in there if _is_noticed(root)]
+        mounts = _mounts()
+        noticed = [root for root in there if _is_noticed(root, mounts)]
         self._unnoticed = set(there).difference(noticed)
         self._stream, self._problem = None, ""
         if noticed:
@@ -149,17 +153,26 @@ def _identity(path: str) -> tuple[int, int] | None:
     return None
 
 
-def _is_noticed(path: str) -> bool:
+def _mounts() -> list[tuple[str, str]]:
+    """Return where file systems are mounted, and their kinds; later ones cover former ones."""
+    if not os.path.exists(_MOUNTS):
+        return []
+    mounts = []
+    for line in Path(_MOUNTS).read_bytes().splitlines():
+        before, _, after = os.fsdecode(line).partition(" - ")
+        place = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), before.split(" ")[4])
+        mounts.append((place, after.split(" ")[0]))
+    return mounts
+
+
+def _is_noticed(path: str, mounts: Sequence[tuple[str, str]]) -> bool:
     """Say whether the kernel notices all changes under a path, and watchfiles can say so."""
     try:
         path.encode()
     except UnicodeEncodeError:
         return False
-    kind, length = "", 0
-    below = os.path.realpath(path) + "/"
-    for line in Path(_MOUNTS).read_bytes().splitlines():
-        before, _, after = os.fsdecode(line).partition(" - ")
-        place = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), before.split(" ")[4])
+    below, kind, length = os.path.realpath(path) + "/", "", 0
+    for place, found in mounts:
         if len(place) >= length and below.startswith(place.rstrip("/") + "/"):
-            kind, length = after.split(" ")[0], len(place)
+            kind, length = found, len(place)
     return not _REMOTE.fullmatch(kind)

@@ -78,7 +78,7 @@ class _Watch:
         yield report
         while True:
             try:
-                places = notices.wait(pace.still)
+                places = notices.wait()
             except KeyboardInterrupt:
                 if self._coming:
                     raise
@@ -88,9 +88,9 @@ class _Watch:
                 self._is_doubtful = False
             if places or self._coming:
                 began = time.monotonic()
-                report = self._store(self._look(places))
+                still = self._look(places)
                 notices.postpone(_IDLE * (time.monotonic() - began))
-                if report is not None:
+                if still and (report := self._store(still)) is not None:
                     yield report
 
     def _look(self, places: set[str]) -> dict[str, _State]:
@@ -120,8 +120,7 @@ class _Watch:
 
     def _store(self, still: dict[str, _State]) -> IngestReport | None:
         """Store files that are still; return a report unless nothing is new."""
-        report = self._stored(partial(self._unchanged, still)) if still else None
-        if report is None:
+        if (report := self._stored(partial(self._unchanged, still))) is None:
             return None
         unreachable = {refusal.path for refusal in report.unreachable}
         for path, at in self._news(still.items()).items():
@@ -130,9 +129,10 @@ class _Watch:
         self._coming = {path: at for path, at in self._coming.items() if path not in still}
         self._since = time.monotonic()
         self._is_doubtful |= len(still) > _MANY
-        told = {*report.refused, *report.unreachable} - self._told
-        self._told |= told
-        if not (report.added or report.changed or report.moved or report.warnings or told):
+        failed = {*report.refused, *report.unreachable}
+        untold = failed - self._told
+        self._told = {old for old in self._told if old.path not in still} | failed
+        if not (report.added or report.changed or report.moved or report.warnings or untold):
             return None
         return replace(report, not_found=0)
 

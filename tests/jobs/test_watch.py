@@ -20,7 +20,7 @@ from imgsim.locks import writer_lock
 from tests.conftest import interruptible, make_collection
 from tests.server.test_server import client_of, got
 
-SOON = Pace(still=0.1, often=0.3)
+SOON = Pace(still=0.1, remote=0.1, often=0.3)
 
 
 @pytest.fixture
@@ -266,11 +266,28 @@ def test_where_nobody_notices_it_looks_now_and_then(empty, folder, crops, caplog
     assert told(next(reports)) == (0, 0, 0, 1, 0)
     written = (empty / "lock").stat().st_mtime_ns
     notices = Notices([root], str(empty), SOON)
-    looks = [notices.wait(0.1) for _ in range(8)]
+    looks = [notices.wait() for _ in range(8)]
     assert sum(look == {root} for look in looks) == 2
     assert (empty / "lock").stat().st_mtime_ns == written
     shutil.copy(crops[1], Path(root) / "half.jpg")
     assert told(next(reports)) == (1, 0, 0, 0, 0)
+
+
+def test_network_shares_are_looked_at_now_and_then(tmp_path, monkeypatch, caplog):
+    share, local = tmp_path / "a share", tmp_path / "local"
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+        f"31 22 0:50 / {tmp_path}/a\\040share rw shared:2 - cifs //nas/photos rw\n"
+    )
+    monkeypatch.setattr("imgsim.images.notices._MOUNTS", str(table))
+    for folder in (share / "2026", local):
+        folder.mkdir(parents=True)
+    notices = Notices([str(share / "2026"), str(local)], str(tmp_path / "c"), SOON)
+    assert [record.args[0] for record in caplog.records] == [str(share / "2026")]
+    (local / "a.jpg").touch()
+    looks = set().union(*(notices.wait() for _ in range(12)))
+    assert looks == {str(share / "2026"), str(local / "a.jpg")}
 
 
 def test_what_cannot_be_read_is_told_once_and_tried_again(empty, folder, crops):
