@@ -708,7 +708,17 @@ class TestErrors:
         assert b"CollectionNotFound" in done.stderr
 
     def test_train_on_a_collection_with_vectors(self, stored, pictures, imgsim):
-        options = ("--image-size", "32", "--epochs", "1", "--name", "my new", "--json")
+        options = (
+            "--recipe",
+            "plain",
+            "--image-size",
+            "32",
+            "--epochs",
+            "1",
+            "--name",
+            "my new",
+            "--json",
+        )
         done = imgsim("-c", stored, "train", pictures, *options)
         assert done.returncode == 0
         told = json.loads(done.stdout)
