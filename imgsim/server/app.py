@@ -4,7 +4,6 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, get_origin
 from urllib.parse import parse_qsl
@@ -128,15 +127,20 @@ class Desk:
     async def answer(self, endpoint: Endpoint, request: Request) -> Response:
         """Return the answer to a request for an endpoint."""
         try:
-            call = await _call(endpoint, request)
-            handle = partial(endpoint.handle, self._service, call)
-            answer = await to_thread.run_sync(handle, limiter=self._limiter)
+            body = await request.body() if endpoint.body is not None else b""
+            answer = await to_thread.run_sync(
+                self._answer, endpoint, request, body, limiter=self._limiter
+            )
         except FAILURES as error:
             return problem_of(error)
         return as_json(answer) if isinstance(answer, BaseModel) else answer
 
+    def _answer(self, endpoint: Endpoint, request: Request, body: bytes) -> BaseModel | Response:
+        """Return an answer, in a thread: what a large body says takes time and memory."""
+        return endpoint.handle(self._service, _call(endpoint, request, body))
 
-async def _call(endpoint: Endpoint, request: Request) -> Call:
+
+def _call(endpoint: Endpoint, request: Request, content: bytes) -> Call:
     """Return what a request asks, or raise what is wrong with it."""
     number = request.path_params.get("id", 0)
     if number > _LARGEST_ID:
@@ -144,9 +148,9 @@ async def _call(endpoint: Endpoint, request: Request) -> Call:
     query: Any = None
     if endpoint.query is not None:
         query = endpoint.query.model_validate(_parameters(endpoint.query, request))
-    body: Any = await request.body() if endpoint.body is not None else None
+    body: Any = content
     if isinstance(endpoint.body, type):
-        body = endpoint.body.model_validate_json(body)
+        body = endpoint.body.model_validate_json(content)
     return Call(number, query, body, request.headers)
 
 

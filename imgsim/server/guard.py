@@ -1,7 +1,9 @@
 """What stands before every request: who asks, from where, and how much it sends."""
 
 import hmac
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
+from typing import Self
 
 import anyio
 from starlette.datastructures import URL, Headers, MutableHeaders, QueryParams
@@ -12,6 +14,7 @@ from imgsim.server.problems import Refused, problem
 from imgsim.server.settings import ServerSettings
 
 _SAFE = {"GET", "HEAD"}
+_LARGE_BODIES = 4  # of the largest size that are held in memory together
 _POLICY = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
@@ -33,6 +36,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app, self._settings = app, settings
         self._cookie = f"imgsim_{settings.port}"
+        self._held = _Held(_LARGE_BODIES * settings.upload_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that is not let through, or hand it on."""
@@ -44,8 +48,8 @@ class Guard:
         if answer is not None:
             await answer(scope, receive, send)
             return
-        body = _Body(receive, self._settings)
-        await self._app(scope, body, send)
+        with _Body(receive, self._settings, self._held) as body:
+            await self._app(scope, body, send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         """Return what to answer instead, if anything."""
@@ -94,13 +98,27 @@ def _cookie(headers: Headers, name: str) -> str:
     return found.value if found else ""
 
 
-class _Body:
-    """Receives a body of limited size, in limited time."""
+@dataclass
+class _Held:
+    """How many bytes the bodies of all requests may take together, and how many they do."""
 
-    def __init__(self, receive: Receive, settings: ServerSettings) -> None:
-        self._receive, self._settings = receive, settings
+    most: int
+    now: int = 0
+
+
+class _Body:
+    """Receives a body of limited size, in limited time, while all together are not too large."""
+
+    def __init__(self, receive: Receive, settings: ServerSettings, held: _Held) -> None:
+        self._receive, self._settings, self._held = receive, settings, held
         self._received, self._ends = 0, False
         self._until = anyio.current_time() + settings.upload_seconds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.now -= self._received
 
     async def __call__(self) -> Message:
         if self._ends:
@@ -110,11 +128,15 @@ class _Body:
                 message = await self._receive()
         except TimeoutError as error:
             raise Refused(408, "the body took too long") from error
-        self._received += len(message.get("body", b""))
+        count = len(message.get("body", b""))
+        self._received += count
+        self._held.now += count
         self._ends = not message.get("more_body", False)
         if self._received > self._settings.upload_bytes:
             most = self._settings.upload_bytes
             raise Refused(413, f"at most {most:,} bytes are taken")
+        if self._held.now > self._held.most:
+            raise Refused(503, "others send large bodies just now; try again in a second")
         return message
 
 

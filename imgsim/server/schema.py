@@ -46,7 +46,7 @@ class Example(Asked):
 
     id: _Id | None = None
     path: str | None = Field(None, min_length=1, max_length=4_096)
-    embedding: list[_Number] | None = Field(None, min_length=1, max_length=1 << 16)
+    embedding: list[_Number] | None = Field(None, min_length=1, max_length=1 << 14)
 
     @model_validator(mode="after")
     def _one(self) -> "Example":

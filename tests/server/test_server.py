@@ -48,6 +48,12 @@ def client(filled):
         yield client
 
 
+def scope_of(method):
+    headers = [(b"host", b"localhost:8765"), (b"authorization", f"Bearer {KEY}".encode())]
+    scope = {"type": "http", "method": method, "path": "/", "query_string": b""}
+    return scope | {"headers": headers, "scheme": "http", "server": ("localhost", 8765)}
+
+
 def got(answer):
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -329,6 +335,30 @@ class TestLimits:
                 answer = client.post("/api/v1/embed", content=b"", headers=headers)
                 assert answer.status_code in {400, 413, 422}
 
+    def test_bodies_of_all_requests_are_of_limited_size_together(self):
+        settings = ServerSettings(token=KEY, upload_bytes=1_000)
+        refused = []
+
+        async def receive():
+            return {"type": "http.request", "body": bytes(900), "more_body": True}
+
+        async def application(scope, receive, send):
+            try:
+                await receive()
+            except Refused as error:
+                refused.append(error.status)
+            await anyio.sleep(0.05)
+
+        async def ask():
+            guard = Guard(application, settings)
+            for _ in range(2):  # what was held for the first is free for the second
+                async with anyio.create_task_group() as group:
+                    for _ in range(5):
+                        group.start_soon(guard, scope_of("POST"), receive, print)
+
+        anyio.run(ask)
+        assert refused == [503, 503]
+
     def test_a_body_comes_in_limited_time(self):
         settings = ServerSettings(token=KEY, upload_seconds=0.05)
         sent = []
@@ -340,10 +370,7 @@ class TestLimits:
             await receive()
 
         async def ask():
-            headers = [(b"host", b"localhost:8765"), (b"authorization", f"Bearer {KEY}".encode())]
-            scope = {"type": "http", "method": "POST", "path": "/", "query_string": b""}
-            scope |= {"headers": headers, "scheme": "http", "server": ("localhost", 8765)}
-            await Guard(application, settings)(scope, never, sent.append)
+            await Guard(application, settings)(scope_of("POST"), never, sent.append)
 
         with pytest.raises(Refused, match="too long") as caught:
             anyio.run(ask)
