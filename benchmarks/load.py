@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -85,10 +86,10 @@ def searches(
             number = next(numbers)
             given = {"embedding": row[0].tolist()}
             work: dict[str, Callable[[], object]] = {
-                "searcher, embedding": lambda row=row: searcher.search_embeddings(row, K),
-                "server, embedding": lambda given=given: post(given),
-                "searcher, id": lambda number=number: searcher.search_ids([number], K),
-                "server, id": lambda number=number: post({"id": number}),
+                "searcher, embedding": partial(searcher.search_embeddings, row, K),
+                "server, embedding": partial(post, given),
+                "searcher, id": partial(searcher.search_ids, [number], K),
+                "server, id": partial(post, {"id": number}),
             }
             found = searcher.search_embeddings(row, K)
             pairs = list(zip(found.ids[0].tolist(), found.distances[0].tolist(), strict=True))

@@ -28,6 +28,7 @@ def served(path: Path, *options: str) -> Iterator[Server]:
     command = [sys.executable, "-m", "imgsim", "-c", str(path), "serve", "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
+            assert process.stderr is not None
             base, _, token = process.stderr.readline().split()[-1].partition("/?token=")
             yield Server(base, token, process)
         finally:
