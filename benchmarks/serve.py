@@ -81,8 +81,9 @@ def run_hostile(options: argparse.Namespace) -> None:
     rows: list[tuple[object, ...]] = [columns]
     for part in parts:
         statuses = ", ".join(f"{status}: {n:,}" for status, n in sorted(part.statuses.items()))
-        wrong = len(part.wrong)
-        rows.append((part.name, part.requests, statuses, wrong, part.seconds, part.peak_mb))
+        rows.append(
+            (part.name, part.requests, statuses, len(part.wrong), part.seconds, part.peak_mb)
+        )
     print_table(rows)
     wrong = [*(each for part in parts for each in part.wrong)]
     wrong += [line for line in server.told if "Traceback" in line]
