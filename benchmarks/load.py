@@ -137,7 +137,7 @@ def pages(server: Server, images: int, repeats: int) -> dict[str, list[float]]:
         path = f"/api/v1/images?most=120&order={order}"
         times[f"first page, {order}"] = _timed(client, path, repeats)
     times["page in the middle, id"] = _timed(
-        client, f"/api/v1/images?most=120&after={images // 2}", repeats
+        client, f"/api/v1/images?most=120&after={images // 2}:{images // 2}", repeats
     )
     times["picture"] = _timed(client, "/api/v1/images/1/picture", repeats)
     return times
