@@ -35,7 +35,7 @@ class Call:
 class Endpoint:
     """What is answered at a path; ``query``, ``body`` and ``answer`` say in which form.
 
-    A ``body`` that is a text is a type of media.
+    A ``body`` or ``answer`` that is a text is a type of media.
     """
 
     method: str
@@ -44,7 +44,7 @@ class Endpoint:
     handle: Callable[[Service, Call], BaseModel | Response]
     query: type[BaseModel] | None = None
     body: type[BaseModel] | str | None = None
-    answer: type[BaseModel] | str = JSON
+    answer: type[BaseModel] | str | tuple[str, ...] = JSON
 
 
 def as_json(answer: BaseModel) -> Response:
@@ -175,7 +175,7 @@ ENDPOINTS = (
         "Stream the nearest others of every stored image, as JSON Lines or as an Arrow stream.",
         _lists,
         query=schema.Lists,
-        answer=LINES,
+        answer=(LINES, ARROW),
     ),
     Endpoint(
         "GET",

@@ -59,9 +59,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     return operation
 
 
-def _content(kind: type[BaseModel] | str) -> dict[str, Any]:
-    if isinstance(kind, str):
-        return {kind: {}}
+def _content(kind: type[BaseModel] | str | tuple[str, ...]) -> dict[str, Any]:
+    if isinstance(kind, str | tuple):
+        return {each: {} for each in ([kind] if isinstance(kind, str) else kind)}
     return {JSON: {"schema": _reference(kind)}}
 
 
