@@ -29,7 +29,8 @@ class Browse:
     """Which images to list: up to ``most``, after ``after``, in an order.
 
     ``under`` is a folder, or empty for all; ``suffix`` is what names end in, whatever the case.
-    ``after`` is what the page before gave, or empty. What makes no sense raises ValueError.
+    Both sides have ``least_side`` pixels at least. ``after`` is what the page before gave, or
+    empty. What makes no sense raises ValueError.
     """
 
     order: Order = "id"
@@ -37,6 +38,7 @@ class Browse:
     most: int = 100
     under: str = ""
     suffix: str = ""
+    least_side: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
@@ -94,6 +96,8 @@ def _conditions(asked: Browse) -> Iterator[ColumnElement[bool]]:
     if asked.suffix:
         end = func.substr(path, -len(os.fsencode(asked.suffix)))
         yield func.lower(cast(end, Text)) == asked.suffix.lower()
+    if asked.least_side:
+        yield and_(IMAGES.c.width >= asked.least_side, IMAGES.c.height >= asked.least_side)
 
 
 def _parsed(asked: Browse) -> tuple[int | bytes, int]:

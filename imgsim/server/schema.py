@@ -74,6 +74,7 @@ class Listed(Asked):
     most: int = Field(100, ge=1, le=MOST)
     under: str = ""  # a limit to its length would refuse bytes that are not UTF-8
     suffix: str = Field("", max_length=16)
+    least_side: int = Field(0, ge=0, lt=1 << 31)
 
 
 class Folder(Asked):

@@ -257,6 +257,9 @@ class TestImages:
         asked = {"suffix": ".png", "under": str(pictures / "a")}
         page = got(client.get("/api/v1/images", params=asked))
         assert [Path(image["path"]).name for image in page["images"]] == ["2.png", "1.PNG"]
+        for least, count in ((0, 40), (20, 40), (21, 36), (97, 0)):
+            page = got(client.get(f"/api/v1/images?least_side={least}"))
+            assert len(page["images"]) == count
 
     def test_unknown_ids(self, client):
         for number in (0, 37, 1 << 62, 1 << 63, 10**30):

@@ -2,14 +2,14 @@
 import { ask, card, make, parameters, query, shown, tell } from "./common.js";
 
 const KEPT = 1500; // pixels beyond the window within which pictures stay
-const { order = "", under = "", suffix = "" } = parameters();
-const asked = { order, under, suffix };
+const { order = "", under = "", suffix = "", least_side = "" } = parameters();
+const asked = { order, under, suffix, least_side };
 const grid = document.getElementById("images");
 const end = document.getElementById("end");
 let after = "";
 let busy = false;
 
-for (const name of ["order", "suffix"]) {
+for (const name of ["order", "suffix", "least_side"]) {
   const field = document.getElementById(name);
   field.value = asked[name] || field.value;
   field.addEventListener("change", () => { location.search = query({ ...asked, [name]: field.value }); });
