@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from imgsim.errors import ExtraMissing
+from imgsim.text import printable
 
 _MOUNTS = "/proc/self/mountinfo"  # proc_pid_mountinfo(5)
 _ESCAPED = re.compile(r"\\([0-7]{3})")
@@ -141,7 +142,9 @@ class Notices:
             self._early |= self._next()
         for root in sorted(self._unnoticed - self._told):
             _LOG.warning(
-                "%s: looks now and then, as nobody says what changes%s", root, self._problem
+                "%s: looks now and then, as nobody says what changes%s",
+                printable(root),
+                self._problem,
             )
         self._told |= self._unnoticed
 

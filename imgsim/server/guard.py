@@ -57,7 +57,7 @@ class Guard:
         host = headers.get("host", "")
         if not self._settings.is_own(host):
             return problem(421, "this server is not called so")
-        if scope["method"] not in _SAFE and not _is_own_page(headers, host):
+        if scope["method"] not in _SAFE and not self._is_own_page(headers, host):
             return problem(403, "a page of another site may not do that")
         return self._stranger(scope, headers)
 
@@ -79,15 +79,16 @@ class Guard:
             return None
         return problem(401, "open the address that `imgsim serve` printed, or send its token")
 
+    def _is_own_page(self, headers: Headers, host: str) -> bool:
+        """Say whether a request comes from a page of this server, or from no page at all."""
+        own = {f"http://{host}"}
+        if self._settings.unix_socket:  # a proxy before it may speak TLS
+            own.add(f"https://{host}")
+        site = headers.get("sec-fetch-site", "none")
+        return headers.get("origin", f"http://{host}") in own and site in {"same-origin", "none"}
+
     def _is_key(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self._settings.key.encode())
-
-
-def _is_own_page(headers: Headers, host: str) -> bool:
-    """Say whether a request comes from a page of this server, or from no page at all."""
-    own = {f"http://{host}", f"https://{host}"}  # the latter where a proxy stands before the socket
-    site = headers.get("sec-fetch-site", "none")
-    return headers.get("origin", f"http://{host}") in own and site in {"same-origin", "none"}
 
 
 def _cookie(headers: Headers, name: str) -> str:

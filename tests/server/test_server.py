@@ -94,6 +94,7 @@ class TestStrangers:
         [
             {"origin": "http://evil.example"},
             {"origin": "null"},
+            {"origin": "https://127.0.0.1:8765"},
             {"origin": "http://127.0.0.1:9999"},
             {"sec-fetch-site": "cross-site"},
             {"sec-fetch-site": "same-site"},
