@@ -47,7 +47,7 @@ class Review:
 
         found = self._duplicates.get(chosen, self._state(), compute, anew=asked.anew)
         if isinstance(found, Pending):
-            return schema.DuplicatePage(progress=_progress(found))
+            return schema.DuplicatePage(progress=found)
         groups, stop = found.result.groups, asked.after + asked.most
         return schema.DuplicatePage(
             current=found.is_current,
@@ -68,11 +68,11 @@ class Review:
         key = asked.k, asked.most
         found = self._outliers.get(key, self._state(), compute, anew=asked.anew)
         if isinstance(found, Pending):
-            return schema.OutlierPage(progress=_progress(found))
+            return schema.OutlierPage(progress=found)
         report = found.result
         return schema.OutlierPage(
             current=found.is_current,
-            outliers=[schema.Outlier.model_validate(each) for each in report.outliers],
+            outliers=report.outliers,
             images=report.images,
             median=report.median,
             beyond=report.beyond,
@@ -82,7 +82,7 @@ class Review:
         """Lay out a map."""
         found = self._mapped(asked)
         if isinstance(found, Pending):
-            return schema.Finding(progress=_progress(found))
+            return schema.Finding(progress=found)
         return schema.Finding(current=found.is_current)
 
     def map_page(self, asked: schema.AskedMap) -> bytes:
@@ -114,7 +114,7 @@ class Review:
 
         found = self._sheet.get(folder, self._state(), compute, anew=asked.anew)
         if isinstance(found, Pending):
-            return schema.Sheet(progress=_progress(found))
+            return schema.Sheet(progress=found)
         report = found.result
         named = {
             "embeddings": report.embeddings,
@@ -176,7 +176,7 @@ class Review:
         return schema.Change(
             number=len(self._manifests) if report.manifest else 0,
             done=len(report.changed),
-            left=[schema.Left.model_validate(each) for each in report.left],
+            left=report.left,
             manifest=report.manifest,
         )
 
@@ -189,7 +189,7 @@ class Review:
         return schema.Change(
             number=asked.number,
             done=len(report.restored),
-            left=[schema.Left.model_validate(each) for each in report.left],
+            left=report.left,
             manifest=manifest,
         )
 
@@ -204,7 +204,7 @@ class Review:
         first, *others = (paths[number] for number in asked.ids)
         return schema.Change(number=0, done=sum(judge(first, other) for other in others))
 
-    def _left(self, groups: Sequence[DuplicateGroup]) -> list[schema.Group]:
+    def _left(self, groups: Sequence[DuplicateGroup]) -> list[DuplicateGroup]:
         """Return groups without members that are gone by now, or judged to be none."""
         ids = [member.id for group in groups for member in group.members]
         with self._directory.catalog.snapshot() as snapshot:
@@ -213,14 +213,13 @@ class Review:
         left = []
         for group in groups:
             stored = [each for each in group.members if each.id in contents]
-            members = [
+            members = tuple(
                 each
                 for each in stored
                 if in_order(contents[stored[0].id], contents[each.id]) not in known
-            ]
+            )
             if len(members) > 1:
-                members_shown = [schema.Member.model_validate(each) for each in members]
-                left.append(schema.Group(members=members_shown))
+                left.append(DuplicateGroup(members))
         return left
 
     def _state(self) -> Hashable:
@@ -241,10 +240,6 @@ class Review:
         if not history:
             return None
         return schema.Training(epoch=len(history), loss=history[-1].val_loss)
-
-
-def _progress(pending: Pending) -> schema.Progress:
-    return schema.Progress.model_validate(pending)
 
 
 def _measure(name: str, scores: Scores) -> schema.Measure:

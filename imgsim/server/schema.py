@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from imgsim.catalog.browse import Order
+from imgsim.findings import DuplicateGroup, LeftAlone, Outlier
 from imgsim.options import SearchFilter
+from imgsim.server.work import Pending
 
 MOST = 1_000
 """Matches of a search, and images of a page."""
@@ -156,23 +158,13 @@ class Problem(BaseModel):
     detail: str
 
 
-class Progress(BaseModel):
-    """How many of ``total`` items of a stage of the work are done."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    stage: str
-    done: int
-    total: int
-
-
 class Finding(BaseModel):
     """What takes long to find: its ``progress`` until it is there.
 
     It is ``current`` unless the collection was changed since.
     """
 
-    progress: Progress | None = None
+    progress: Pending | None = None
     current: bool = True
 
 
@@ -191,35 +183,13 @@ class Duplicates(Asked):
     anew: bool = False
 
 
-class Member(BaseModel):
-    """An image in a group of duplicates: ``kind`` and ``distance`` are beside the first one."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: int
-    path: str
-    kind: str
-    distance: float
-    width: int
-    height: int
-    bytes: int
-    format: str
-    modified: float
-
-
-class Group(BaseModel):
-    """Images of which each is a duplicate of each other; the first one is the best to keep."""
-
-    members: list[Member]
-
-
 class DuplicatePage(Finding):
     """Some groups of all ``found`` ones, and where to go on; ``after`` is 0 on the last page.
 
     Members that are no longer stored, or judged meanwhile, are left out.
     """
 
-    groups: list[Group] = []
+    groups: list[DuplicateGroup] = []
     found: int = 0
     images: int = 0
     radius: float = 0.0
@@ -234,23 +204,10 @@ class AskedOutliers(Asked):
     anew: bool = False
 
 
-class Outlier(BaseModel):
-    """An image that is far from all others, robust ``deviations`` above the median."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    rank: int
-    id: int
-    path: str
-    distance: float
-    deviations: float
-    look: str
-
-
 class OutlierPage(Finding):
     """The images that are farthest from others, the farthest first."""
 
-    outliers: list[Outlier] = []
+    outliers: tuple[Outlier, ...] = ()
     images: int = 0
     median: float = 0.0
     beyond: int = 0
@@ -315,15 +272,6 @@ class Moved(Asked):
     move: list[_Id] = Field(min_length=1, max_length=MOST)
 
 
-class Left(BaseModel):
-    """A file that nothing was done to, and why."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    path: str
-    reason: str
-
-
 class Change(BaseModel):
     """What was done: a ``number`` by which it can be undone, 0 if nothing was; how many, what not.
 
@@ -332,7 +280,7 @@ class Change(BaseModel):
 
     number: int
     done: int
-    left: list[Left] = []
+    left: tuple[LeftAlone, ...] = ()
     manifest: str = ""
 
 
