@@ -1,19 +1,12 @@
 // All stored images, as far as one scrolls.
-import { ask, card, make, parameters, query, shown, tell } from "./common.js";
+import { ask, card, fields, make, query, shown, tell } from "./common.js";
 
 const KEPT = 1500; // pixels beyond the window within which pictures stay
-const { order = "", under = "", suffix = "", least_side = "" } = parameters();
-const asked = { order, under, suffix, least_side };
+const asked = fields(["order", "under", "suffix", "least_side"]);
 const grid = document.getElementById("images");
 const end = document.getElementById("end");
 let after = "";
 let busy = false;
-
-for (const name of ["order", "suffix", "least_side"]) {
-  const field = document.getElementById(name);
-  field.value = asked[name] || field.value;
-  field.addEventListener("change", () => { location.search = query({ ...asked, [name]: field.value }); });
-}
 
 // A part far from the window keeps its height and gives up its pictures.
 const watcher = new IntersectionObserver((entries) => {
@@ -46,7 +39,7 @@ function folderLink(text, place) {
 }
 
 async function folders() {
-  const place = under || "/";
+  const place = asked.under || "/";
   const crumbs = document.getElementById("crumbs");
   const parts = place.split("/").filter(Boolean);
   crumbs.append(folderLink("/", "/"));

@@ -92,10 +92,12 @@ document.getElementById("pages").append(...Object.entries(PAGES).map(([href, tex
 }));
 
 // What takes long is asked for again until it is there; meanwhile the place says how far it is.
-export async function found(path, query, place) {
+export async function found(path, values, place) {
+  let anew = location.hash === "#anew" ? "true" : "";
+  if (anew) history.replaceState(null, "", location.pathname + location.search);
   for (;;) {
-    const answer = await ask(`${path}?${query}`);
-    query.delete("anew");
+    const answer = await ask(`${path}?${query({ ...values, anew })}`);
+    anew = "";
     if (!answer.progress) {
       const again = make("button", { textContent: "look again" });
       again.addEventListener("click", () => { location.hash = "anew"; location.reload(); });
@@ -109,28 +111,18 @@ export async function found(path, query, place) {
   }
 }
 
-// The fields of a page, by the names of what they say; a change of one asks anew.
+// The values of parameters, of which most have a field: a change of one asks anew.
 export function fields(names) {
-  const asked = new URLSearchParams(location.search);
-  const query = new URLSearchParams();
-  for (const name of names) {
-    const field = document.getElementById(name);
-    const given = asked.get(name);
-    if (field.type === "checkbox") field.checked = given === "true";
-    else field.value = given ?? field.value;
-    const value = field.type === "checkbox" ? (field.checked ? "true" : "") : field.value;
-    if (value) query.set(name, value);
-    field.addEventListener("change", () => {
-      const changed = field.type === "checkbox" ? (field.checked ? "true" : "") : field.value;
-      if (changed) asked.set(name, changed); else asked.delete(name);
-      location.search = asked;
-    });
+  const given = parameters();
+  const asked = Object.fromEntries(names.map((name) => [name, given[name] ?? ""]));
+  const valueOf = (field) => field.type === "checkbox" ? (field.checked ? "true" : "") : field.value;
+  for (const field of names.map((name) => document.getElementById(name)).filter(Boolean)) {
+    if (field.type === "checkbox") field.checked = asked[field.id] === "true";
+    else field.value = asked[field.id] || field.value;
+    asked[field.id] = valueOf(field);
+    field.addEventListener("change", () => { location.search = query({ ...asked, [field.id]: valueOf(field) }); });
   }
-  if (location.hash === "#anew") {
-    query.set("anew", "true");
-    history.replaceState(null, "", location.pathname + location.search);
-  }
-  return query;
+  return asked;
 }
 
 const HELP = "arrows: from picture to picture · Enter: open · /: the first field · Esc: leave it · ?: this line";

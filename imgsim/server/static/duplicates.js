@@ -1,7 +1,7 @@
 // Groups of duplicates side by side; where the server may, they are judged, moved away, brought back.
 import { ask, card, fields, found, make, note, post, shown, tell } from "./common.js";
 
-const query = fields(["keep", "mirror", "rotate", "radius"]);
+const asked = fields(["keep", "mirror", "rotate", "radius"]);
 const place = document.getElementById("groups");
 const more = document.getElementById("more");
 let may = [];
@@ -71,13 +71,13 @@ function group(members) {
 }
 
 async function show() {
-  const page = await found("/duplicates", query, document.getElementById("state"));
+  const page = await found("/duplicates", asked, document.getElementById("state"));
   const told = `${page.found.toLocaleString()} groups among ${page.images.toLocaleString()} images, within ${page.radius.toPrecision(4)}`;
   const hint = may.length ? "" : "; to judge or move them, start imgsim serve with --allow-changes";
   document.getElementById("facts").textContent = told + hint;
   place.append(...page.groups.map(({ members }) => group(members)));
   more.hidden = !page.after;
-  query.set("after", page.after);
+  asked.after = page.after;
 }
 
 more.addEventListener("click", () => tell(show()));

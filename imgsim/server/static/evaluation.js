@@ -1,7 +1,5 @@
 // How well labelled images are retrieved, and queries with right and wrong neighbours.
-import { ask, card, fields, found, make, nameOf, tell } from "./common.js";
-
-const query = fields([]);
+import { ask, card, found, make, nameOf, tell } from "./common.js";
 
 function measures(page) {
   const ks = Object.keys(page.measures[0].recall);
@@ -24,7 +22,7 @@ function shownImage(image, caption, kind) {
 }
 
 async function show() {
-  const page = await found("/evaluation", query, document.getElementById("state"));
+  const page = await found("/evaluation", {}, document.getElementById("state"));
   document.getElementById("facts").textContent = `${page.queries.toLocaleString()} queries among ${page.images.toLocaleString()} labelled images.${page.rows.some(({ query: image }) => !image.id) ? " Those that are ingested are shown." : ""}`;
   measures(page);
   document.getElementById("rows").append(...page.rows.map(({ query: image, nearest }) => make("section", { className: "group" },

@@ -1,12 +1,12 @@
 // Lays out a map and leads to its page.
-import { fields, found, tell } from "./common.js";
+import { fields, found, query, tell } from "./common.js";
 
-const query = fields(["method"]);
+const asked = fields(["method"]);
 
 async function show() {
-  const { current } = await found("/map", query, document.getElementById("state"));
+  const { current } = await found("/map", asked, document.getElementById("state"));
   const link = document.getElementById("open");
-  link.href = `/api/v1/map/page?${query}`;
+  link.href = `/api/v1/map/page?${query(asked)}`;
   link.hidden = false;
   if (current) location.replace(link.href);
 }
