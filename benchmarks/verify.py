@@ -7,6 +7,7 @@ The target: below 5 % of a query. Collections are made up as in api.py.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -21,7 +22,7 @@ from measure import median, print_table, write_json
 from numpy.typing import NDArray
 
 from imgsim import Collection, Searcher
-from imgsim.index import bounds, scan_numba
+from imgsim.index import bounds, candidates, scan_numba
 from imgsim.index.mapped_segment import MappedSegment
 
 COMPARING = "from imgsim.index.checksum_numba import is_whole\n"
@@ -107,11 +108,18 @@ def in_turns(
 
 def without_comparison() -> ModuleType:
     """Return the compiled scans less the comparison of checksums."""
-    text = Path(str(scan_numba.__file__)).read_text(encoding="utf-8")
+    text = Path(str(candidates.__file__)).read_text(encoding="utf-8")
     if text.count(COMPARING) != 1:
-        raise SystemExit("scan_numba.py compares in another way: change this program")
+        raise SystemExit("candidates.py compares in another way: change this program")
+    careless = executed(text.replace(COMPARING, UNSEEN))
+    with patch.dict(sys.modules, {candidates.__name__: careless}):
+        return executed(Path(str(scan_numba.__file__)).read_text(encoding="utf-8"))
+
+
+def executed(text: str) -> ModuleType:
+    """Return a module of this text."""
     module = ModuleType("unseen")
-    exec(text.replace(COMPARING, UNSEEN), module.__dict__)
+    exec(text, module.__dict__)
     return module
 
 
@@ -124,6 +132,7 @@ def blind(unseen: ModuleType) -> Iterator[None]:
 
     with (
         patch.object(scan_numba, "scan_bounds", unseen.scan_bounds),
+        patch.object(scan_numba, "look_closer", unseen.look_closer),
         patch.object(MappedSegment, "_verified", as_they_are),
         patch.object(bounds, "_is_whole", lambda *_: True),
     ):

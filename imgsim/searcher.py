@@ -17,7 +17,7 @@ from imgsim.errors import ImageError
 from imgsim.files import absolute
 from imgsim.images.roots import is_same_file
 from imgsim.images.source import Images
-from imgsim.index.searcher import Answer
+from imgsim.index.search import Answer
 from imgsim.jobs.nearest import Own, nearest_but
 from imgsim.jobs.neighbours import matches, nearest_others
 from imgsim.options import MAX_PIXELS, Damaged, DecodeRules, SearchFilter, checked_k

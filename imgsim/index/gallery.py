@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from imgsim.index.distance import Block, checked_queries
 from imgsim.index.projection import Projection
 from imgsim.index.scan_numpy import Backend
-from imgsim.index.searcher import Answer, SegmentSearcher, Source
+from imgsim.index.search import Answer, Source
+from imgsim.index.searcher import SegmentSearcher
 
 
 class Gallery:

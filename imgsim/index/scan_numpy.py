@@ -1,11 +1,13 @@
 """Scans of the rows of a segment: which of them can be among the nearest.
 
 A scan keeps, for each query of a group, the rows whose lower bound does not exceed the query's
-limit. The limit shrinks to the k-th least of the upper bounds met so far. bounds.py derives the
-bounds and what rounding they allow for.
+limit. The limit shrinks to the k-th least of the upper bounds met so far. Similar images often lie
+together, and before a scan has met them the limit says little. So it looks only at the rows with
+the best scores at once, and the others that the first level leaves wait for the last limit.
+bounds.py derives the bounds and what rounding they allow for.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,11 @@ class Backend(Protocol):
         """See below, as of all of these."""
 
     def scan_bounds(
+        self, inputs: "BoundsInput", group: "Group", state: "ScanState", start: int, stop: int
+    ) -> int:
+        """See below."""
+
+    def look_closer(
         self, inputs: "BoundsInput", group: "Group", state: "ScanState", start: int, stop: int
     ) -> int:
         """See below."""
@@ -91,20 +98,34 @@ class Group(NamedTuple):
     norms: Doubles
 
 
+class Waiting(NamedTuple):
+    """Rows that the first level left: their queries, numbers in the source, and squares (w,).
+
+    Those are the squares of the distance |[c, r*] - b_q| of bounds.py, or less by what weights were
+    rounded.
+    """
+
+    queries: NDArray[np.int32]
+    rows: NDArray[np.int32]
+    squares: Doubles
+
+
 class ScanState(NamedTuple):
     """The buffers in which scans leave what they find for each of q queries.
 
     ``limits`` (q,) are the distances that a row must not exceed, negative for no query; ``highs``
-    (q, k) the least upper bounds, the greatest first; ``rows`` and ``lows`` (q, c) candidates and
-    their lower bounds, ``counts`` (q,) of them real; ``tally`` (2,) how many rows the first and the
-    second level left.
+    (q, k) the least upper bounds and ``best`` (q, k) float32 the best scores, negated, the greatest
+    first; ``rows`` and ``lows`` (q, c) candidates and their lower bounds, ``counts`` (q,) of them
+    real; ``tally`` (3,) how many rows the first and the second level left, and how many wait.
     """
 
     limits: Doubles
     highs: Doubles
+    best: Singles
     rows: Integers
     lows: Doubles
     counts: Integers
+    waiting: Waiting
     tally: Integers
 
 
@@ -115,14 +136,15 @@ def project(projection: Projection, queries: Singles) -> tuple[Doubles, Doubles]
 
 
 def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int, stop: int) -> int:
-    """Scan the bounds of the rows from ``start``, a multiple of TILE, to ``stop``.
+    """Scan the first level of the rows from ``start``, a multiple of TILE, to ``stop``.
 
-    Returns where to go on: ``stop``, or before if a query has no room for more candidates; or for a
-    row whose checksum is not that of the table, its complement.
+    Returns where to go on: ``stop``, or before if there is no room for more candidates or for more
+    that wait; or for a row whose checksum is not that of the table, its complement.
     """
     levels = inputs.levels
     for first in range(start, stop, TILE):
-        if not _has_room(state):
+        most = TILE * len(group.norms)
+        if not _has_room(state) or state.tally[2] + most > len(state.waiting.rows):
             return first
         rows, tile = min(TILE, stop - first), first // TILE
         groups = slice(first // LANES, -(-(first + rows) // LANES))
@@ -137,14 +159,39 @@ def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int,
         here = (row < stop) & (state.limits[queries] >= 0)
         here[here] = _count(inputs.excluded, row[here])
         row, queries = row[here], queries[here]
-        score = scores[number[here], queries, lane[here]].astype(np.float64)
-        state.tally[0] += len(row)
-        low = _second_level(inputs, group, row, queries, score)
-        for a in np.unique(queries).tolist():
-            mine = queries == a
-            damaged = _look(inputs, group.embeddings[a], state, a, (row[mine], low[mine]))
-            if damaged >= 0:
-                return ~damaged
+        score = scores[number[here], queries, lane[here]]
+        is_best = _are_best(state.best, queries, score)
+        few = queries[is_best], row[is_best]
+        state.tally[0] += len(few[0])
+        damaged = _look(inputs, group, state, (*few, np.zeros(len(few[0]))))
+        if damaged >= 0:
+            return ~damaged
+        squares = group.norms[queries] ** 2 - 2 * score.astype(np.float64)
+        _wait(state, queries[~is_best], row[~is_best], squares[~is_best])
+    return stop
+
+
+def look_closer(inputs: BoundsInput, group: Group, state: ScanState, start: int, stop: int) -> int:
+    """Look at the second level of what waits from ``start`` to ``stop``, rows of this source.
+
+    Returns what :func:`scan_bounds` does.
+    """
+    for first in range(start, stop, TILE):
+        if not _has_room(state):
+            return first
+        here = slice(first, min(first + TILE, stop))
+        queries, rows = state.waiting.queries[here], state.waiting.rows[here]
+        squares = state.waiting.squares[here]
+        error = inputs.levels.near_error[rows // LANES]
+        reach = state.limits[queries] * RAISED + inputs.margins[queries] + error
+        with np.errstate(over="ignore"):
+            left = squares - 2 * inputs.errors[queries] <= reach**2
+        queries, rows, squares = queries[left], rows[left], squares[left]
+        state.tally[0] += len(rows)
+        low = _second_level(inputs, group, rows, queries, squares)
+        damaged = _look(inputs, group, state, (queries, rows, low))
+        if damaged >= 0:
+            return ~damaged
     return stop
 
 
@@ -169,25 +216,47 @@ def _decoded(codes: NDArray[np.uint16]) -> Singles:
     return decoded
 
 
+def _wait(state: ScanState, queries: Integers, rows: Integers, squares: Doubles) -> None:
+    """Let rows wait that the first level left."""
+    place = slice(state.tally[2], state.tally[2] + len(rows))
+    state.waiting.queries[place], state.waiting.rows[place] = queries, rows
+    state.waiting.squares[place] = squares
+    state.tally[2] = place.stop
+
+
+def _are_best(best: Singles, queries: Integers, scores: Singles) -> NDArray[np.bool_]:
+    """Say which scores are among the best so far of their queries, and note those."""
+    are = np.zeros(len(scores), bool)
+    k = best.shape[1]
+    for a in np.unique(queries).tolist() if k else ():
+        mine = np.flatnonzero(queries == a)
+        joined = np.concatenate([best[a], -scores[mine]])
+        order = np.argsort(joined, kind="stable")[:k]
+        best[a] = joined[order[::-1]]
+        are[mine[order[order >= k] - k]] = True
+    return are
+
+
 def _look(
     inputs: BoundsInput,
-    embedding: Singles,
+    group: Group,
     state: ScanState,
-    a: int,
-    left: tuple[Integers, Doubles],
+    left: tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]], Doubles],
 ) -> int:
-    """Keep those of the rows that are near, by their lower bounds and then by their distances.
+    """Keep those of the queries' rows that are near, by their lower bounds, then their distances.
 
     The most likely lower the limit for the others. Returns a row whose checksum is another, or -1.
     """
-    rows, low = left
-    for some in np.split(np.argsort(low), [state.highs.shape[1]]):
-        here = rows[some[low[some] <= state.limits[a] * RAISED]]
-        embeddings, table = inputs.stored.embeddings[here], inputs.stored.table[here]
-        wrong = here[row_sums(table["id"], embeddings) != table["sum"]]
-        if len(wrong):
-            return int(wrong[0])
-        _keep(state, a, inputs.first + here, distances(embedding, embeddings))
+    queries, rows, low = left
+    for a in np.unique(queries).tolist():
+        mine = np.flatnonzero(queries == a)
+        for some in np.split(mine[np.argsort(low[mine])], [state.highs.shape[1]]):
+            here = rows[some[low[some] <= state.limits[a] * RAISED]]
+            embeddings, table = inputs.stored.embeddings[here], inputs.stored.table[here]
+            wrong = here[row_sums(table["id"], embeddings) != table["sum"]]
+            if len(wrong):
+                return int(wrong[0])
+            _keep(state, a, inputs.first + here, distances(group.embeddings[a], embeddings))
     return -1
 
 
@@ -200,14 +269,18 @@ def _count(excluded: Bits, rows: Integers) -> NDArray[np.bool_]:
 
 
 def _second_level(
-    inputs: BoundsInput, group: Group, rows: Integers, queries: Integers, scores: Doubles
+    inputs: BoundsInput,
+    group: Group,
+    rows: NDArray[np.int32],
+    queries: NDArray[np.int32],
+    squares: Doubles,
 ) -> Doubles:
     """Return lower bounds of some rows' distances to some queries, in pairs."""
     levels = inputs.levels
     near = levels.near_rest[rows // LANES, rows % LANES] - group.near_rest[queries]
     difference = _far_codes(levels, rows) * levels.far_scale[rows // TILE] - group.far[queries]
     further = np.einsum("ij,ij->i", difference, difference)
-    along = group.norms[queries] ** 2 - 2 * scores - near**2 + further
+    along = squares - near**2 + further
     rest, error = levels.far_tail[rows].astype(np.float64).T
     rho = (levels.far_scale.shape[1] + 8) * UNIT
     off, doubt = inputs.margins[queries] + error, 2 * inputs.errors[queries]
@@ -216,7 +289,7 @@ def _second_level(
     return bounds
 
 
-def _far_codes(levels: Levels, rows: Integers) -> Singles:
+def _far_codes(levels: Levels, rows: NDArray[np.int32]) -> Singles:
     """Return the codes (n, m2 - m1) of some rows beyond the first level, before they are scaled."""
     codes = levels.far[rows]
     if levels.far.shape[1] == levels.far_scale.shape[1]:

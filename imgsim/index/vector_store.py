@@ -24,7 +24,8 @@ from imgsim.index.projection import (
     sample_size,
     write_projection_file,
 )
-from imgsim.index.searcher import BackendChoice, Source
+from imgsim.index.search import Source
+from imgsim.index.searcher import BackendChoice
 from imgsim.index.segment_file import (
     TABLE_END,
     MappedEmbeddings,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from imgsim.index.distance import Nearest
 from imgsim.index.gallery import Gallery
-from imgsim.index.searcher import Answer
+from imgsim.index.search import Answer
 from imgsim.results import SearchStats
 
 Contents = Callable[[Sequence[int]], dict[int, bytes]]

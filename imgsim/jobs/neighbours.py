@@ -12,7 +12,7 @@ from imgsim.directory import Directory
 from imgsim.errors import CollectionDamaged
 from imgsim.index.distance import Block, Nearest
 from imgsim.index.gallery import Gallery
-from imgsim.index.searcher import Answer
+from imgsim.index.search import Answer
 from imgsim.jobs.nearest import Contents, Own, nearest_but
 from imgsim.options import SearchFilter
 from imgsim.results import ImageNeighbours, Match, Progress

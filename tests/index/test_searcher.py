@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_hexdigest
 
-from imgsim.index import checksum_numba, first_level, scan_numba, scan_numpy, simd
+from imgsim.index import candidates, checksum_numba, first_level, scan_numba, scan_numpy, simd
 from imgsim.index.bounds import TILE, Bounds, write_bounds
 from imgsim.index.distance import distances
 from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
 from imgsim.index.projection import Projection, fit_projection
-from imgsim.index.searcher import SegmentSearcher, Source
+from imgsim.index.search import Source
+from imgsim.index.searcher import SegmentSearcher
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
 from imgsim.records import packed
 
@@ -203,7 +204,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
-from imgsim.index.searcher import BackendChoice, SegmentSearcher, Source
+from imgsim.index.search import Source
+from imgsim.index.searcher import BackendChoice, SegmentSearcher
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
 rows = np.random.default_rng(0).normal(size=(4_000, 1024)).astype(np.float32)
 path, none = Path(sys.argv[1]), np.empty(0, np.uint8)
@@ -226,6 +228,9 @@ MUTANTS = [
     ("near = true <= state.limits[a] * RAISED", "near = true < state.limits[a] * RAISED"),
     ("low[some] <= state.limits[a] * RAISED", "low[some] < state.limits[a] * RAISED"),
     (" + levels.near_error[groups, None]", " + 0 * levels.near_error[groups, None]"),
+    ("inputs.margins[queries] + error\n        with", "inputs.margins[queries]\n        with"),
+    ("squares - 2 * inputs.errors[queries] <= reach**2", "squares <= reach**2"),
+    ("queries[~is_best], row[~is_best], squares[~is_best]", "queries, row, squares"),
     (" / 2 - inputs.errors\n", " / 2 + 0 * inputs.errors\n"),
     ("* (1 - rho) - off", "* (1 - rho)"),
     (
@@ -240,8 +245,12 @@ MUTANTS = [
 
 
 KERNEL_MUTANTS = [  # each takes its time to compile
-    (scan_numba, " + inputs.levels.near_error[start // LANES]\n", "\n"),
-    (scan_numba, "min(state.limits[a], highs[0])", "min(state.limits[a], highs[k - 1])"),
+    (scan_numba, " + inputs.levels.near_error[row // LANES]\n", "\n"),
+    (scan_numba, " + levels.near_error[row // LANES]\n", "\n"),
+    (scan_numba, "[place] - 2 * inputs.errors[a] > reach**2", "[place] > reach**2"),
+    (scan_numba, "some[lane] = np.nan", "pass"),
+    (scan_numba, "** 2 - 2 * doubts[a]", "** 2"),
+    (candidates, "state.limits[a], state.highs[a, 0]", "state.limits[a], state.highs[a, -1]"),
     (first_level, "min(MIDDLE * lost, np.sqrt(moved)", "0.1 * min(MIDDLE * lost, np.sqrt(moved)"),
     (first_level, "max(greatest / 127, total / _MOST)", "greatest / 127"),
     (first_level, "doubts += leading", "pass"),
@@ -343,7 +352,7 @@ def test_a_mutated_scan_is_noticed(tmp_path, monkeypatch, module, right, wrong):
     text = Path(module.__file__).read_text()
     assert text.count(right) == 1
     mutant = executed(text.replace(right, wrong))
-    if module is first_level:
+    if module in {candidates, first_level}:
         monkeypatch.setitem(sys.modules, module.__name__, mutant)
         mutant = executed(Path(scan_numba.__file__).read_text())
     with pytest.raises(AssertionError):
@@ -367,7 +376,8 @@ def test_any_processor_will_do(tmp_path, monkeypatch):
 
 def test_numba_notices_what_changes():
     """It looks at the file of a function only, not at what it calls."""
-    texts = [Path(module.__file__).read_bytes() for module in (checksum_numba, first_level, simd)]
+    modules = candidates, checksum_numba, first_level, simd
+    texts = [Path(module.__file__).read_bytes() for module in modules]
     assert xxh3_64_hexdigest(b"".join(texts)) == scan_numba.COMPILED_IN
 
 

@@ -1,0 +1,263 @@
+"""One search over some sources, by one thread or several."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsim.index.bounds import LARGEST, TILE, Bounds
+from imgsim.index.distance import Block, Nearest, distances
+from imgsim.index.mapped_segment import MappedSegment
+from imgsim.index.projection import Projection
+from imgsim.index.scan_numpy import (
+    RAISED,
+    Backend,
+    BoundsInput,
+    Group,
+    RowsInput,
+    ScanState,
+    Waiting,
+)
+from imgsim.index.topk import NONE, Candidates, TopKRequest
+from imgsim.records import unpacked
+from imgsim.results import SearchStats
+
+_ROOM = 4 * TILE  # candidates of a query before their distances are computed
+_WAITING = 1 << 20  # rows that wait for a closer look
+_PAIR_BYTES = 1 << 19  # of differences that are computed at once; much more is slow to allocate
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One segment: its rows, which of them do not count, and its bounds if it has any.
+
+    ``excluded`` has a bit for each row that does not count, the least first, or is empty.
+    """
+
+    segment: MappedSegment
+    excluded: NDArray[np.uint8]
+    bounds: Bounds | None
+
+    def __len__(self) -> int:
+        return len(self.segment)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield ids and embeddings of the rows that count, a few megabytes at a time."""
+        left, start = ~unpacked(self.excluded, len(self)), 0
+        for ids, rows in self.segment.blocks():
+            here = left[start : start + len(rows)]
+            start += len(rows)
+            yield (ids, rows) if here.all() else (ids[here], rows[here])
+
+
+class Part(NamedTuple):
+    """The rows of source ``number`` that are scanned in one go."""
+
+    number: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """Some sources, where the rows of each begin, their parts, and the projection of the bounds."""
+
+    sources: Sequence[Source]
+    firsts: NDArray[np.int64]
+    parts: Sequence[Part]
+    projection: Projection
+
+
+class Answer(NamedTuple):
+    """The nearest of each query, and what the search looked at."""
+
+    nearest: list[Nearest]
+    stats: SearchStats
+
+
+class Search:
+    """The search for one group of queries."""
+
+    def __init__(self, searched: Searched, backend: Backend, request: TopKRequest) -> None:
+        self.searched = searched
+        self.backend = backend
+        self.request = request
+        self.group = self._group()
+
+    def run(
+        self, in_threads: Callable[[Callable[[], "Scan"]], list["Scan"]] = lambda scan: [scan()]
+    ) -> Answer:
+        """Return the nearest of each query; ``in_threads`` calls a function in some threads."""
+        parts = iter(self.searched.parts)  # each scan takes the next
+        limits = np.full(len(self.group.norms), self.request.radius)
+        limits[len(self.request.queries) :] = -1  # what fills up the group finds nothing
+
+        def scan() -> Scan:
+            return Scan(self, limits).over(parts)
+
+        scans = in_threads(scan) if len(self.searched.parts) > 1 else [scan()]
+        settled = [scan.best for scan in scans if scan.best is not NONE]
+        best = self.request.best(*settled) if settled else NONE
+        best, computed = self.settle([scan.state for scan in scans], best)
+        mine = SearchStats(queries=len(self.request.queries), distances=computed)
+        return Answer(self.request.split(best), sum((scan.stats() for scan in scans), mine))
+
+    def _group(self) -> Group:
+        """Project the queries, filled up to a multiple of four."""
+        queries, projection = self.request.queries, self.searched.projection
+        if len(queries) > 1:
+            queries = np.pad(queries, ((0, -len(queries) % 4), (0, 0)), "edge")
+        along, squares = self.backend.project(projection, queries)
+        rests = projection.rests(along, squares)
+        with np.errstate(over="ignore"):  # such queries are refused by their norm
+            narrow = along.astype(np.float32)
+        fine, near = projection.fine, projection.near
+        planes = np.hstack([narrow[:, :fine], narrow[:, :near]])
+        parts = planes, narrow[:, near:].copy(), projection.blocks
+        return Group(queries, *parts, *rests, np.sqrt(squares))
+
+    def settle(self, states: Sequence[ScanState], best: Candidates) -> tuple[Candidates, int]:
+        """Return the best with the candidates that scans found, and how many distances it took.
+
+        The scans have their room back.
+        """
+        limits = np.minimum.reduce([state.limits for state in states])
+        if self.request.k:
+            highs = np.concatenate([state.highs for state in states], axis=1)
+            last = self.request.k - 1
+            limits = np.minimum(limits, np.partition(highs, last)[:, last])
+        self.request.tighten(limits, best)
+        owners, numbers = [], []
+        for state in states:
+            most = int(state.counts.max())
+            real = np.arange(most) < state.counts[:, None]
+            rows, places = np.nonzero(real & (state.lows[:, :most] <= limits[:, None] * RAISED))
+            owners.append(rows)
+            numbers.append(state.rows[rows, places])
+            state.counts[:] = 0
+        owner, number = np.concatenate(owners), np.concatenate(numbers)
+        order = np.argsort(number)
+        found = self._distances(owner[order], number[order])
+        return self.request.best(best, *found), len(order)
+
+    def _distances(
+        self, owners: NDArray[np.int64], numbers: NDArray[np.int64]
+    ) -> Iterator[Candidates]:
+        """Yield the distances of some queries to the rows of these numbers, in pairs by row."""
+        step = -(-_PAIR_BYTES // self.request.wide[0].nbytes)
+        for start in range(0, len(numbers), step):
+            mine, some = owners[start : start + step], numbers[start : start + step]
+            cuts = np.searchsorted(some, self.searched.firsts)
+            parts = [
+                self.searched.sources[number].segment.again(
+                    some[cuts[number] : cuts[number + 1]] - self.searched.firsts[number]
+                )
+                for number in np.flatnonzero(np.diff(cuts)).tolist()
+            ]
+            ids, embeddings = map(np.concatenate, zip(*parts, strict=True))
+            found = distances(self.request.wide[mine], embeddings)
+            near = found <= self.request.radius
+            yield Candidates(mine[near], ids[near], found[near])
+
+
+class Scan:
+    """What one thread does of a search.
+
+    The scans of all threads lower the same ``limits``. One may undo what another did just then,
+    which leaves a limit that was one before.
+    """
+
+    def __init__(self, search: Search, limits: NDArray[np.float64]) -> None:
+        self.best = NONE
+        self._search = search
+        self._waiting: list[tuple[int, int]] = []  # numbers of sources, and where theirs ends
+        self._counts = {"scanned": 0, "bounded": 0, "distances": 0}
+        queries, k = len(limits), search.request.k or 0
+        room, rows = _ROOM + 2 * k, int(search.searched.firsts[-1])
+        most = min(_WAITING, queries * (rows + TILE * len(search.searched.parts)))
+        self.state = ScanState(
+            limits,
+            np.full((queries, k), np.inf),
+            np.full((queries, k), np.inf, np.float32),
+            np.empty((queries, room), np.int64),
+            np.empty((queries, room)),
+            np.zeros(queries, np.int64),
+            Waiting(np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most)),
+            np.zeros(3, np.int64),
+        )
+
+    def over(self, parts: Iterator[Part]) -> "Scan":
+        """Scan the parts that this thread gets, and look at what waits then; return itself."""
+        for number, at, stop in parts:
+            kind, scan = self._scan_of(number)
+            self._counts[kind] += len(self._search.request.queries) * (stop - at)
+            while (at := self._reached(number, scan(at, stop))) < stop:
+                self._note(number)
+                self._look_closer()
+                self._settle()
+            self._note(number)
+        self._look_closer()
+        return self
+
+    def stats(self) -> SearchStats:
+        """Return what was looked at."""
+        first_level, second_level, _ = self.state.tally.tolist()
+        return SearchStats(first_level=first_level, second_level=second_level, **self._counts)
+
+    def _note(self, number: int) -> None:
+        """Note that what waits since the last note are rows of source ``number``."""
+        self._waiting.append((number, int(self.state.tally[2])))
+
+    def _look_closer(self) -> None:
+        """Look at the second level of all that waits."""
+        backend, at = self._search.backend, 0
+        for number, stop in self._waiting:
+            bounds = self._bounds_of(number)
+            while bounds and at < stop:
+                look = backend.look_closer(bounds, self._search.group, self.state, at, stop)
+                at = self._reached(number, look)
+                if at < stop:
+                    self._settle()
+        self._waiting.clear()
+        self.state.tally[2] = 0
+
+    def _settle(self) -> None:
+        """Compute the distances of the candidates, which lowers limits and makes room for more."""
+        self.best, computed = self._search.settle([self.state], self.best)
+        self._counts["distances"] += computed
+        self._search.request.tighten(self.state.limits, self.best)
+
+    def _reached(self, number: int, at: int) -> int:
+        """Return where a scan of a source goes on, or raise what a damaged row asks for."""
+        if at < 0:
+            raise self._search.searched.sources[number].segment.damage(~at)
+        return at
+
+    def _scan_of(self, number: int) -> tuple[str, Callable[[int, int], int]]:
+        """Return how source ``number`` is scanned, and what scans its rows from one to another."""
+        backend, group = self._search.backend, self._search.group
+        bounds = self._bounds_of(number)
+        if bounds:
+            return "bounded", partial(backend.scan_bounds, bounds, group, self.state)
+        source = self._search.searched.sources[number]
+        first = int(self._search.searched.firsts[number])
+        rows = RowsInput(source.segment.verified(), source.excluded, first)
+        return "scanned", partial(backend.scan_rows, rows, group, self.state)
+
+    def _bounds_of(self, number: int) -> BoundsInput | None:
+        """Return the bounds of source ``number`` for these queries, if it has any for them."""
+        source, norms = self._search.searched.sources[number], self._search.group.norms
+        if source.bounds is None or not norms.max() < LARGEST:
+            return None
+        return BoundsInput(
+            source.bounds.levels,
+            source.segment.stored,
+            source.excluded,
+            int(self._search.searched.firsts[number]),
+            source.bounds.margin(norms),
+            source.bounds.error(norms),
+            source.bounds.norm,
+        )
