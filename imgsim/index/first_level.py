@@ -39,9 +39,10 @@ from imgsim.index.scan_numpy import (
     Singles,
     Words,
 )
-from imgsim.index.simd import add_to_four, add_to_one
+from imgsim.index.simd import add_to_four, add_to_one, fetch
 
 _MOST = 2_150  # of the sum of |k_j|, before the k_j are rounded: 15 (2,150 + 64 / 2) < 2^15
+_AHEAD = 2  # groups of rows: the processor does not go on by itself beyond a page of memory
 _LEAST = 1e-35  # a factor below is 0: float32 has no digits left
 
 ROUNDING = {"contract", "reassoc", "nsz"}
@@ -49,6 +50,21 @@ ROUNDING = {"contract", "reassoc", "nsz"}
 
 _compiled: Any = njit(fastmath=ROUNDING)
 inlined: Any = njit(fastmath=ROUNDING, forceinline=True)
+
+
+class Scratch(NamedTuple):
+    """Room for what is computed on the way to weights, as to ask for it costs more than to use it.
+
+    ``exact`` (p,) float64 are the w_j of a query and then its e_j, and ``rounded`` (p,) its k_j;
+    ``inverse`` (p,) 1 / s_j of a tile, and ``reach`` (blocks,) what |c| is at most in each block;
+    ``leading`` (q,) what the e_j of the first block change.
+    """
+
+    exact: Doubles
+    rounded: Doubles
+    inverse: Doubles
+    reach: Doubles
+    leading: Doubles
 
 
 class Weights(NamedTuple):
@@ -66,6 +82,7 @@ class Weights(NamedTuple):
     rests: Doubles
     rest_pairs: Words
     rest_factors: Singles
+    scratch: Scratch
 
 
 @inlined
@@ -81,6 +98,9 @@ def room_for_weights(group: Group) -> Weights:
         np.empty((queries, first)),
         np.empty((groups, first // 4, together, 2), np.uint32),
         np.empty((groups, 1, together), np.float32),
+        Scratch(
+            np.empty(count), np.empty(count), np.empty(count), np.empty(blocks), np.empty(queries)
+        ),
     )
 
 
@@ -96,18 +116,32 @@ def write_scores(
     start = tile * (TILE // LANES)
     stop = min(start + TILE // LANES, len(levels.half))
     twice = _round_weights(group, levels.near_scale[tile], inputs.norm, weights, doubts)
+    size, blocks = levels.near.shape[1] * LANES, group.blocks
     for number in range(start, stop):
-        some = scores[number - start]
-        for a in range(len(some)):
+        for line in range(0, size, 32):
+            fetch(levels.near, (number + _AHEAD) * size + line)
+        place = number - start
+        for a in range(len(doubts)):
             rest, offset = np.float32(group.near_rest[a]), np.float32(weights.offsets[a])
             for lane in range(LANES):
-                some[a, lane] = (
+                scores[place, a, lane] = (
                     levels.near_rest[number, lane] * rest - levels.half[number, lane] + offset
                 )
-        _add_products(levels.near[number], group.blocks, weights.pairs, weights.factors, some)
+        _add_products(
+            levels.near,
+            blocks,
+            (weights.pairs, weights.factors),
+            scores,
+            (number, len(blocks) - 1, place),
+        )
         if twice:
-            rests = weights.rest_pairs, weights.rest_factors
-            _add_products(levels.near[number], group.blocks[:2], rests[0], rests[1], some)
+            _add_products(
+                levels.near,
+                blocks,
+                (weights.rest_pairs, weights.rest_factors),
+                scores,
+                (number, 1, place),
+            )
 
 
 @_compiled
@@ -118,16 +152,17 @@ def _round_weights(
 
     Returns whether the rests of the first block are weights, too.
     """
-    together, count, first = weights.pairs.shape[2], len(scale), group.blocks[1]
-    exact, rounded, leading = np.empty(count), np.empty(count), np.empty(len(doubts))
+    together, count, blocks = weights.pairs.shape[2], len(scale), group.blocks
+    scratch = weights.scratch
+    exact, rounded, leading = scratch.exact, scratch.rounded, scratch.leading
+    _look_at_tile(scale, norm, blocks, scratch)
     for a in range(len(doubts)):
         some, place = a // together, a % together
         for j in range(count):
             exact[j] = np.float64(group.near[a, j]) * scale[j]
         weights.offsets[a], doubts[a] = 0.0, 0.0
-        for block in range(len(group.blocks) - 1):
-            here = slice(group.blocks[block], group.blocks[block + 1])
-            factor, offset, lost, doubt = _round(exact[here], scale[here], norm, rounded[here])
+        for block in range(len(blocks) - 1):
+            factor, offset, lost, doubt = _round(blocks, block, scratch)
             weights.factors[some, block, place] = factor
             weights.offsets[a] += offset
             doubts[a] += (count + 8) * doubt
@@ -135,62 +170,76 @@ def _round_weights(
                 doubts[a] += lost
             else:
                 leading[a] = lost
-        weights.rests[a] = exact[:first]
-        _write_pairs(rounded, weights.pairs[some, :, place])
+        for j in range(blocks[1]):
+            weights.rests[a, j] = exact[j]
+        _write_pairs(rounded, weights.pairs, some, place)
     if leading.sum() <= doubts.sum():
         doubts += leading
         return False
     for a in range(len(doubts)):
-        some, place, part = a // together, a % together, rounded[:first]
-        factor, offset, lost, doubt = _round(weights.rests[a], scale[:first], norm, part)
+        some, place = a // together, a % together
+        for j in range(blocks[1]):
+            exact[j] = weights.rests[a, j]
+        factor, offset, lost, doubt = _round(blocks, 0, scratch)
         weights.rest_factors[some, 0, place] = factor
         weights.offsets[a] += offset
         doubts[a] += lost + (count + 8) * doubt
-        _write_pairs(part, weights.rest_pairs[some, :, place])
+        _write_pairs(rounded, weights.rest_pairs, some, place)
     return True
 
 
 @inlined
-def _write_pairs(rounded: Doubles, pairs: Words) -> None:
-    """Write pairs (p / 4, 2) of k_j (p,)."""
-    for i in range(len(pairs)):
-        pairs[i, 0] = _pair(rounded[4 * i], rounded[4 * i + 1])
-        pairs[i, 1] = _pair(rounded[4 * i + 2], rounded[4 * i + 3])
+def _look_at_tile(scale: Singles, norm: float, blocks: Integers, scratch: Scratch) -> None:
+    """Write what is the same for all queries."""
+    for block in range(len(scratch.reach)):
+        longest = 0.0
+        for j in range(blocks[block], blocks[block + 1]):
+            one = np.float64(scale[j])
+            scratch.inverse[j] = 1 / one if one > 0 else 0.0
+            longest += one * one
+        scratch.reach[block] = min(norm, MIDDLE * np.sqrt(longest))
 
 
 @inlined
-def _factor(exact: Doubles) -> float:
+def _write_pairs(rounded: Doubles, pairs: Words, some: int, place: int) -> None:
+    """Write the pairs of k_j (p,) of one query."""
+    for i in range(pairs.shape[1]):
+        pairs[some, i, place, 0] = _pair(rounded[4 * i], rounded[4 * i + 1])
+        pairs[some, i, place, 1] = _pair(rounded[4 * i + 2], rounded[4 * i + 3])
+
+
+@inlined
+def _factor(greatest: float, total: float) -> float:
     """Return the factor of a block of weights, a float32: 0 where it would be hardly one."""
-    greatest, total = 0.0, 0.0
-    for j in range(len(exact)):
-        greatest = max(greatest, abs(exact[j]))
-        total += abs(exact[j])
     factor = np.float64(np.float32(max(greatest / 127, total / _MOST)))
     return factor if factor >= _LEAST else 0.0
 
 
 @inlined
-def _round(
-    exact: Doubles, scale: Singles, norm: float, rounded: Doubles
-) -> tuple[float, float, float, float]:
-    """Write a block of k_j, and leave the e_j in ``exact``.
+def _round(blocks: Integers, block: int, scratch: Scratch) -> tuple[float, float, float, float]:
+    """Write the k_j of a block, and leave the e_j in ``exact``.
 
     Returns the factor, what the block adds to the offset, what the e_j change at most, and 1.5 u
     times what the block adds to A.
     """
-    total, magnitude, lost, moved, longest = 0.0, 0.0, 0.0, 0.0, 0.0
-    factor = _factor(exact)
+    exact, rounded = scratch.exact, scratch.rounded
+    start, stop = np.uint64(blocks[block]), np.uint64(blocks[block + 1])
+    greatest, total = 0.0, 0.0
+    for j in range(start, stop):
+        greatest = max(greatest, abs(exact[j]))
+        total += abs(exact[j])
+    factor = _factor(greatest, total)
     times = 1 / factor if factor > 0 else 0.0
-    for j in range(len(exact)):
-        rounded[j] = np.rint(exact[j] * times)
-        total += rounded[j]
-        magnitude += abs(rounded[j])
-        exact[j] -= rounded[j] * factor
-        lost += abs(exact[j])
-        if scale[j] > 0:
-            moved += (exact[j] / scale[j]) ** 2
-        longest += np.float64(scale[j]) ** 2
-    change = min(MIDDLE * lost, np.sqrt(moved) * min(norm, MIDDLE * np.sqrt(longest)))
+    total, magnitude, lost, moved = 0.0, 0.0, 0.0, 0.0
+    for j in range(start, stop):
+        whole = np.rint(exact[j] * times)
+        rest = exact[j] - whole * factor
+        rounded[j], exact[j] = whole, rest
+        total += whole
+        magnitude += abs(whole)
+        lost += abs(rest)
+        moved += (rest * scratch.inverse[j]) ** 2
+    change = min(MIDDLE * lost, np.sqrt(moved) * scratch.reach[block])
     doubt = 1.5 * UNIT * 15 * factor * magnitude
     return factor, -MIDDLE * factor * total, 1.000001 * change, doubt
 
@@ -202,14 +251,22 @@ def _pair(first: float, second: float) -> np.uint32:
     return np.uint32(bits | bits << 16)
 
 
-@_compiled
+@inlined
 def _add_products(
-    codes: Integers, blocks: Integers, pairs: Words, factors: Singles, scores: Singles
+    codes: Integers,
+    blocks: Integers,
+    rounded: tuple[Words, Singles],
+    scores: Singles,
+    which: tuple[int, int, int],
 ) -> None:
-    """Add the products of codes (p / 4, LANES) and weights to scores (q, LANES)."""
-    if len(scores) == 1:
-        add_to_one(codes, blocks, pairs[0], factors[0], scores)
-        return
+    """Add products of codes (n, p / 4, LANES) and weights to scores (s, q, LANES).
+
+    ``which`` are the n, how many blocks, and the s that are meant.
+    """
+    pairs, factors = rounded
+    number, count, place = which
     for group in range(len(pairs)):
-        some = scores[4 * group : 4 * group + 4]
-        add_to_four(codes, blocks, pairs[group], factors[group], some)
+        if pairs.shape[2] == 1:
+            add_to_one(codes, blocks, pairs, factors, scores, (number, count, group, place))
+        else:
+            add_to_four(codes, blocks, pairs, factors, scores, (number, count, group, place))

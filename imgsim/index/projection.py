@@ -72,9 +72,9 @@ class Projection:
     def blocks(self) -> NDArray[np.int64]:
         """Return where blocks of codes of level one begin, and the end.
 
-        A block has at most BLOCK codes, and high and low ones are in blocks of their own.
+        A block has at most BLOCK codes, and high ones are in blocks of their own.
         """
-        ends = self.fine, 2 * self.fine, self.planes
+        ends = self.fine, self.planes
         starts = (range(start, end, BLOCK) for start, end in zip((0, *ends), ends, strict=False))
         return np.array([*chain.from_iterable(starts), self.planes])
 

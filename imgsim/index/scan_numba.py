@@ -29,6 +29,7 @@ from imgsim.index.scan_numpy import (
     Doubles,
     Group,
     Integers,
+    Projected,
     RowsInput,
     ScanState,
     Singles,
@@ -41,8 +42,8 @@ if (TILE, LANES, MIDDLE, WIDE_MIDDLE) != (1_024, 128, 7.5, 127.5) or (
     # They are compiled in, and numba keeps what it compiled until the text of this file changes.
     raise ImportError("these constants have changed: change them here too")
 
-COMPILED_IN = "a2b9184b48090b15"
-"""XXH3 of candidates.py, checksum_numba.py, first_level.py and simd.py, which a test compares for that reason."""
+COMPILED_IN = "b0363741802ab458"
+"""XXH3 of the modules that these scans import compiled; a test compares it for that reason."""
 
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
 _FETCHED = 256  # values of an embedding; the processor goes on by itself
@@ -57,17 +58,18 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(nogil=True, fastmath=ROUNDING)(function)
 
 
-def project(projection: Projection, queries: Singles) -> tuple[Doubles, Doubles]:
-    """Do what :meth:`Projection.project` does, without BLAS.
+def project(projection: Projection, queries: Singles) -> Projected:
+    """Do what scan_numpy.py does, without BLAS.
 
     The threads of BLAS go on spinning afterwards where the scans want to run.
     """
-    along, squares = _project(queries, projection.mean, projection.directions)
-    return along, squares
+    return Projected(*_project(queries, projection.mean, projection.directions, projection.near))
 
 
 @_compiled
-def _project(queries: Singles, mean: Doubles, directions: Doubles) -> tuple[Doubles, Doubles]:
+def _project(
+    queries: Singles, mean: Doubles, directions: Doubles, near: int
+) -> tuple[Doubles, Doubles, Doubles, Doubles]:
     count, dim = queries.shape
     along = np.zeros((count, directions.shape[1]))
     squares = np.zeros(count)
@@ -83,7 +85,16 @@ def _project(queries: Singles, mean: Doubles, directions: Doubles) -> tuple[Doub
             c0, c1, c2, c3 = centred[a, j], centred[a, j + 1], centred[a, j + 2], centred[a, j + 3]
             for i in range(directions.shape[1]):
                 along[a, i] += c0 * v0[i] + c1 * v1[i] + c2 * v2[i] + c3 * v3[i]
-    return along, squares
+    rests = np.empty((2, count))
+    for a in range(count):
+        left = squares[a]
+        for i in range(near):
+            left -= along[a, i] * along[a, i]
+        rests[0, a] = np.sqrt(max(0.0, left))
+        for i in range(near, directions.shape[1]):
+            left -= along[a, i] * along[a, i]
+        rests[1, a] = np.sqrt(max(0.0, left))
+    return along, np.sqrt(squares), rests[0], rests[1]
 
 
 @_compiled
@@ -103,10 +114,9 @@ def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int,
             return first
         write_scores(inputs, group, first // TILE, weights, scores, doubts)
         span = first, min(stop, first + TILE)
-        wrong = _look_at_best(inputs, group, state, span, (scores, doubts))
+        wrong = _first_level(inputs, group, state, span, (scores, doubts))
         if wrong >= 0:
             return ~int(wrong)
-        _first_level(inputs, group, state, span, (scores, doubts))
     return stop
 
 
@@ -169,59 +179,41 @@ def _threshold(
 
 
 @_compiled
-def _look_at_best(
+def _first_level(
     inputs: BoundsInput, group: Group, state: ScanState, span: tuple[int, int], known: _Scores
 ) -> int:
-    """Look at rows of a tile that have a query's best scores so far, which are no numbers then.
+    """Look at those rows of a tile that have a query's best scores so far.
 
-    Returns a row whose checksum is another, or -1.
+    The others that the first level leaves wait. Returns a row whose checksum is another, or -1.
     """
     scores, doubts = known
     first, stop = span
-    for a in range(len(doubts) if state.best.shape[1] else 0):
-        best = state.best[a]
-        for start in range(first, stop, LANES):
-            least = _threshold(inputs, group, state.limits, a, start, doubts[a])
-            some = scores[(start - first) // LANES, a]
-            for chunk in range(0, LANES, CHUNK):
-                bits = reached(some, chunk, max(least, -best[0]))
-                while bits:
-                    lane, bits = chunk + lowest(bits), bits & (bits - np.uint64(1))
-                    row: int = start + lane
-                    is_one = row < stop and not is_excluded(inputs.excluded, row)
-                    if is_one and some[lane] > -best[0] and state.limits[a] >= 0:
-                        sink(best, -some[lane])
-                        some[lane] = np.nan
-                        state.tally[0] += 1
-                        if not look(inputs, group, state, a, row):
-                            return row
-    return -1
-
-
-@_compiled
-def _first_level(
-    inputs: BoundsInput, group: Group, state: ScanState, span: tuple[int, int], known: _Scores
-) -> None:
-    """Let those rows of a tile wait that the first level leaves."""
-    scores, doubts = known
-    first, stop = span
-    waiting, count = state.waiting, state.tally[2]
+    waiting, k = state.waiting, state.best.shape[1]
     for a in range(len(doubts)):
         if state.limits[a] < 0:
             continue
         square = group.norms[a] ** 2 - 2 * doubts[a]
-        for start in range(first, stop, LANES):
-            least = _threshold(inputs, group, state.limits, a, start, doubts[a])
-            some = scores[(start - first) // LANES, a]
-            for chunk in range(0, LANES, CHUNK):
-                bits = reached(some, chunk, least)
-                while bits:
-                    lane = chunk + lowest(bits)
-                    waiting.queries[count], waiting.rows[count] = a, start + lane
-                    waiting.squares[count] = square - 2 * np.float64(some[lane])
-                    count += start + lane < stop
-                    bits &= bits - np.uint64(1)
-    state.tally[2] = count
+        for chunk in range(first, stop, CHUNK):
+            number, lane = (chunk - first) // LANES, chunk % LANES
+            least = _threshold(inputs, group, state.limits, a, chunk, doubts[a])
+            bits = reached(scores, (number * len(doubts) + a) * LANES + lane, least)
+            while bits:
+                place, bits = lowest(bits), bits & (bits - np.uint64(1))
+                row: int = chunk + place
+                score = scores[number, a, lane + place]
+                if row >= stop or is_excluded(inputs.excluded, row):
+                    continue
+                if k > 0 and score > -state.best[a, 0]:
+                    sink(state.best[a], -score)
+                    state.tally[0] += 1
+                    if not look(inputs, group, state, a, row):
+                        return row
+                else:
+                    count = state.tally[2]
+                    waiting.queries[count], waiting.rows[count] = a, row
+                    waiting.squares[count] = square - 2 * np.float64(score)
+                    state.tally[2] += 1
+    return -1
 
 
 @_compiled
@@ -238,8 +230,6 @@ def _still_near(
         off = inputs.margins[a] + levels.near_error[row // LANES]
         reach = state.limits[a] * RAISED + off
         if state.waiting.squares[place] - 2 * inputs.errors[a] > reach**2:
-            continue
-        if is_excluded(inputs.excluded, row):
             continue
         fetch(levels.far, row * levels.far.shape[1])
         fetch(levels.far_tail, row * 2)

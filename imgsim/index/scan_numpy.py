@@ -22,9 +22,7 @@ from imgsim.index.projection import Projection
 class Backend(Protocol):
     """What does the scanning: this module, or :mod:`imgsim.index.scan_numba`."""
 
-    def project(
-        self, projection: Projection, queries: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def project(self, projection: Projection, queries: NDArray[np.float32]) -> "Projected":
         """See below, as of all of these."""
 
     def scan_bounds(
@@ -81,6 +79,15 @@ class RowsInput(NamedTuple):
     first: int
 
 
+class Projected(NamedTuple):
+    """The coordinates (q, m2) of queries, their lengths (q,) and those of the rests, in float64."""
+
+    along: Doubles
+    norms: Doubles
+    near_rest: Doubles
+    far_rest: Doubles
+
+
 class Group(NamedTuple):
     """Some queries of dimension d, a multiple of 4 in number unless it is one.
 
@@ -129,10 +136,10 @@ class ScanState(NamedTuple):
     tally: Integers
 
 
-def project(projection: Projection, queries: Singles) -> tuple[Doubles, Doubles]:
-    """Return what :meth:`Projection.project` does."""
+def project(projection: Projection, queries: Singles) -> Projected:
+    """Project queries."""
     along, squares = projection.project(queries)
-    return along, squares
+    return Projected(along, np.sqrt(squares), *projection.rests(along, squares))
 
 
 def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int, stop: int) -> int:

@@ -110,14 +110,13 @@ class Search:
         queries, projection = self.request.queries, self.searched.projection
         if len(queries) > 1:
             queries = np.pad(queries, ((0, -len(queries) % 4), (0, 0)), "edge")
-        along, squares = self.backend.project(projection, queries)
-        rests = projection.rests(along, squares)
+        projected = self.backend.project(projection, queries)
         with np.errstate(over="ignore"):  # such queries are refused by their norm
-            narrow = along.astype(np.float32)
+            narrow = projected.along.astype(np.float32)
         fine, near = projection.fine, projection.near
         planes = np.hstack([narrow[:, :fine], narrow[:, :near]])
         parts = planes, narrow[:, near:].copy(), projection.blocks
-        return Group(queries, *parts, *rests, np.sqrt(squares))
+        return Group(queries, *parts, projected.near_rest, projected.far_rest, projected.norms)
 
     def settle(self, states: Sequence[ScanState], best: Candidates) -> tuple[Candidates, int]:
         """Return the best with the candidates that scans found, and how many distances it took.
@@ -129,7 +128,8 @@ class Search:
             highs = np.concatenate([state.highs for state in states], axis=1)
             last = self.request.k - 1
             limits = np.minimum(limits, np.partition(highs, last)[:, last])
-        self.request.tighten(limits, best)
+        if best is not NONE:
+            self.request.tighten(limits, best)
         owners, numbers = [], []
         for state in states:
             most = int(state.counts.max())
@@ -173,6 +173,7 @@ class Scan:
     def __init__(self, search: Search, limits: NDArray[np.float64]) -> None:
         self.best = NONE
         self._search = search
+        self._bounds: dict[int, BoundsInput | None] = {}
         self._waiting: list[tuple[int, int]] = []  # numbers of sources, and where theirs ends
         self._counts = {"scanned": 0, "bounded": 0, "distances": 0}
         queries, k = len(limits), search.request.k or 0
@@ -213,12 +214,11 @@ class Scan:
 
     def _look_closer(self) -> None:
         """Look at the second level of all that waits."""
-        backend, at = self._search.backend, 0
+        scan, at = self._search.backend.look_closer, 0
         for number, stop in self._waiting:
-            bounds = self._bounds_of(number)
+            bounds = self._bounds[number]
             while bounds and at < stop:
-                look = backend.look_closer(bounds, self._search.group, self.state, at, stop)
-                at = self._reached(number, look)
+                at = self._reached(number, scan(bounds, self._search.group, self.state, at, stop))
                 if at < stop:
                     self._settle()
         self._waiting.clear()
@@ -239,7 +239,9 @@ class Scan:
     def _scan_of(self, number: int) -> tuple[str, Callable[[int, int], int]]:
         """Return how source ``number`` is scanned, and what scans its rows from one to another."""
         backend, group = self._search.backend, self._search.group
-        bounds = self._bounds_of(number)
+        if number not in self._bounds:
+            self._bounds[number] = self._bounds_of(number)
+        bounds = self._bounds[number]
         if bounds:
             return "bounded", partial(backend.scan_bounds, bounds, group, self.state)
         source = self._search.searched.sources[number]

@@ -19,6 +19,8 @@ CHUNK = 64
 _intrinsic: Any = extending.intrinsic
 _allocated: Any = cgutils.alloca_once_value
 _declared: Any = cgutils.get_or_insert_function
+_unpacked: Any = cgutils.unpack_tuple
+_tuple: Any = types.UniTuple
 
 _WIDTH = 16  # values of a vector; 16 of 16 bits are what AVX2 has
 _HALF = _WIDTH // 2
@@ -30,8 +32,8 @@ _SUM = ("contract",)
 
 
 @_intrinsic
-def reached(_: Any, scores: Any, start: Any, threshold: Any) -> Any:
-    """Return a bit for each of CHUNK scores from ``start``: whether it is not below that."""
+def reached(_: Any, scores: Any, place: Any, threshold: Any) -> Any:
+    """Return a bit for each of CHUNK scores from that place of a flat view: if it is not below."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (pointer,) = _pointers(context, builder, signature, arguments[:1])
@@ -78,7 +80,7 @@ def square_of_codes(_: Any, codes: Any, scale: Any, coordinates: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits, scales, others = _pointers(context, builder, signature, arguments)
-        half = _length(context, builder, signature, arguments, 0)
+        half = builder.extract_value(_shape(context, builder, signature, arguments, 0), 0)
         floats, octet = ir.VectorType(_FLOAT, _HALF), ir.VectorType(ir.IntType(8), _HALF)
         totals = [_allocated(builder, floats([0.0] * _HALF)) for _ in range(2)]
         with cgutils.for_range_slice(builder, _INT(0), half, _INT(_HALF)) as (start, _):
@@ -103,26 +105,35 @@ def square_of_codes(_: Any, codes: Any, scale: Any, coordinates: Any) -> Any:
 def _adding(queries: int, vectors: int) -> Any:
     """Return a function that adds the products of ``near`` codes and weights to scores.
 
-    Its arguments are codes (p / 4, LANES) uint16; blocks (b + 1,) int64, where blocks of codes
-    begin; pairs (p / 4, t, 2) uint32, the weights of ``t`` queries: two bytes, twice; factors
-    (b, t) and scores (t, LANES) float32. The sums of so many vectors of rows are in registers at
-    the same time.
+    Its arguments are codes (n, p / 4, LANES) uint16; blocks (b + 1,) int64, where blocks of codes
+    begin; pairs (g, m, t, 2) uint32, the weights of ``t`` queries: two bytes, twice; factors
+    (g, b, t) and scores (s, g t, LANES) float32; and which n, b, g and s are meant: of n, g and s
+    that one, of b as many. Arrays come whole, as numba counts the references to each slice, which
+    takes as long as many products. The sums of so many vectors of rows are in registers at the same
+    time.
     """
 
     @_intrinsic
-    def add(_: Any, codes: Any, blocks: Any, pairs: Any, factors: Any, scores: Any) -> Any:
+    def add(
+        _: Any, codes: Any, blocks: Any, pairs: Any, factors: Any, scores: Any, which: Any
+    ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             multiply = _multiplied
             if "+avx2" in context.codegen().magic_tuple()[2].split(","):
                 multiply = _multiplied_with_avx2
-            kernel = _Kernel(
-                builder, _pointers(context, builder, signature, arguments), multiply, queries
-            )
-            ends = _length(context, builder, signature, arguments, 1)
-            kernel.write(builder.sub(ends, _INT(1)), vectors)
+            row, count, group, place = _unpacked(builder, arguments[5])
+            pointers = _pointers(context, builder, signature, arguments[:5])
+            for number, start in ((0, row), (2, group), (3, group), (4, place)):
+                shape = _shape(context, builder, signature, arguments, number)
+                size = reduce(builder.mul, _unpacked(builder, shape)[1:])
+                pointers[number] = builder.gep(pointers[number], [builder.mul(start, size)])
+            query = builder.mul(group, _INT(LANES * queries))
+            pointers[4] = builder.gep(pointers[4], [query])
+            _Kernel(builder, pointers, multiply, queries).write(count, vectors)
             return context.get_dummy_value()
 
-        return types.void(codes, blocks, pairs, factors, scores), generate
+        numbers = _tuple(types.intp, 4)
+        return types.void(codes, blocks, pairs, factors, scores, numbers), generate
 
     return add
 
@@ -215,10 +226,9 @@ def _pointers(context: Any, builder: Any, signature: Any, arguments: Any) -> lis
     return [context.make_array(kind)(context, builder, value).data for kind, value in kinds]
 
 
-def _length(context: Any, builder: Any, signature: Any, arguments: Any, number: int) -> Any:
-    """Return the length of the array that is argument ``number``."""
-    array = context.make_array(signature.args[number])(context, builder, arguments[number])
-    return builder.extract_value(array.shape, 0)
+def _shape(context: Any, builder: Any, signature: Any, arguments: Any, number: int) -> Any:
+    """Return the shape of the array that is argument ``number``."""
+    return context.make_array(signature.args[number])(context, builder, arguments[number]).shape
 
 
 def _vector(builder: Any, pointer: Any, at: Any, kind: Any) -> Any:
