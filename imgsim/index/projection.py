@@ -27,7 +27,8 @@ _COUNTED, _COUNTED_ROWS = 48, 4_096  # queries and rows of the sample with which
 _TILE = 1_024  # rows that share scales
 _ROW_BYTES = 8  # of what is read of each row beside its codes, and again in the second level
 _SECOND_LEVEL_COST = 8_000  # bytes of scanning that a look at a row in the second level is worth
-_ROW_COST = 40_000, 40  # the same for a row itself: always, and for each value
+_ROW_COST = 20_000, 20  # the same for a row itself: always, and for each value
+_NEIGHBOURS = 20  # that a search is for: ten, which are farther for images from elsewhere
 _ABOUT = 1.02  # times the least cost: what the sample does not tell apart
 _UNREADABLE = (  # what NumPy raises for a file with altered bytes, besides OSError
     KeyError,
@@ -128,7 +129,7 @@ def fit_projection(sample: NDArray[np.float32], rows: int = 0) -> Projection:
     reach = _range(centred, most + 16) if most + 16 < dim else np.eye(dim)
     _, turn = np.linalg.eigh(np.cov((centred @ reach).T))
     directions = np.linalg.qr(reach @ turn[:, ::-1][:, :most])[0]
-    fine, near, both, bits = _widths(centred, directions)
+    fine, near, both, bits = _widths(centred, directions, max(rows, len(sample)))
     return Projection(mean, np.ascontiguousarray(directions[:, :both]), fine, near, rows, bits)
 
 
@@ -142,17 +143,19 @@ def _range(centred: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 
 
 def _widths(
-    centred: NDArray[np.float64], directions: NDArray[np.float64]
+    centred: NDArray[np.float64], directions: NDArray[np.float64], rows: int
 ) -> tuple[int, int, int, int]:
     """Return the cheapest numbers of directions; all are 0 if a plain scan is.
 
     They are those of 8 bits, of the first level and of both; then come the bits beyond the first.
+    The rows (n, d) are a sample of so many.
     """
     few = centred[:: -(-len(centred) // _COUNTED_ROWS)]
     queries = np.linspace(0, len(few) - 1, _COUNTED).astype(int)
     limits = _distances(few[queries], centred)
     limits[limits <= 3e-5 * np.linalg.norm(few[queries], axis=1)[:, None]] = np.inf  # it, and twins
-    limits = limits.min(axis=1, keepdims=True)
+    place = -(-_NEIGHBOURS * len(centred) // rows) - 1  # of the sample's, for those of all rows
+    limits = np.partition(limits, place, axis=1)[:, place : place + 1]
     along, squares = few @ directions, np.einsum("ij,ij->i", few, few)
     eight, four = _lost(along, 255), _lost(along, 16)
     left: dict[tuple[int, int], float] = {}

@@ -23,7 +23,7 @@ class TestWidths:
     def test_white_noise_gets_eight_bits(self):
         """All its neighbours are far, so that little tells them from others."""
         rows = np.random.default_rng(0).normal(size=(4_000, 256)).astype(np.float32)
-        projection = fit_projection(rows)
+        projection = fit_projection(rows, 100_000)
         assert (projection.fine, projection.near) == (256, 256)
 
     def test_compressible_vectors_are_not(self):

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -244,17 +244,19 @@ MUTANTS = [
 ]
 
 
-KERNEL_MUTANTS = [  # each takes its time to compile
-    (scan_numba, " + inputs.levels.near_error[row // LANES]\n", "\n"),
-    (scan_numba, " + levels.near_error[row // LANES]\n", "\n"),
-    (scan_numba, "[place] - 2 * inputs.errors[a] > reach**2", "[place] > reach**2"),
-    (scan_numba, "** 2 - 2 * doubts[a]", "** 2"),
-    (candidates, "state.limits[a], state.highs[a, 0]", "state.limits[a], state.highs[a, -1]"),
-    (first_level, "min(MIDDLE * lost, np.sqrt(moved)", "0.1 * min(MIDDLE * lost, np.sqrt(moved)"),
-    (first_level, "max(greatest / 127, total / _MOST)", "greatest / 127"),
-    (first_level, "doubts += leading", "pass"),
-    (first_level, "weights.rest_factors[some, 0, place] = factor", "pass"),
-    (first_level, "doubts[a] += lost + (count + 8) * doubt", "pass"),
+SCAN, LOOK = "scan_bounds", "look_closer"
+
+KERNEL_MUTANTS = [  # where they matter, because each function takes its time to compile
+    (SCAN, scan_numba, " + inputs.levels.near_error[row // LANES]\n", "\n"),
+    (LOOK, scan_numba, " + levels.near_error[row // LANES]\n", "\n"),
+    (LOOK, scan_numba, "[place] - 2 * inputs.errors[a] > reach**2", "[place] > reach**2"),
+    (SCAN, scan_numba, "** 2 - 2 * doubts[a]", "** 2"),
+    (LOOK, candidates, "state.limits[a], state.highs[a, 0]", "state.limits[a], state.highs[a, -1]"),
+    (SCAN, first_level, "min(MIDDLE * lost, np.sqrt(m", "0.1 * min(MIDDLE * lost, np.sqrt(m"),
+    (SCAN, first_level, "max(greatest / 127, total / _MOST)", "greatest / 127"),
+    (SCAN, first_level, "doubts += leading", "pass"),
+    (SCAN, first_level, "weights.rest_factors[some, 0, place] = factor", "pass"),
+    (SCAN, first_level, "doubts[a] += lost + (count + 8) * doubt", "pass"),
 ]
 
 
@@ -343,19 +345,26 @@ def test_at_the_edge(tmp_path, backend):
     battery(tmp_path, backend)
 
 
-@pytest.mark.parametrize(
-    ("module", "right", "wrong"),
-    [(scan_numpy, *mutant) for mutant in MUTANTS] + KERNEL_MUTANTS,
-)
-def test_a_mutated_scan_is_noticed(tmp_path, monkeypatch, module, right, wrong):
+@pytest.mark.parametrize(("right", "wrong"), MUTANTS)
+def test_a_mutated_scan_is_noticed(tmp_path, right, wrong):
+    text = Path(scan_numpy.__file__).read_text()
+    assert text.count(right) == 1
+    with pytest.raises(AssertionError):
+        battery(tmp_path, executed(text.replace(right, wrong)))
+
+
+@pytest.mark.parametrize(("function", "module", "right", "wrong"), KERNEL_MUTANTS)
+def test_a_mutated_kernel_is_noticed(tmp_path, monkeypatch, function, module, right, wrong):
     text = Path(module.__file__).read_text()
     assert text.count(right) == 1
     mutant = executed(text.replace(right, wrong))
-    if module in {candidates, first_level}:
+    if module is not scan_numba:
         monkeypatch.setitem(sys.modules, module.__name__, mutant)
         mutant = executed(Path(scan_numba.__file__).read_text())
+    backend = SimpleNamespace(**vars(scan_numba))
+    setattr(backend, function, getattr(mutant, function))
     with pytest.raises(AssertionError):
-        battery(tmp_path, mutant)
+        battery(tmp_path, backend)
 
 
 def executed(text):

@@ -85,9 +85,14 @@ def browser():
 
 
 @pytest.fixture
-def page(browser, server):
+def wrong():
+    """What goes wrong in a tab."""
+    return []
+
+
+@pytest.fixture
+def page(browser, server, wrong):
     """A tab that knows the token; whatever goes wrong in it fails the test."""
-    wrong = []
     context = browser.new_context(
         base_url=server.base, viewport={"width": WIDTHS[0], "height": 900}
     )
@@ -217,7 +222,20 @@ def test_a_part_that_is_drawn_is_searched_for(page):
     expect(page.locator("#matches a")).to_have_count(60)
 
 
-def test_files_that_are_chosen_and_dropped_are_searched_for(page, stored):
+def test_a_file_that_is_gone_is_said_to_be(page, stored, wrong):
+    file = sorted((stored / "pictures").glob("rocket*.jpg"))[7]
+    with Collection.open(stored / "c") as collection:
+        (number,) = (image.id for image in collection.images() if image.path == str(file))
+    away = file.rename(stored / "away.jpg")
+    for picture in ("#picture", f'#matches a[href="/image/{number}"]'):
+        page.goto(f"/image/{number}" if picture == "#picture" else f"/search?like={number}")
+        expect(page.locator(picture)).to_contain_text("the file is gone or has changed")
+    away.rename(file)
+    assert all("Failed to load resource" in line for line in wrong)
+    wrong.clear()
+
+
+def test_files_that_are_chosen_dropped_and_pasted_are_searched_for(page, stored):
     file = sorted((stored / "pictures").glob("rocket*.jpg"))[5]
     page.goto("/search")
     page.set_input_files("#file", file)
@@ -225,14 +243,21 @@ def test_files_that_are_chosen_and_dropped_are_searched_for(page, stored):
     first = page.locator("#matches .card").first
     expect(first).to_contain_text(file.name)
     expect(first).to_contain_text("1 · 0.00000")
-    drop = """(bytes) => {
+    give = """([bytes, name, make]) => {
       const data = new DataTransfer();
-      data.items.add(new File([Uint8Array.from(bytes)], "<b>dropped.jpg", { type: "image/jpeg" }));
-      document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
+      data.items.add(new File([Uint8Array.from(bytes)], name, { type: "image/jpeg" }));
+      document.dispatchEvent(
+        make === "drop"
+          ? new DragEvent("drop", { dataTransfer: data, cancelable: true })
+          : new ClipboardEvent("paste", { clipboardData: data }),
+      );
     }"""
-    page.evaluate(drop, list(file.read_bytes()))
+    page.evaluate(give, [list(file.read_bytes()), "<b>dropped.jpg", "drop"])
     page.wait_for_url(re.compile("like=u1%2Cu2$"))
     expect(page.locator(".chosen")).to_contain_text("<b>dropped.jpg")
+    page.evaluate(give, [list(file.read_bytes()), "", "paste"])
+    page.wait_for_url(re.compile("like=u1%2Cu2%2Cu3$"))
+    expect(page.locator(".chosen")).to_contain_text("pasted")
     expect(page.locator("#matches .card").first).to_contain_text(file.name)
 
 
