@@ -17,6 +17,7 @@ from imgsim.directory import Directory
 from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.index.vector_store import VectorStore
 from tests.pictures import write_crops
+from tests.prepared import Prepared
 
 GOLDEN = Path(__file__).parent / "golden"
 DATA = Path(os.environ.get("IMGSIM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -111,14 +112,25 @@ def alter(path: Path, statement: str) -> None:
         connection.commit()
 
 
+@pytest.fixture(scope="session")
+def prepared() -> Iterator[Prepared]:
+    """A process that has imported the command."""
+    process = Prepared()
+    yield process
+    process.close()
+
+
 @pytest.fixture
-def imgsim(tmp_path) -> Run:
-    """Run the real command in an empty directory."""
+def imgsim(tmp_path, prepared) -> Run:
+    """Run the real command in an empty directory, in a process of its own."""
     work = tmp_path / "work"
     work.mkdir()
 
     def run(*arguments, **options) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "imgsim", *map(os.fspath, arguments)]
+        words = [*map(os.fsdecode, arguments)]
+        if options.keys() <= {"cwd"}:
+            return prepared.run(words, options.get("cwd", work))
+        command = [sys.executable, "-m", "imgsim", *words]
         options = {"cwd": work, "capture_output": True, "timeout": 300} | options
         return subprocess.run(command, check=False, **options)
 

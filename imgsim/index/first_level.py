@@ -42,7 +42,7 @@ from imgsim.index.scan_numpy import (
 from imgsim.index.simd import add_to_four, add_to_one, fetch
 
 _MOST = 2_150  # of the sum of |k_j|, before the k_j are rounded: 15 (2,150 + 64 / 2) < 2^15
-_AHEAD = 2  # groups of rows: the processor does not go on by itself beyond a page of memory
+_AHEAD = 8  # groups of rows: the processor does not go on by itself beyond a page of memory
 _LEAST = 1e-35  # a factor below is 0: float32 has no digits left
 
 ROUNDING = {"contract", "reassoc", "nsz"}

@@ -42,7 +42,7 @@ if (TILE, LANES, MIDDLE, WIDE_MIDDLE) != (1_024, 128, 7.5, 127.5) or (
     # They are compiled in, and numba keeps what it compiled until the text of this file changes.
     raise ImportError("these constants have changed: change them here too")
 
-COMPILED_IN = "b0363741802ab458"
+COMPILED_IN = "f507dab59f7af715"
 """XXH3 of the modules that these scans import compiled; a test compares it for that reason."""
 
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
@@ -182,9 +182,9 @@ def _threshold(
 def _first_level(
     inputs: BoundsInput, group: Group, state: ScanState, span: tuple[int, int], known: _Scores
 ) -> int:
-    """Look at those rows of a tile that have a query's best scores so far.
+    """Let those rows of a tile wait that the first level leaves, but for the best so far.
 
-    The others that the first level leaves wait. Returns a row whose checksum is another, or -1.
+    Those are looked at. Returns a row whose checksum is another, or -1.
     """
     scores, doubts = known
     first, stop = span
@@ -193,6 +193,7 @@ def _first_level(
         if state.limits[a] < 0:
             continue
         square = group.norms[a] ** 2 - 2 * doubts[a]
+        start, better = state.tally[2], False
         for chunk in range(first, stop, CHUNK):
             number, lane = (chunk - first) // LANES, chunk % LANES
             least = _threshold(inputs, group, state.limits, a, chunk, doubts[a])
@@ -200,19 +201,45 @@ def _first_level(
             while bits:
                 place, bits = lowest(bits), bits & (bits - np.uint64(1))
                 row: int = chunk + place
-                score = scores[number, a, lane + place]
                 if row >= stop or is_excluded(inputs.excluded, row):
                     continue
+                score = scores[number, a, lane + place]
                 if k > 0 and score > -state.best[a, 0]:
                     sink(state.best[a], -score)
-                    state.tally[0] += 1
-                    if not look(inputs, group, state, a, row):
-                        return row
-                else:
-                    count = state.tally[2]
-                    waiting.queries[count], waiting.rows[count] = a, row
-                    waiting.squares[count] = square - 2 * np.float64(score)
-                    state.tally[2] += 1
+                    better = True
+                count = state.tally[2]
+                waiting.queries[count], waiting.rows[count] = a, row
+                waiting.squares[count] = square - 2 * np.float64(score)
+                state.tally[2] += 1
+        if better:
+            most = square + 2 * np.float64(state.best[a, 0])
+            wrong = _look_at_best(inputs, group, state, start, most)
+            if wrong >= 0:
+                return int(wrong)
+    return -1
+
+
+@_compiled
+def _look_at_best(
+    inputs: BoundsInput, group: Group, state: ScanState, start: int, most: float
+) -> int:
+    """Look at what waits since ``start`` with a square of at most ``most``, k rows at most.
+
+    Returns a row whose checksum is another, or -1.
+    """
+    waiting, left, place = state.waiting, state.best.shape[1], start
+    while place < state.tally[2] and left > 0:
+        if waiting.squares[place] > most:
+            place += 1
+            continue
+        a, row = waiting.queries[place], waiting.rows[place]
+        left -= 1
+        state.tally[0] += 1
+        state.tally[2] -= 1
+        last = state.tally[2]
+        waiting.rows[place], waiting.squares[place] = waiting.rows[last], waiting.squares[last]
+        if not look(inputs, group, state, a, row):
+            return int(row)
     return -1
 
 

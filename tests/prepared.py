@@ -1,0 +1,79 @@
+"""The command in a copy of a process that has imported it: that takes a second, each time."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+MOST = 1 << 17  # bytes of a request
+
+
+class Prepared:
+    """Runs commands in copies of a process of its own."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "tests.prepared", str(theirs.fileno())]
+        root = Path(__file__).parents[1]
+        self._process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], cwd=root, start_new_session=True
+        )
+        theirs.close()
+
+    def run(self, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[bytes]:
+        """Run the command in a folder, with an empty standard input, for at most 300 s."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            with open(os.devnull, "rb") as nothing:
+                request = json.dumps([arguments, str(cwd), dict(os.environ)]).encode()
+                files = [file.fileno() for file in (nothing, out, err)]
+                socket.send_fds(self._socket, [request], files)
+            self._socket.settimeout(300)
+            try:
+                code = int(self._socket.recv(MOST))
+            except TimeoutError:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                raise
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+
+    def close(self) -> None:
+        """End the process."""
+        self._socket.close()
+        self._process.wait()
+
+
+def serve(connection: socket.socket) -> None:
+    """Make a copy of this process for each request, and return in it."""
+    while True:
+        request, files, _, _ = socket.recv_fds(connection, MOST, 3)
+        if not request:
+            os._exit(0)
+        child = os.fork()
+        if not child:
+            break
+        for file in files:
+            os.close(file)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        connection.send(str(code).encode())
+    connection.close()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    arguments, cwd, environment = json.loads(request)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv[1:] = arguments
+
+
+if __name__ == "__main__":
+    import imgsim.collection  # noqa: F401 - it is imported late
+    from imgsim.cli.main import main
+
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    main()
