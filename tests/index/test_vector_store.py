@@ -201,7 +201,7 @@ def test_a_segment_that_is_cut_while_it_is_searched(tmp_path, stored, embeddings
 def test_a_collection_that_has_grown_gets_another_basis(tmp_path):
     """The first vectors may tell little of those to come."""
     random = np.random.default_rng(0)
-    first = random.normal(size=(2_100, DIM)).astype(np.float32)
+    first = (random.normal(size=(2_100, DIM)) * 0.9 ** np.arange(DIM)[::-1]).astype(np.float32)
     later = (random.normal(size=(8 * 2_100, DIM)) * 0.9 ** np.arange(DIM)).astype(np.float32)
     catalog = Catalog(tmp_path / "catalog.db")
     catalog.add_encoder("encoder", DIM)

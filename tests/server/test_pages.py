@@ -227,9 +227,9 @@ def test_a_file_that_is_gone_is_said_to_be(page, stored, wrong):
     with Collection.open(stored / "c") as collection:
         (number,) = (image.id for image in collection.images() if image.path == str(file))
     away = file.rename(stored / "away.jpg")
-    for picture in ("#picture", f'#matches a[href="/image/{number}"]'):
-        page.goto(f"/image/{number}" if picture == "#picture" else f"/search?like={number}")
-        expect(page.locator(picture)).to_contain_text("the file is gone or has changed")
+    for address, place in ((f"/image/{number}", "#picture"), (f"/search?like={number}", ".chosen")):
+        page.goto(address)
+        expect(page.locator(place)).to_contain_text("the file is gone or has changed")
     away.rename(file)
     assert all("Failed to load resource" in line for line in wrong)
     wrong.clear()
