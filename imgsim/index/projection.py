@@ -28,7 +28,7 @@ _TILE = 1_024  # rows that share scales
 _ROW_BYTES = 8  # of what is read of each row beside its codes, and again in the second level
 _SECOND_LEVEL_COST = 8_000  # bytes of scanning that a look at a row in the second level is worth
 _ROW_COST = 20_000, 20  # the same for a row itself: always, and for each value
-_NEIGHBOURS = 20  # that a search is for: ten, which are farther for images from elsewhere
+_NEIGHBOURS = 20, 0.003  # that a search is for, or a share of all: ten, but some ask from afar
 _ABOUT = 1.02  # times the least cost: what the sample does not tell apart
 _UNREADABLE = (  # what NumPy raises for a file with altered bytes, besides OSError
     KeyError,
@@ -154,7 +154,7 @@ def _widths(
     queries = np.linspace(0, len(few) - 1, _COUNTED).astype(int)
     limits = _distances(few[queries], centred)
     limits[limits <= 3e-5 * np.linalg.norm(few[queries], axis=1)[:, None]] = np.inf  # it, and twins
-    place = -(-_NEIGHBOURS * len(centred) // rows) - 1  # of the sample's, for those of all rows
+    place = int(len(centred) * min(_NEIGHBOURS[0] / rows, _NEIGHBOURS[1]))  # of the sample's
     limits = np.partition(limits, place, axis=1)[:, place : place + 1]
     along, squares = few @ directions, np.einsum("ij,ij->i", few, few)
     eight, four = _lost(along, 255), _lost(along, 16)
