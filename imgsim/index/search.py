@@ -26,7 +26,7 @@ from imgsim.records import unpacked
 from imgsim.results import SearchStats
 
 _ROOM = 4 * TILE  # candidates of a query before their distances are computed
-_WAITING = 1 << 20  # rows that wait for a closer look
+_WAITING = 1 << 20  # rows that wait for a closer look, or those of a tile if that is more
 _PAIR_BYTES = 1 << 19  # of differences that are computed at once; much more is slow to allocate
 
 
@@ -178,7 +178,8 @@ class Scan:
         self._counts = {"scanned": 0, "bounded": 0, "distances": 0}
         queries, k = len(limits), search.request.k or 0
         room, rows = _ROOM + 2 * k, int(search.searched.firsts[-1])
-        most = min(_WAITING, queries * (rows + TILE * len(search.searched.parts)))
+        tiles = rows // TILE + len(search.searched.parts)
+        most = queries * TILE * min(tiles, max(1, _WAITING // (queries * TILE)))
         self.state = ScanState(
             limits,
             np.full((queries, k), np.inf),

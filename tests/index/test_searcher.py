@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_hexdigest
 
-from imgsim.index import candidates, checksum_numba, first_level, scan_numba, scan_numpy, simd
+from imgsim.index import (
+    candidates,
+    checksum_numba,
+    first_level,
+    scan_numba,
+    scan_numpy,
+    search,
+    simd,
+)
 from imgsim.index.bounds import TILE, Bounds, write_bounds
 from imgsim.index.distance import distances
 from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
@@ -188,6 +196,29 @@ def test_many_queries_in_groups(tmp_path, backend):
     ]
     sources[1] = replace(sources[1], bounds=None)
     assert_exact(searcher_of(sources, projection, 48, backend), rows[:1_100], ids, rows, 5)
+
+
+@BOTH
+@pytest.mark.parametrize("waiting", [1, 70_000])
+def test_more_rows_wait_than_there_is_room_for(tmp_path, monkeypatch, backend, waiting):
+    """They are looked at before the scan goes on, in whatever source they are."""
+    monkeypatch.setattr(search, "_WAITING", waiting)
+    random = np.random.default_rng(4)
+    rows = random.normal(size=(7_500, 24)).astype(np.float32)
+    rows[5_000:5_020] = rows[:20] + np.float32(0.01)  # the nearest come late
+    ids = random.permutation(7_500)
+    ids[::9] = -1
+    projection = some_basis(random, 24, 0, 16, 16)
+    cuts = [2_000, 4_500]
+    sources = [
+        source(tmp_path, number, *part, projection)
+        for number, part in enumerate(zip(np.split(ids, cuts), np.split(rows, cuts), strict=True))
+    ]
+    sources[1] = replace(sources[1], bounds=None)
+    searcher = searcher_of(sources, projection, 24, backend)
+    stats = assert_exact(searcher, rows[:20], ids, rows, 10)
+    assert_exact(searcher, rows[:3], ids, rows, None, 5.0)
+    assert stats.bounded == 20 * 5_000
 
 
 @BOTH
