@@ -1,5 +1,6 @@
 """The command in a copy of a process that has imported it: that takes a second, each time."""
 
+import gc
 import json
 import os
 import signal
@@ -72,8 +73,11 @@ def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    import imgsim.collection  # noqa: F401 - it is imported late
+    import pydantic.type_adapter  # noqa: F401 - typer imports it late
+
+    import imgsim.collection  # noqa: F401 - as the command does
     from imgsim.cli.main import main
 
+    gc.freeze()  # else a collection in a copy copies each page of memory that it looks at
     serve(socket.socket(fileno=int(sys.argv[1])))
     main()
