@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -85,7 +85,6 @@ class Search:
         self.searched = searched
         self.backend = backend
         self.request = request
-        self.group = self._group()
 
     def run(
         self, in_threads: Callable[[Callable[[], "Scan"]], list["Scan"]] = lambda scan: [scan()]
@@ -105,8 +104,9 @@ class Search:
         mine = SearchStats(queries=len(self.request.queries), distances=computed)
         return Answer(self.request.split(best), sum((scan.stats() for scan in scans), mine))
 
-    def _group(self) -> Group:
-        """Project the queries, filled up to a multiple of four."""
+    @cached_property
+    def group(self) -> Group:
+        """The queries, projected and filled up to a multiple of four."""
         queries, projection = self.request.queries, self.searched.projection
         if len(queries) > 1:
             queries = np.pad(queries, ((0, -len(queries) % 4), (0, 0)), "edge")
