@@ -6,6 +6,7 @@ surrogates, and :func:`os.fsencode` gives the exact bytes back.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from operator import add, attrgetter
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ class SearchStats:
 
     def __add__(self, other: "SearchStats") -> "SearchStats":
         """Return the sums."""
-        return SearchStats(*(getattr(self, name) + getattr(other, name) for name in _COUNTS))
+        return SearchStats(*map(add, _counts(self), _counts(other)))
 
 
-_COUNTS = [each.name for each in fields(SearchStats)]
+_counts = attrgetter(*(each.name for each in fields(SearchStats)))
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ class Search:
         self, owners: NDArray[np.int64], numbers: NDArray[np.int64]
     ) -> Iterator[Candidates]:
         """Yield the distances of some queries to the rows of these numbers, in pairs by row."""
-        step = -(-_PAIR_BYTES // self.request.wide[0].nbytes)
+        step = -(-_PAIR_BYTES // (8 * self.request.queries.shape[1]))
         for start in range(0, len(numbers), step):
             mine, some = owners[start : start + step], numbers[start : start + step]
             cuts = np.searchsorted(some, self.searched.firsts)
@@ -158,7 +158,7 @@ class Search:
                 for number in np.flatnonzero(np.diff(cuts)).tolist()
             ]
             ids, embeddings = map(np.concatenate, zip(*parts, strict=True))
-            found = distances(self.request.wide[mine], embeddings)
+            found = distances(self.request.queries[mine], embeddings)
             near = found <= self.request.radius
             yield Candidates(mine[near], ids[near], found[near])
 

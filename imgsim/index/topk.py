@@ -1,7 +1,6 @@
 """Distances of images to several queries, candidates."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -30,11 +29,6 @@ class TopKRequest:
     k: int | None
     radius: float
 
-    @cached_property
-    def wide(self) -> NDArray[np.float64]:
-        """Return the queries in float64."""
-        return self.queries.astype(np.float64)
-
     def best(self, *parts: Candidates) -> Candidates:
         """Return the first ``k`` of each query in the parts, in ascending (query, distance, id).
 
@@ -59,11 +53,12 @@ class TopKRequest:
 
     def split(self, best: Candidates) -> list[Nearest]:
         """Return the images of each query, in order."""
-        order = _order(best)
-        numbers = np.arange(len(self.queries) + 1)
-        cuts = np.searchsorted(best.queries[order], numbers).tolist()
-        parts = (order[start:stop] for start, stop in pairwise(cuts))
-        return [(best.ids[part], best.distances[part]) for part in parts]
+        queries, ids, distances = best
+        if self.k is None:
+            order = _order(best)
+            queries, ids, distances = queries[order], ids[order], distances[order]
+        cuts = np.searchsorted(queries, np.arange(len(self.queries) + 1)).tolist()
+        return [(ids[start:stop], distances[start:stop]) for start, stop in pairwise(cuts)]
 
 
 def _order(candidates: Candidates) -> NDArray[np.int64]:
