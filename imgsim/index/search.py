@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import add
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +103,8 @@ class Search:
         best = self.request.best(*settled) if settled else NONE
         best, computed = self.settle([scan.state for scan in scans], best)
         mine = SearchStats(queries=len(self.request.queries), distances=computed)
-        return Answer(self.request.split(best), sum((scan.stats() for scan in scans), mine))
+        stats = reduce(add, (scan.stats() for scan in scans), mine)
+        return Answer(self.request.split(best), stats)
 
     @cached_property
     def group(self) -> Group:
@@ -118,12 +120,35 @@ class Search:
         parts = planes, narrow[:, near:].copy(), projection.blocks
         return Group(queries, *parts, projected.near_rest, projected.far_rest, projected.norms)
 
+    @cached_property
+    def bounds(self) -> list[BoundsInput | None]:
+        """The bounds of each source for these queries, where it has any for them."""
+        norms = self.group.norms
+        if not norms.max() < LARGEST:
+            return [None] * len(self.searched.sources)
+        return [
+            BoundsInput(
+                source.bounds.levels,
+                source.segment.stored,
+                source.excluded,
+                first,
+                source.bounds.margin(norms),
+                source.bounds.error(norms),
+                source.bounds.norm,
+            )
+            if source.bounds
+            else None
+            for source, first in zip(
+                self.searched.sources, self.searched.firsts.tolist(), strict=False
+            )
+        ]
+
     def settle(self, states: Sequence[ScanState], best: Candidates) -> tuple[Candidates, int]:
         """Return the best with the candidates that scans found, and how many distances it took.
 
         The scans have their room back.
         """
-        limits = np.minimum.reduce([state.limits for state in states])
+        limits = states[0].limits.copy()  # all lower the same
         if self.request.k:
             highs = np.concatenate([state.highs for state in states], axis=1)
             last = self.request.k - 1
@@ -173,7 +198,6 @@ class Scan:
     def __init__(self, search: Search, limits: NDArray[np.float64]) -> None:
         self.best = NONE
         self._search = search
-        self._bounds: dict[int, BoundsInput | None] = {}
         self._waiting: list[tuple[int, int]] = []  # numbers of sources, and where theirs ends
         self._counts = {"scanned": 0, "bounded": 0, "distances": 0}
         queries, k = len(limits), search.request.k or 0
@@ -211,13 +235,15 @@ class Scan:
 
     def _note(self, number: int) -> None:
         """Note that what waits since the last note are rows of source ``number``."""
+        if self._waiting and self._waiting[-1][0] == number:
+            self._waiting.pop()
         self._waiting.append((number, int(self.state.tally[2])))
 
     def _look_closer(self) -> None:
         """Look at the second level of all that waits."""
         scan, at = self._search.backend.look_closer, 0
         for number, stop in self._waiting:
-            bounds = self._bounds[number]
+            bounds = self._search.bounds[number]
             while bounds and at < stop:
                 at = self._reached(number, scan(bounds, self._search.group, self.state, at, stop))
                 if at < stop:
@@ -240,27 +266,10 @@ class Scan:
     def _scan_of(self, number: int) -> tuple[str, Callable[[int, int], int]]:
         """Return how source ``number`` is scanned, and what scans its rows from one to another."""
         backend, group = self._search.backend, self._search.group
-        if number not in self._bounds:
-            self._bounds[number] = self._bounds_of(number)
-        bounds = self._bounds[number]
+        bounds = self._search.bounds[number]
         if bounds:
             return "bounded", partial(backend.scan_bounds, bounds, group, self.state)
         source = self._search.searched.sources[number]
         first = int(self._search.searched.firsts[number])
         rows = RowsInput(source.segment.verified(), source.excluded, first)
         return "scanned", partial(backend.scan_rows, rows, group, self.state)
-
-    def _bounds_of(self, number: int) -> BoundsInput | None:
-        """Return the bounds of source ``number`` for these queries, if it has any for them."""
-        source, norms = self._search.searched.sources[number], self._search.group.norms
-        if source.bounds is None or not norms.max() < LARGEST:
-            return None
-        return BoundsInput(
-            source.bounds.levels,
-            source.segment.stored,
-            source.excluded,
-            int(self._search.searched.firsts[number]),
-            source.bounds.margin(norms),
-            source.bounds.error(norms),
-            source.bounds.norm,
-        )

@@ -25,6 +25,7 @@ from imgsim.results import SearchStats
 _LOG = logging.getLogger(__name__)
 
 _LOADING = 200_000_000  # values whose scan in NumPy takes as long as loading the compiled scans
+_ASKING = 1_000_000  # values whose scan takes as long as what else NumPy does for a query
 _GROUP = 64  # queries that are scanned for together, or fewer if each wants very many
 _AT_ONCE = 1_024  # queries whose candidates are in memory at the same time
 
@@ -94,15 +95,15 @@ class SegmentSearcher:
         if not total:
             return Answer([(NONE.ids, NONE.distances) for _ in queries], SearchStats(len(queries)))
         k = None if k is None or k >= total else k
-        nearest, stats = [], SearchStats()
-        for start in range(0, len(queries), _AT_ONCE):
-            part = self._search(TopKRequest(queries[start : start + _AT_ONCE], k, radius))
-            nearest += part.nearest
-            stats += part.stats
-        return Answer(nearest, stats)
+        return _joined(
+            [
+                self._search(TopKRequest(queries[start : start + _AT_ONCE], k, radius))
+                for start in range(0, len(queries), _AT_ONCE)
+            ]
+        )
 
     def _search(self, request: TopKRequest) -> Answer:
-        backend = self._choose(len(request.queries) * self._values)
+        backend = self._choose(len(request.queries) * (_ASKING + self._values))
         step = max(1, min(_GROUP, self._most_highs // (request.k or 1)))
         searches = [
             Search(
@@ -116,11 +117,16 @@ class SegmentSearcher:
             answers = [search.run(self._together) for search in searches]
         else:
             answers = list(self._pool.map(Search.run, searches))
-        return Answer(
-            [nearest for answer in answers for nearest in answer.nearest],
-            sum((answer.stats for answer in answers), SearchStats()),
-        )
+        return _joined(answers)
 
     def _together(self, scan: Callable[[], Scan]) -> list[Scan]:
         others = [self._pool.submit(scan) for _ in range(self._threads - 1)]
         return [scan(), *(other.result() for other in others)]
+
+
+def _joined(answers: Sequence[Answer]) -> Answer:
+    """Return the answers to some queries after each other, as one."""
+    if len(answers) == 1:
+        return answers[0]
+    nearest = [found for answer in answers for found in answer.nearest]
+    return Answer(nearest, sum((answer.stats for answer in answers), SearchStats()))
