@@ -86,6 +86,7 @@ if TYPE_CHECKING:
         StageProgress,
     )
     from imgsim.images.source import Images, ImageSource
+    from imgsim.joint import JointSearcher
     from imgsim.options import (
         DECODER,
         PLAIN,
@@ -204,6 +205,7 @@ __all__ = [
     "ImgsimError",
     "IngestReport",
     "IngestSettings",
+    "JointSearcher",
     "JudgedPair",
     "Keep",
     "LabelError",
@@ -268,6 +270,7 @@ _HOMES = (
     "imgsim.images.source",
     "imgsim.curation.curation",
     "imgsim.collection",
+    "imgsim.joint",
 )
 
 

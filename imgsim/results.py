@@ -26,12 +26,16 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Match:
-    """A neighbour: ``rank`` counts from 1, ``distance`` is Euclidean, in float64."""
+    """A neighbour: ``rank`` counts from 1, ``distance`` is Euclidean, in float64.
+
+    ``collection`` is the folder of its collection, where the search was over several.
+    """
 
     rank: int
     id: int
     path: str
     distance: float
+    collection: str = ""
 
 
 @dataclass(frozen=True)

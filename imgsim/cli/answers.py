@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from imgsim.output.listing import (
+    JOINT_COLUMNS,
     JSON_SCHEMA,
     NEIGHBOUR_COLUMNS,
     Row,
@@ -67,14 +68,18 @@ def print_images(images: Iterable[ImageInfo], *, as_json: bool) -> None:
             print(printable(image.path))
 
 
-def print_results(results: Sequence[QueryResult], form: QueryFormat, *, null: bool) -> None:
-    """Print the answer of a query to stdout."""
+def print_results(
+    results: Sequence[QueryResult], form: QueryFormat, *, null: bool, several: bool
+) -> None:
+    """Print the answer of a query to stdout, and whose it is if it is of several collections."""
     if form == "table":
-        _print_table(results)
+        _print_table(results, several=several)
     elif form == "paths":
         _print_paths(results, "\0" if null else "\n")
     else:
-        print_rows((row for result in results for row in query_rows(result)), form)
+        columns = JOINT_COLUMNS if several else NEIGHBOUR_COLUMNS
+        rows = (row[: len(columns)] for result in results for row in query_rows(result))
+        print_rows(rows, form, columns)
 
 
 def print_rows(
@@ -84,17 +89,17 @@ def print_rows(
     _ROW_WRITERS[form](sys.stdout, rows, columns)
 
 
-def _print_table(results: Sequence[QueryResult]) -> None:
+def _print_table(results: Sequence[QueryResult], *, several: bool) -> None:
     for number, result in enumerate(results):
         if number:
             print()
         print(printable(result.query))
         width = max([2, *(len(str(match.id)) for match in result.matches)])
-        print(f"{'rank':>6}  {'distance':>12}  {'id':>{width}}  path")
+        print(f"{'rank':>6}  {'distance':>12}  {'id':>{width}}  path{'  in' if several else ''}")
         for match in result.matches:
             print(
                 f"{match.rank:>6}  {match.distance:>12.6g}  {match.id:>{width}}  "
-                f"{printable(match.path)}"
+                f"{printable(match.path)}{f'  {printable(match.collection)}' if several else ''}"
             )
 
 

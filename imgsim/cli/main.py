@@ -47,7 +47,12 @@ class _Boundary(TyperGroup):
     def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as its base class
         super().__init__(*arguments, **named)
         for command in _below(self):
-            command.params += [_repeated(each) for each in self.params if each.name in _ANYWHERE]
+            own = {word for each in command.params for word in each.opts}
+            command.params += [
+                _repeated(each)
+                for each in self.params
+                if each.name in _ANYWHERE and own.isdisjoint(each.opts)
+            ]
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - the signature of its base class
         try:

@@ -23,6 +23,7 @@ from imgsim.text import printable
 
 if TYPE_CHECKING:
     from imgsim.collection import Collection
+    from imgsim.joint import JointSearcher
     from imgsim.output.plots import Drawing
 
 ImagePaths = Annotated[
@@ -133,6 +134,15 @@ class Options:
         from imgsim.collection import Collection  # noqa: PLC0415 - `--help` does not pay for it
 
         return Collection.open(self.collection, create=create, device=self.device)
+
+    def joint_searcher(self, folders: list[Path], within: SearchFilter) -> "JointSearcher":
+        """Open these collections, as one."""
+        from imgsim.joint import JointSearcher  # noqa: PLC0415 - as above
+
+        try:
+            return JointSearcher(folders, within, device=self.device)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
 
     def mend(self) -> str:
         """Mend the catalog of the collection, if it is damaged; return what was done."""

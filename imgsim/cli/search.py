@@ -39,6 +39,16 @@ def query(
         list[str],
         typer.Argument(metavar="IMAGES", help="Images, and folders of them; - reads paths."),
     ],
+    collections: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--collection",
+            "-c",
+            metavar="DIR",
+            help="A collection's folder; several with the same encoder are searched as one.",
+            show_default="that of imgsim -c",
+        ),
+    ] = None,
     k: K = None,
     radius: Radius = None,
     under: Under = None,
@@ -85,15 +95,15 @@ def query(
         failures.append(error)
         say(f"imgsim: error: {error}")
 
-    with options.open() as collection:
+    folders = collections or [options.collection]
+    with options.joint_searcher(folders, within) as searcher:
         paths = list(expanded(images, options, fail, null=null))
-        with collection.searcher(within) as searcher:
-            results = searcher.search(paths, k, fail, max_pixels=max_pixels, damaged=damaged)
-            searched = len(searcher)
+        results = searcher.search(paths, k, fail, max_pixels=max_pixels, damaged=damaged)
+        searched = len(searcher)
     _note_silence(results, searched, within, options)
     if explain:
         say_stats(results.stats)
-    print_results(results, "jsonl" if as_json else form, null=null)
+    print_results(results, "jsonl" if as_json else form, null=null, several=len(folders) > 1)
     if figure is not None:
         _draw(figure, results, options)
     if page is not None:

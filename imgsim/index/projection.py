@@ -20,7 +20,8 @@ STEP = 16
 BLOCK = 64
 """The most codes of level one whose products are summed in 16 bits."""
 
-_MOST_DIRECTIONS = 512
+_FEW = 1_280  # dimensions in which all directions are found
+_MOST_DIRECTIONS = 512  # of more dimensions
 _MOST_BYTES = 0.34  # of the embeddings' own
 _SAMPLE_BYTES = 64 << 20
 _COUNTED, _COUNTED_ROWS = 48, 4_096  # queries and rows of the sample with which widths are chosen
@@ -114,19 +115,20 @@ def sample_size(dim: int) -> int:
 def fit_projection(sample: NDArray[np.float32], rows: int = 0) -> Projection:
     """Fit a projection to ``sample`` (n, d) float32 of so many rows: mean and principal directions.
 
-    The directions come, where they are much fewer than d, from a randomised range finder with two
-    power iterations (Halko, Martinsson, Tropp 2011, algorithm 4.4), in memory of a few times the
+    The directions of very many dimensions come from a randomised range finder with two power
+    iterations (Halko, Martinsson, Tropp 2011, algorithm 4.4), in memory of a few times the
     sample. The widths of the levels are chosen by counting, within the sample, how many rows a
     search would leave. ``near`` is 0 if none beats a plain scan: the embeddings do not compress.
     """
     mean = sample.mean(axis=0, dtype=np.float64)
     centred = sample - mean
     dim = sample.shape[1]
-    most = min(_MOST_DIRECTIONS, 2 * (int(_MOST_BYTES * 4 * dim) - 2 * _ROW_BYTES), dim)
-    most = min(most, len(sample) // 4) // STEP * STEP
+    most = dim if dim <= _FEW else _MOST_DIRECTIONS
+    most = min(most, 2 * (int(_MOST_BYTES * 4 * dim) - 2 * _ROW_BYTES), len(sample) // 4)
+    most = most // STEP * STEP
     if most <= 0:
         return Projection(mean, np.zeros((dim, 0)), 0, 0, rows)
-    reach = _range(centred, most + 16) if most + 16 < dim else np.eye(dim)
+    reach = np.eye(dim) if dim <= _FEW else _range(centred, most + 16)
     _, turn = np.linalg.eigh(np.cov((centred @ reach).T))
     directions = np.linalg.qr(reach @ turn[:, ::-1][:, :most])[0]
     fine, near, both, bits = _widths(centred, directions, max(rows, len(sample)))
@@ -177,14 +179,17 @@ def _cheapest(left: dict[tuple[int, int], float], dim: int) -> tuple[int, int, i
     """
     row = _ROW_COST[0] + _ROW_COST[1] * dim
     found = []
-    for (fine, near), first in left.items():
-        for (same, both), second in left.items():
-            bits = 8 if fine == near and same == both else 4
-            further = (both - near) * bits / 8
-            read = fine + (near - fine) / 2 + _ROW_BYTES
-            fits = read + further + _ROW_BYTES <= _MOST_BYTES * 4 * dim
-            if not fits or both < near or (bits == 4 and same != fine):
-                continue
+    options = [
+        (fine, near, both, bits)
+        for fine, near in left
+        for both in {width for _, width in left if width >= near}
+        for bits in ((4, 8) if fine == near else (4,))
+    ]
+    for fine, near, both, bits in options:
+        further = (both - near) * bits / 8
+        read = fine + (near - fine) / 2 + _ROW_BYTES
+        if read + further + _ROW_BYTES <= _MOST_BYTES * 4 * dim:
+            first, second = left[fine, near], left[both if bits == 8 else fine, both]
             cost = read + first * (_SECOND_LEVEL_COST + further) + second * row
             found.append((cost, read + further, further, (fine, near, both, bits)))
     least = min((cost for cost, *_ in found), default=np.inf)

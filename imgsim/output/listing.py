@@ -28,6 +28,7 @@ NEIGHBOUR_COLUMNS = {
     "neighbour_path": "string",
     "distance": "float64",
 }
+JOINT_COLUMNS = {**NEIGHBOUR_COLUMNS, "collection": "string"}
 IMAGE_COLUMNS = {
     "image_id": "int64",
     "path": "string",
@@ -91,9 +92,9 @@ def neighbour_rows(image: ImageNeighbours) -> Iterator[Row]:
 
 
 def query_rows(result: QueryResult) -> Iterator[Row]:
-    """Yield a row of NEIGHBOUR_COLUMNS for each match of a query, which has no id."""
-    for match in result.matches:
-        yield None, result.query, match.rank, match.id, match.path, match.distance
+    """Yield a row of JOINT_COLUMNS for each match of a query, which has no id."""
+    for each in result.matches:
+        yield None, result.query, each.rank, each.id, each.path, each.distance, each.collection
 
 
 def write_csv(
