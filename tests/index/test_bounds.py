@@ -31,7 +31,7 @@ class TestWidths:
         rows = random.normal(size=(4_000, 256)) * 0.8 ** np.arange(256)
         projection = fit_projection(rows.astype(np.float32))
         assert 16 <= projection.near < 80
-        assert projection.far_bits == 8
+        assert projection.fine == projection.near
         departure = projection.directions.T @ projection.directions - np.eye(
             projection.directions.shape[1]
         )
