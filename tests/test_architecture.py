@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.models import write_projection
+from tests.prepared import Prepared
 
 ROOT = Path(__file__).parents[1]
 LITE = ROOT / "requirements-lite.txt"
@@ -64,13 +65,7 @@ def test_all_but_training_works_without_tensorflow(light, empty, crops, tmp_path
         shutil.copy2(path, folder)
     model = write_projection(tmp_path / "m.onnx")
 
-    def run(*arguments):
-        command = [sys.executable, "-S", "-m", "imgsim", "-c", empty, *arguments]
-        return subprocess.run(
-            [*map(str, command)], capture_output=True, text=True, check=False, env=light
-        )
-
-    for arguments in (
+    everything: list[list[object]] = [
         ["ingest", *crops[:3]],
         ["evaluate", tmp_path / "labelled", "--figure", tmp_path / "f.png"],
         ["encoder", "import", model, "--name", "mine"],
@@ -84,14 +79,16 @@ def test_all_but_training_works_without_tensorflow(light, empty, crops, tmp_path
         ["export", "index", "-o", tmp_path / "i.faiss"],
         ["info"],
         ["check"],
-    ):
-        done = run(*arguments)
-        assert done.returncode == 0, (arguments, done.stderr)
-    done = run("train", *crops)
+    ]
+    with Prepared(light, ["-S"]) as process:
+        for arguments in everything:
+            done = process.run([*map(str, ["-c", empty, *arguments])], tmp_path)
+            assert done.returncode == 0, (arguments, done.stderr)
+        done = process.run(["-c", str(empty), "train", *crops], tmp_path)
     assert done.returncode == 30
     assert done.stderr.splitlines()[-1] == (
-        "imgsim: error: this needs TensorFlow, and tensorflow is not installed: "
-        "pip install tensorflow keras tf2onnx"
+        b"imgsim: error: this needs TensorFlow, and tensorflow is not installed: "
+        b"pip install tensorflow keras tf2onnx"
     )
 
 

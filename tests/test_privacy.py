@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from imgsim.cli.main import app
 from tests.models import write_projection
+from tests.prepared import Prepared
 
 CALLS = {  # connect, sendto, sendmsg, sendmmsg: their numbers
     "x86_64": (42, 44, 46, 307),
@@ -47,12 +48,16 @@ def commands(group, before=""):
             yield f"{before}{name}"
 
 
-def run(command, home) -> subprocess.CompletedProcess[bytes]:
+def environment(home) -> dict[str, str]:
     home.mkdir(exist_ok=True)
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    return kept | {"HOME": str(home)}
+
+
+def run(command, home) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [*map(str, command)],
-        env=kept | {"HOME": str(home)},
+        env=environment(home),
         cwd=home.parent,
         capture_output=True,
         check=False,
@@ -82,8 +87,8 @@ def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
     model = write_projection(tmp_path / "model.onnx")
     manifest = tmp_path / "moved.imgsim.jsonl"
     manifest.write_text('{"format": 1, "act": "move", "collection": "", "token": "00000000"}\n')
-    done = set[str]()
-    for arguments in (
+    home, done = tmp_path / "home", set[str]()
+    everything: list[list[object]] = [
         ["train", pictures, "--epochs", "1", "--image-size", "32"],
         ["ingest", pictures],
         ["query", first, "--figure", tmp_path / "f.png", "--html", tmp_path / "f.html"],
@@ -119,14 +124,15 @@ def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
         ["encoder", "remove", "third"],
         ["info"],
         ["check", "--deep", "--repair"],
-    ):
-        command = [sys.executable, "-m", "imgsim", "-c", tmp_path / "c", *arguments]
-        ended = run(command, tmp_path / "home")
-        assert ended.returncode == 0, (arguments, ended.stderr)
-        done |= {" ".join(map(str, arguments[:count])) for count in (1, 2)}
-        written = {str(p.relative_to(tmp_path / "home")) for p in (tmp_path / "home").rglob("*")}
-        assert all(f"{name}/".startswith((".cache/imgsim/", ".cache/")) for name in written)
-        assert {name.split("/")[1] for name in written if "/" in name} <= {"imgsim"}, arguments
+    ]
+    with Prepared(environment(home), before=forbid_sending) as process:
+        for arguments in everything:
+            ended = process.run([*map(str, ["-c", tmp_path / "c", *arguments])], tmp_path)
+            assert ended.returncode == 0, (arguments, ended.stderr)
+            done |= {" ".join(map(str, arguments[:count])) for count in (1, 2)}
+            written = {str(path.relative_to(home)) for path in home.rglob("*")}
+            assert all(f"{name}/".startswith((".cache/imgsim/", ".cache/")) for name in written)
+            assert {name.split("/")[1] for name in written if "/" in name} <= {"imgsim"}, arguments
     assert set(commands(get_command(app))) - {"serve"} <= done  # it answers: tests/server
 
 
