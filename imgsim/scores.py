@@ -10,11 +10,22 @@ class Recognition:
     """Which share of some ``images`` is recognised by the encoder, and by raw pixels.
 
     That is, an image is the nearest to itself cropped a little, lit otherwise, perhaps mirrored.
+    ``isolation`` is how far images are from their tenth nearest, as a share of how far any two are;
+    0 where it was not measured.
     """
 
     images: int
     encoder: float
     pixels: float
+    isolation: float = 0.0
+
+    @property
+    def is_sparse(self) -> bool:
+        """Say whether there are few images of each kind, so that pretrained networks find more.
+
+        docs/decisions.md says what that was judged by.
+        """
+        return self.isolation > 0.7
 
     @property
     def is_poor(self) -> bool:

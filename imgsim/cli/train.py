@@ -38,7 +38,7 @@ from imgsim.options import (
 )
 from imgsim.output.target import FIGURES, check_target
 from imgsim.results import TrainingReport
-from imgsim.scores import AgreementReport
+from imgsim.scores import AgreementReport, Recognition
 
 _DRAWN = 20  # queries of a sheet
 
@@ -222,8 +222,18 @@ def _said_of_network(report: TrainingReport) -> tuple[str, ...]:
         f"ONNX against Keras on {report.compared} images: greatest difference "
         f"{report.onnx_difference:.2g}",
         f"encoder, history and reconstructions: {where}",
-        "of pictures of many kinds, a pretrained network finds more: `imgsim encoder pretrained`",
+        _said_of_start(report.recognition),
     )
+
+
+def _said_of_start(recognition: Recognition) -> str:
+    if recognition.is_sparse:
+        return (
+            f"few pictures lie near others (the tenth nearest at {recognition.isolation:.0%} of "
+            "the usual distance), so a pretrained network will find more: see `imgsim encoder "
+            "pretrained`, `imgsim train --start`"
+        )
+    return "of pictures of many kinds, a pretrained network finds more: `imgsim encoder pretrained`"
 
 
 def _seconds(text: str) -> float:

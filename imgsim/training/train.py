@@ -44,14 +44,14 @@ from imgsim.training.network import (
     set_seed,
 )
 from imgsim.training.outputs import BESIDES, write_outputs
-from imgsim.training.selfcheck import recognition
+from imgsim.training.selfcheck import isolation, recognition
 from imgsim.training.stages import Stages
 
 _COMPARED = 16
 _CHECKED = 500
 _TOLERANCE = 1e-4
 _SAMPLED = 5_000  # images to which the head is fitted
-_JUDGED = 3_000  # images that say how much colours count
+_JUDGED = 3_000  # images that say how much colours count, and how isolated they are
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def train(
     stages.enter("head")
     _attach_head(job.directory, images.first(split[0], _SAMPLED), settings)
     stages.enter("check")
-    recognised = _recognised(images.first([*split[1], *split[0]], _CHECKED), job, settings)
+    recognised = _recognised(images.first([*split[1], *split[0]], _JUDGED), job, settings)
     info = publish(state.name)
     if not fitted.interrupted:
         job.checkpoints.clear()
@@ -145,9 +145,12 @@ def _resumed(images: TrainingImages, state: TrainingState) -> TrainingState:
 
 
 def _recognised(
-    checked: NDArray[np.uint8], job: TrainingJob, settings: TrainingSettings
+    images: NDArray[np.uint8], job: TrainingJob, settings: TrainingSettings
 ) -> Recognition:
-    return recognition(Encoder(job.directory).encode, checked, settings.seed)
+    """Return how many of the first images are recognised, and how isolated all are."""
+    encoder = Encoder(job.directory)
+    recognised = recognition(encoder.encode, images[:_CHECKED], settings.seed)
+    return replace(recognised, isolation=isolation(encode_on_all_cores(encoder, images)))
 
 
 def _attach_head(directory: Path, images: NDArray[np.uint8], settings: TrainingSettings) -> None:

@@ -30,7 +30,7 @@ from imgsim.training.checkpoints import Checkpoints, TrainingJob, TrainingState
 from imgsim.training.fit import _callbacks
 from imgsim.training.images import TrainingImages
 from imgsim.training.network import create, create_autoencoder, encoder_of, latent_channels
-from imgsim.training.selfcheck import recognition
+from imgsim.training.selfcheck import isolation, recognition
 from imgsim.training.train import _difference
 from tests.conftest import interruptible
 
@@ -318,6 +318,29 @@ class TestRecognition:
     )
     def test_half_of_the_failures_of_pixels(self, encoder, pixels, poor):
         assert Recognition(500, encoder, pixels).is_poor == poor
+
+
+class TestIsolation:
+    """How far the tenth nearest is; twenty in a place are near, and no two of all others are."""
+
+    def test_many_of_each_kind(self):
+        random = np.random.default_rng(0)
+        kinds = np.repeat(random.normal(size=(30, 64)), 20, axis=0)
+        rows = (kinds + 0.1 * random.normal(size=kinds.shape)).astype(np.float32)
+        assert 0.05 < isolation(rows) < 0.15
+        assert isolation(rows * 1e3) == pytest.approx(isolation(rows), rel=1e-3)
+
+    def test_none_of_a_kind(self):
+        rows = np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32)
+        found = isolation(rows)
+        assert 0.8 < found < 1
+        assert Recognition(300, 1.0, 0.5, found).is_sparse
+
+    @pytest.mark.parametrize("rows", [np.eye(10, dtype=np.float32), np.ones((40, 8), np.float32)])
+    def test_too_few_and_all_alike(self, rows):
+        found = isolation(rows)
+        assert found == 0
+        assert not Recognition(len(rows), 1.0, 0.5, found).is_sparse
 
 
 def test_only_a_training_with_augmentations_has_a_schedule(tmp_path):
