@@ -65,7 +65,7 @@ def test_all_but_training_works_without_tensorflow(light, empty, crops, tmp_path
         shutil.copy2(path, folder)
     model = write_projection(tmp_path / "m.onnx")
 
-    everything: list[list[object]] = [
+    everything = [
         ["ingest", *crops[:3]],
         ["evaluate", tmp_path / "labelled", "--figure", tmp_path / "f.png"],
         ["encoder", "import", model, "--name", "mine"],

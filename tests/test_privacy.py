@@ -88,7 +88,7 @@ def test_no_command_connects_or_writes_into_the_home_folder(tmp_path, pictures):
     manifest = tmp_path / "moved.imgsim.jsonl"
     manifest.write_text('{"format": 1, "act": "move", "collection": "", "token": "00000000"}\n')
     home, done = tmp_path / "home", set[str]()
-    everything: list[list[object]] = [
+    everything = [
         ["train", pictures, "--epochs", "1", "--image-size", "32"],
         ["ingest", pictures],
         ["query", first, "--figure", tmp_path / "f.png", "--html", tmp_path / "f.html"],

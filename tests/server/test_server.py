@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from urllib.parse import quote_from_bytes
 import anyio
 import pyarrow as pa
 import pytest
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -27,6 +29,7 @@ from imgsim.server.app import create_app
 from imgsim.server.guard import Guard
 from imgsim.server.openapi import document
 from imgsim.server.problems import Refused
+from imgsim.server.run import serve
 from imgsim.server.settings import ServerSettings
 from imgsim.server.thumbnails import Thumbnails
 from tests.conftest import file_limit, interruptible
@@ -483,3 +486,18 @@ def test_the_command_serves_until_it_is_interrupted(filled, tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(20) in {0, 130}
         assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_body_of_an_answer_does_not_wait(filled, monkeypatch, host):
+    """A socket that waits for acknowledgements makes each answer 40 ms late."""
+    accepted = []
+
+    def accept(_, sockets):
+        with socket.create_connection(sockets[0].getsockname()[:2]):
+            accepted.append(sockets[0].accept()[0])
+
+    monkeypatch.setattr(uvicorn.Server, "run", accept)
+    serve(filled.path, ServerSettings(host=host, port=0, token=KEY), lambda _: None)
+    with accepted[0] as connection:
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
