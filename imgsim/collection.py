@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self, get_args
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,8 +91,6 @@ class Collection:
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
         :class:`CollectionError` if the directory is something else, damaged, or of a newer imgsim.
         """
-        if device not in get_args(Device):
-            raise ValueError(f"{device}: must be one of {', '.join(get_args(Device))}")
         return cls(Directory.open(Path(absolute(os.fspath(path))), create=create, device=device))
 
     @staticmethod

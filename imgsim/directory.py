@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 from imgsim.catalog import salvage
 from imgsim.catalog.catalog import Catalog
@@ -72,8 +72,11 @@ class Directory:
         """Open the collection at ``path``, or create it there.
 
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
-        :class:`CollectionError` if the folder is something else, damaged, or of a newer imgsim.
+        :class:`CollectionError` if the folder is something else, damaged, or of a newer imgsim;
+        ValueError for a device that is none.
         """
+        if device not in get_args(Device):
+            raise ValueError(f"{device}: must be one of {', '.join(get_args(Device))}")
         try:
             size = (path / CATALOG).stat().st_size
             if not size and any((path / SEGMENTS).glob("*.faiss")):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from imgsim.directory import Directory
-from imgsim.errors import EncoderMismatch, ImageError
+from imgsim.errors import EncoderMismatch, EncoderMissing, ImageError
 from imgsim.files import absolute
 from imgsim.images.source import Images
 from imgsim.options import (
@@ -16,9 +16,10 @@ from imgsim.options import (
     Damaged,
     DecodeRules,
     Device,
-    PathLike,
+    Paths,
     SearchFilter,
     checked_k,
+    listed,
 )
 from imgsim.reading import Reading
 from imgsim.results import Match, QueryResult, SearchResults, SearchStats
@@ -28,7 +29,8 @@ class JointSearcher:
     """Answers queries about several collections with the same encoder as if they were one.
 
     It sees each as it was when it was opened, as a :class:`Searcher` does. Use it as a context
-    manager, or close it. ``within`` restricts which images count.
+    manager, or close it. ``within`` restricts which images count. A file that several have stored
+    is found in each of them, unless copies are left out.
 
     Raises :class:`EncoderMismatch` if their embeddings are by different encoders, ValueError for
     no collection or the same one twice, and what :meth:`Collection.open` raises.
@@ -36,13 +38,13 @@ class JointSearcher:
 
     def __init__(
         self,
-        paths: Sequence[PathLike],
+        paths: Paths,
         within: SearchFilter | None = None,
         *,
         device: Device = "auto",
     ) -> None:
         self._within = within or SearchFilter()
-        folders = [Path(absolute(os.fspath(path))) for path in paths]
+        folders = [Path(absolute(path)) for path in listed(paths)]
         if not folders or len({os.path.realpath(folder) for folder in folders}) < len(folders):
             raise ValueError("name one collection or more, and none of them twice")
         self._readings: dict[str, Reading] = {}
@@ -50,7 +52,10 @@ class JointSearcher:
             for folder in folders:
                 directory = Directory.open(folder, create=False, device=device)
                 opening.callback(directory.close)
-                reading = Reading(directory, self._within, directory.load_encoder)
+                try:
+                    reading = Reading(directory, self._within, directory.load_encoder)
+                except EncoderMissing as error:
+                    raise EncoderMissing(f"{folder}: {error}") from error
                 opening.callback(reading.close)
                 self._readings[str(folder)] = reading
             self._refuse_other_encoders()
@@ -83,7 +88,7 @@ class JointSearcher:
         """Return for each image its ``k`` nearest stored images (None: all), nearest first.
 
         Equal distances are in the order of the collections, then of ids. Each match names its
-        collection. The rest is as in :meth:`Searcher.search`.
+        collection, if there are several. The rest is as in :meth:`Searcher.search`.
         """
         if not self._readings:
             raise ValueError("the searcher is closed")
@@ -108,6 +113,8 @@ class JointSearcher:
         Where copies are left out, each list has its first ``k`` contents. So whatever one lacks
         comes after ``k`` contents that it has.
         """
+        if len(lists) == 1:
+            return tuple(lists[0])
         everything = [
             replace(match, collection=folder)
             for folder, matches in zip(self._readings, lists, strict=True)
@@ -132,11 +139,10 @@ class JointSearcher:
         return list(first.values())
 
     def _refuse_other_encoders(self) -> None:
-        (first, encoder), *others = (
-            (folder, reading.encoder.fingerprint) for folder, reading in self._readings.items()
-        )
-        for folder, fingerprint in others:
-            if fingerprint != encoder:
+        (first, reading), *others = self._readings.items()
+        for folder, other in others:
+            same = other.encoder.fingerprint == reading.encoder.fingerprint
+            if not same or other.loaded().preprocessing != reading.loaded().preprocessing:
                 raise EncoderMismatch(
                     f"{folder}: its embeddings are not by the encoder of {first}; `imgsim encoder "
                     "import` and `imgsim reencode` give it that one"

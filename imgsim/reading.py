@@ -67,14 +67,19 @@ class Reading:
         rules: DecodeRules,
     ) -> Embedded:
         """Return query images and their embeddings, and hashes where the filter asks for them."""
-        began = time.perf_counter()
-        self._loaded = self._loaded or self._load_encoder(self.encoder)
-        _LOG.debug("the encoder is there after %.1f ms", _milliseconds(began))
-        began = time.perf_counter()
+        encoder, began = self.loaded(), time.perf_counter()
         hashed = self._within.no_self or self._within.distinct
-        embedded = embed_images(images, self._loaded, on_error, rules, hashed=hashed)
+        embedded = embed_images(images, encoder, on_error, rules, hashed=hashed)
         _LOG.debug("encoded %d images in %.1f ms", len(embedded[0]), _milliseconds(began))
         return embedded
+
+    def loaded(self) -> Encoder:
+        """Return the encoder of this instant, which stays loaded."""
+        if self._loaded is None:
+            began = time.perf_counter()
+            self._loaded = self._load_encoder(self.encoder)
+            _LOG.debug("the encoder is there after %.1f ms", _milliseconds(began))
+        return self._loaded
 
     def nearest(
         self, embeddings: NDArray[np.float32], k: int | None, queries: Sequence[Query] = ()

@@ -2,12 +2,19 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from imgsim import Collection, EncoderMismatch, EncoderSource, JointSearcher, SearchFilter
+from imgsim import (
+    Collection,
+    EncoderMismatch,
+    EncoderMissing,
+    EncoderSource,
+    JointSearcher,
+    SearchFilter,
+)
+from imgsim.locks import sole_reader
 from tests.conftest import make_collection
 from tests.models import write_projection
 
@@ -79,12 +86,21 @@ def test_a_match_names_its_collection(several, folders):
 
 
 def test_one_collection_is_searched_as_alone(several, crops):
-    with JointSearcher(several[:1]) as searcher, Collection.open(several[0]) as collection:
-        (alone,), (joint,) = collection.query(crops[3]), searcher.search(crops[3])
-    assert [replace(match, collection="") for match in joint.matches] == list(alone.matches)
+    with JointSearcher(several[0]) as searcher, Collection.open(several[0]) as collection:
+        assert searcher.search(crops[3]).results == collection.query(crops[3]).results
 
 
-def test_other_encoders_are_refused_and_nothing_stays_open(tmp_path, several, crops):
+def test_a_file_that_two_have_stored_is_in_both(several, folders, crops):
+    with Collection.open(several[0]) as other:
+        other.ingest(folders[1])
+    stored = str(folders[1] / "1-05.jpg")
+    for within, count in ((SearchFilter(), 2), (SearchFilter(distinct=True), 1)):
+        with JointSearcher(several, within) as searcher:
+            matches = searcher.search(crops[3], None)[0].matches
+        assert [match.path for match in matches].count(stored) == count
+
+
+def test_other_encoders_are_refused_and_nobody_reads(tmp_path, several, crops):
     onnx = write_projection(tmp_path / "other.onnx")
     with Collection.open(tmp_path / "other.imgsim", create=True) as other:
         other.encoders.add(EncoderSource(onnx, scale="0..1"))
@@ -92,7 +108,27 @@ def test_other_encoders_are_refused_and_nothing_stays_open(tmp_path, several, cr
         with pytest.raises(EncoderMismatch, match=r"other\.imgsim: its .*/0\.imgsim;"):
             JointSearcher([*several, other.path])
     for path in several:
-        shutil.rmtree(path)
+        with sole_reader(path) as alone:
+            assert alone
+
+
+def test_the_same_network_that_is_fed_otherwise_is_another_encoder(several):
+    (described,) = several[1].glob("encoders/*/encoder.json")
+    facts = json.loads(described.read_text())
+    described.write_text(json.dumps(facts | {"mean": [0.5, 0.5, 0.5]}))
+    with pytest.raises(EncoderMismatch, match=r"/1\.imgsim: its"):
+        JointSearcher(several)
+
+
+def test_one_without_an_encoder_is_named(tmp_path, several):
+    Collection.open(tmp_path / "new.imgsim", create=True).close()
+    with pytest.raises(EncoderMissing, match=r"/new\.imgsim: "):
+        JointSearcher([several[0], tmp_path / "new.imgsim"])
+
+
+def test_a_device_that_is_none(several):
+    with pytest.raises(ValueError, match="gpu: must be one of"):
+        JointSearcher(several, device="gpu")
 
 
 def test_no_collection_and_one_twice(tmp_path, several):
@@ -147,6 +183,17 @@ class TestCommand:
         done = imgsim("query", crops[0], "-c", several[0], "-c", tmp_path / "gone")
         assert (done.returncode, done.stdout) == (11, b"")
         assert b"gone: there is no collection here" in done.stderr
+
+    def test_no_collection_is_entered_for_queries(self, imgsim, tmp_path, several, crops):
+        """Thumbnails are in its folder."""
+        for path in several[:2]:
+            (path / "thumbnails").mkdir()
+            shutil.copy(crops[0], path / "thumbnails")
+        names = ["-c", several[0], "-c", several[1]]
+        for path in several[:2]:
+            done = imgsim("query", *names, path)
+            assert (done.returncode, done.stdout) == (21, b"")
+            assert b"there are no images in this folder" in done.stderr
 
     def test_a_figure_has_pictures_of_all(self, imgsim, tmp_path, several, folders):
         figure = tmp_path / "figure.png"

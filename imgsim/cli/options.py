@@ -5,7 +5,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -242,17 +242,20 @@ def requested(
 
 
 def expanded(
-    names: Iterable[str], options: Options, fail: Callable[[ImageError], None], *, null: bool
+    names: Iterable[str], held: Sequence[Path], fail: Callable[[ImageError], None], *, null: bool
 ) -> Iterator[str]:
-    """Yield paths, of folders those of the images in them, and of a dash those listed on stdin."""
+    """Yield paths, of folders those of the images in them, and of a dash those listed on stdin.
+
+    The folders of the collections, which are ``held``, have none.
+    """
     for name in names:
         if name == "-":
-            yield from expanded(listed("-", null=null), options, fail, null=null)
+            yield from expanded(listed("-", null=null), held, fail, null=null)
         elif os.path.isdir(name):
             from imgsim.images.source import images_in  # noqa: PLC0415 - Pillow takes a moment
 
             try:
-                yield from images_in(name, os.fspath(options.collection))
+                yield from images_in(name, [*map(os.fspath, held)])
             except ImageError as error:
                 fail(error)
         else:

@@ -96,8 +96,8 @@ def query(
         say(f"imgsim: error: {error}")
 
     folders = collections or [options.collection]
+    paths = list(expanded(images, folders, fail, null=null))
     with options.joint_searcher(folders, within) as searcher:
-        paths = list(expanded(images, options, fail, null=null))
         results = searcher.search(paths, k, fail, max_pixels=max_pixels, damaged=damaged)
         searched = len(searcher)
     _note_silence(results, searched, within, options)

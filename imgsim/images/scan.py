@@ -41,7 +41,7 @@ class Notes:
 def find(
     roots: Iterable[str],
     exclude: str | Iterable[str] = (),
-    collection: str | None = None,
+    collection: str | Iterable[str] = (),
     notes: Notes | None = None,
     only: Iterable[str] | None = None,
 ) -> Iterator[ImageFile | ImageError]:
@@ -51,18 +51,18 @@ def find(
     here; a file or a directory is met once however it is reached, so loops end. Left out, unless
     they are roots, are hidden files and directories, other collections, folders that duplicates
     were moved into, and what the default patterns and those in ``exclude`` say, whose paths are
-    relative to a root. The latter leave out
-    files that are roots, too; there the paths are relative to the working directory. An empty root
-    is nothing; ``collection`` is a directory that is never entered. What cannot be looked at is
-    yielded as an :class:`ImageUnavailable`. Paths are absolute; links in them are kept. ``notes``
-    are taken on the way. With ``only``, no more is looked at than leads to these absolute paths,
-    and all that is under them.
+    relative to a root. The latter leave out files that are roots, too; there the paths are relative
+    to the working directory. An empty root is nothing; ``collection`` is a directory, or several,
+    that is never entered. What cannot be looked at is yielded as an :class:`ImageUnavailable`.
+    Paths are absolute; links in them are kept. ``notes`` are taken on the way. With ``only``, no
+    more is looked at than leads to these absolute paths, and all that is under them.
     """
     named = {absolute(root): None for root in roots if root}
     places = None if only is None else _Places(only)
     walk = _Walk(named, Exclusions(exclude), notes or Notes(), places)
-    if collection is not None and os.path.isdir(collection):
-        walk.entered.add(_identity(os.stat(collection)))
+    for held in [collection] if isinstance(collection, str) else collection:
+        if os.path.isdir(held):
+            walk.entered.add(_identity(os.stat(held)))
     for root in named:
         if places is None or places.concern(root):
             yield from walk.under(root, root)

@@ -28,12 +28,12 @@ Images = ImageSource | Iterable[ImageSource]
 """An image, or several; an array of four axes is several."""
 
 
-def images_in(folder: str, collection: str | None = None) -> list[str]:
+def images_in(folder: str, held: Iterable[str] = ()) -> list[str]:
     """Return the paths of the images in a folder, and of files that should be images.
 
-    Raises :class:`ImageNotFound` if there are none; ``collection`` is a folder that is not entered.
+    Raises :class:`ImageNotFound` if there are none. The folders ``held`` are not entered.
     """
-    paths, refused = sorted_out(find([folder], collection=collection))
+    paths, refused = sorted_out(find([folder], collection=held))
     found = sorted(paths + [refusal.path for refusal in refused])
     if not found:
         raise ImageNotFound(folder, "there are no images in this folder")

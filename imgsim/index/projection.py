@@ -128,9 +128,12 @@ def fit_projection(sample: NDArray[np.float32], rows: int = 0) -> Projection:
     most = most // STEP * STEP
     if most <= 0:
         return Projection(mean, np.zeros((dim, 0)), 0, 0, rows)
-    reach = np.eye(dim) if dim <= _FEW else _range(centred, most + 16)
-    _, turn = np.linalg.eigh(np.cov((centred @ reach).T))
-    directions = np.linalg.qr(reach @ turn[:, ::-1][:, :most])[0]
+    if dim <= _FEW:
+        found = np.linalg.eigh(np.cov(centred.T))[1]
+    else:
+        reach = _range(centred, most + 16)
+        found = reach @ np.linalg.eigh(np.cov((centred @ reach).T))[1]
+    directions = np.linalg.qr(found[:, ::-1][:, :most])[0]
     fine, near, both, bits = _widths(centred, directions, max(rows, len(sample)))
     return Projection(mean, np.ascontiguousarray(directions[:, :both]), fine, near, rows, bits)
 
@@ -179,10 +182,12 @@ def _cheapest(left: dict[tuple[int, int], float], dim: int) -> tuple[int, int, i
     """
     row = _ROW_COST[0] + _ROW_COST[1] * dim
     found = []
+    widths = {width for _, width in left}
     options = [
         (fine, near, both, bits)
         for fine, near in left
-        for both in {width for _, width in left if width >= near}
+        for both in widths
+        if both >= near
         for bits in ((4, 8) if fine == near else (4,))
     ]
     for fine, near, both, bits in options:

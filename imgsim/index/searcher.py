@@ -25,7 +25,7 @@ from imgsim.results import SearchStats
 _LOG = logging.getLogger(__name__)
 
 _LOADING = 200_000_000  # values whose scan in NumPy takes as long as loading the compiled scans
-_ASKING = 1_000_000  # values whose scan takes as long as what else NumPy does for a query
+_ASKING = 1_000_000  # values whose scan takes as long as what else bounds cost NumPy for a query
 _GROUP = 64  # queries that are scanned for together, or fewer if each wants very many
 _AT_ONCE = 1_024  # queries whose candidates are in memory at the same time
 
@@ -37,15 +37,15 @@ class BackendChoice:
         self._scanned = 0
 
     def __call__(self, values: int) -> Backend:
-        """Return what to scan so many values with."""
+        """Return what to scan with, where it costs as much as so many values."""
         if "imgsim.index.scan_numba" not in sys.modules:
             self._scanned += values
             if self._scanned <= _LOADING:
-                _LOG.debug("scanning %d values in NumPy", values)
+                _LOG.debug("scanning in NumPy, about %d values", values)
                 return scan_numpy
         from imgsim.index import scan_numba  # noqa: PLC0415 - numba takes a second
 
-        _LOG.debug("scanning %d values with compiled scans", values)
+        _LOG.debug("scanning with compiled scans, about %d values", values)
         return scan_numba
 
 
@@ -70,6 +70,8 @@ class SegmentSearcher:
         self._values = sum(
             len(source) * (projection.planes if source.bounds else 4 * dim) for source in sources
         )
+        if any(source.bounds for source in sources):
+            self._values += _ASKING
         self._choose = choose
         self._most_highs = most_highs
         self._threads = os.cpu_count() or 1
@@ -103,7 +105,7 @@ class SegmentSearcher:
         )
 
     def _search(self, request: TopKRequest) -> Answer:
-        backend = self._choose(len(request.queries) * (_ASKING + self._values))
+        backend = self._choose(len(request.queries) * self._values)
         step = max(1, min(_GROUP, self._most_highs // (request.k or 1)))
         searches = [
             Search(

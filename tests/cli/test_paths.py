@@ -65,6 +65,7 @@ def test_train_takes_lists_and_patterns(library, imgsim):
     assert done.returncode == 0, done.stderr
     assert "14 folders and files left out (@eaDir/, motor*, rocket*)" in lines(done.stderr)
     assert any(line.startswith("trained on 23 images") for line in lines(done.stderr))
+    assert any(line.startswith("few pictures lie near others") for line in lines(done.stderr))
 
 
 def test_nothing_named_to_train_on(imgsim, tmp_path):

@@ -26,6 +26,11 @@ class TestWidths:
         projection = fit_projection(rows, 100_000)
         assert (projection.fine, projection.near) == (256, 256)
 
+    def test_all_directions_are_found_of_some_hundred_dimensions(self):
+        rows = np.random.default_rng(0).normal(size=(2_600, 640)).astype(np.float32)
+        projection = fit_projection(rows, 100_000)
+        assert projection.near > 512
+
     def test_compressible_vectors_are_not(self):
         random = np.random.default_rng(0)
         rows = random.normal(size=(4_000, 256)) * 0.8 ** np.arange(256)
