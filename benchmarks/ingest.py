@@ -25,6 +25,7 @@ from imgsim import RECIPES, Collection
 from imgsim.catalog.catalog import Catalog
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode, sorted_out
+from imgsim.images.frame import Frame
 from imgsim.images.scan import find
 from imgsim.index.vector_store import VectorStore
 from imgsim.records import ImageRecord
@@ -90,13 +91,13 @@ def limits(paths: list[str], encoder: Encoder) -> dict[str, float]:
     """Return the rates of decoding and of encoding alone, on all cores."""
     some = paths[:2_000]
     height, width = encoder.preprocessing.height, encoder.preprocessing.width
-    images = np.stack([decode(path, height, width) for path in some[:500]])
+    images = np.stack([decode(path, Frame(height, width)) for path in some[:500]])
 
     def each(work: Callable[[Any], object], items: Iterable[Any]) -> float:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return median(seconds(lambda: list(pool.map(work, items)), REPEATS))
 
-    decoding = each(lambda path: decode(path, height, width), some)
+    decoding = each(lambda path: decode(path, Frame(height, width)), some)
     encoding = each(lambda image: encoder.encode(image[np.newaxis]), images)
     rates = {"decode, images/s": len(some) / decoding, "encode, images/s": len(images) / encoding}
     both = 1 / sum(1 / rate for rate in rates.values())

@@ -20,6 +20,7 @@ from measure import command_seconds, median, print_table, seconds, write_json
 from imgsim import RECIPES, Collection
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode, sorted_out
+from imgsim.images.frame import Frame
 from imgsim.images.scan import find
 from imgsim.training.network import encoder_of
 
@@ -97,7 +98,7 @@ def measure(paths: list[str], options: argparse.Namespace, scratch: Path) -> Non
 def decode_all(paths: list[str], side: int, threads: int) -> None:
     """Decode and resize every image."""
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(lambda path: decode(path, side, side), paths):
+        for _ in pool.map(lambda path: decode(path, Frame(side, side)), paths):
             pass
 
 
@@ -105,7 +106,7 @@ def encode_rates(
     paths: list[str], directory: str, side: int, repeats: int, rates: dict[str, float]
 ) -> None:
     """Encode decoded images with ONNX Runtime as imgsim does, and with Keras."""
-    pixels = np.stack([decode(path, side, side) for path in paths[:256]])
+    pixels = np.stack([decode(path, Frame(side, side)) for path in paths[:256]])
     n = len(pixels)
     encoder = Encoder(Path(directory))
     cores = os.cpu_count() or 1

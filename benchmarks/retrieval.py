@@ -31,6 +31,7 @@ from imgsim.encoder.head_fit import relevant_directions, unit
 from imgsim.evaluation.evaluate import Ranking, chosen_queries, rank
 from imgsim.images.decode import decode
 from imgsim.images.descriptors import histogram_of, pixels_of
+from imgsim.images.frame import Frame
 from imgsim.training.network import encoder_of
 
 DEFAULT = TrainingSettings()
@@ -64,7 +65,7 @@ class Labelled:
 
     def images(self, side: int) -> list[NDArray[np.uint8]]:
         """Return the pixels of all images."""
-        return [decode(path, side, side) for path in self.paths]
+        return [decode(path, Frame(side, side)) for path in self.paths]
 
     def figures(self, embeddings: NDArray[np.float32]) -> Figures:
         """Return R@1, P@10 and mAP, and R@1 of natural photographs against iconic pictures."""

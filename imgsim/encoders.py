@@ -17,6 +17,7 @@ from imgsim.encoder.preprocessing import PREPROCESSING_NAME, read_preprocessing
 from imgsim.errors import EncoderError, ImgsimError
 from imgsim.files import new_directory, publish_directory, renew_besides
 from imgsim.images.decode import sorted_out
+from imgsim.images.frame import Frame
 from imgsim.images.scan import Notes, find
 from imgsim.jobs.compact import tidy, what_pays
 from imgsim.jobs.reencode import Reencode, take_over
@@ -88,9 +89,10 @@ class Encoders:
             chosen = begin.settings if isinstance(begin, TrainingState) else begin
             notes = Notes()
             found = find(images, chosen.exclude, str(self._directory.path), notes)
-            files = TrainingImages(found, chosen.image_size, DecodeRules(chosen.max_pixels))
-            files.split(chosen)  # or it raises, before TensorFlow has taken its seconds
             network = self._network(chosen)
+            side, fit = chosen.image_size, network.preprocessing.fit if network else "stretch"
+            files = TrainingImages(found, Frame(side, side, fit), DecodeRules(chosen.max_pixels))
+            files.split(chosen)  # or it raises, before TensorFlow has taken its seconds
             on_progress(preparing(chosen))
             with tensorflow(self._directory.device):
                 from imgsim.training.start import train_decoder  # noqa: PLC0415 - as just said

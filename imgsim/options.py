@@ -37,6 +37,9 @@ Channels = Literal["rgb", "bgr"]
 Preset = Literal["imagenet", "clip", "dinov2", "mobilenet", "efficientnet"]
 """A family of networks, which says how they are fed."""
 
+Fit = Literal["stretch", "crop"]
+"""How an image of other proportions is brought to those of an encoder's input."""
+
 Device = Literal["auto", "cpu", "cuda"]
 """What computes: ``auto`` is the CPU for embeddings, and what TensorFlow takes for a training."""
 
@@ -357,7 +360,7 @@ class EncoderSource:
 
     What is None is taken from the file, or else from the ``preset``, or else is what such models
     mostly have: pixels from 0 to 1 for float inputs of ONNX, from 0 to 255 for others, no mean and
-    deviation, RGB.
+    deviation, RGB, images stretched.
     """
 
     file: str
@@ -372,12 +375,13 @@ class EncoderSource:
     output: str | None = None
     normalize: bool = False
     preset: Preset | None = None
+    fit: Fit | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
         for value, known in (
             *((self.layout, Layout), (self.scale, Scale)),
-            *((self.channels, Channels), (self.preset, Preset)),
+            *((self.channels, Channels), (self.preset, Preset), (self.fit, Fit)),
         ):
             if value is not None and value not in get_args(known):
                 raise ValueError(f"{value}: must be one of {', '.join(get_args(known))}")

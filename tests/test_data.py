@@ -20,6 +20,7 @@ from PIL import Image
 from imgsim import Collection
 from imgsim.encoder.head_fit import colour_evidence, weight_of_colours
 from imgsim.images.decode import decode
+from imgsim.images.frame import Frame
 from imgsim.index import scan_numba, scan_numpy
 from imgsim.index.bounds import Bounds, write_bounds
 from imgsim.index.projection import fit_projection
@@ -53,7 +54,9 @@ def test_how_much_colours_count(name, weight, images, tmp_path_factory):
     """Few images are enough to say it."""
     photos = sorted(unpacked(f"{name}.tar", tmp_path_factory).rglob("*.jpg"))
     drawn = np.random.default_rng(0).choice(photos, images, replace=False)
-    assert weight_of_colours(colour_evidence(decode(str(p), 64, 64)) for p in drawn) == weight
+    assert (
+        weight_of_colours(colour_evidence(decode(str(p), Frame(64, 64))) for p in drawn) == weight
+    )
 
 
 def test_the_main_job_on_clothing(clothing, tmp_path, imgsim):
@@ -130,13 +133,14 @@ DECODE_EACH = """
 import os, resource, sys, time
 from imgsim.errors import ImageError
 from imgsim.images.decode import opened
+from imgsim.images.frame import Frame
 from imgsim.images.scan import find
 for file in find([sys.argv[1]]):
     if not os.fork():
         began = time.perf_counter()
         try:
             with opened(file.path) as image:
-                image.decode(256, 256)
+                image.decode(Frame(256, 256))
         except ImageError:
             pass
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

@@ -28,6 +28,7 @@ from imgsim.options import (
     Colours,
     EncoderSource,
     EvaluationSettings,
+    Fit,
     Layout,
     Preset,
     Scale,
@@ -84,9 +85,13 @@ def import_encoder(
     preset: Annotated[
         Preset | None,
         typer.Option(
-            help="How such networks are fed: scale, mean, deviation, 224 pixels unless the model "
-            "says another size, and unit length. Options go before it."
+            help="How such networks are fed: scale, mean, deviation, cropped, 224 pixels unless "
+            "the model says another size, and unit length. Options go before it."
         ),
+    ] = None,
+    fit: Annotated[
+        Fit | None,
+        typer.Option(help="Stretch images, or crop them to the middle.", show_default="stretch"),
     ] = None,
     output: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which output.", show_default="the only one")
@@ -119,6 +124,7 @@ def import_encoder(
         mean=_triple(mean),
         std=_triple(std),
         preset=preset,
+        fit=fit,
         output=output,
         normalize=normalize,
     )

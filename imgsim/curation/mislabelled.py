@@ -283,5 +283,4 @@ def _nearest(
 
 
 def _embedded(path: str, encoder: Encoder, rules: DecodeRules) -> tuple[str, NDArray[np.float32]]:
-    fed = encoder.preprocessing
-    return path, embedding_of(path, decode(path, fed.height, fed.width, rules), encoder)
+    return path, embedding_of(path, decode(path, encoder.preprocessing.frame, rules), encoder)

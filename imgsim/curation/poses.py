@@ -35,11 +35,10 @@ def embed_poses(
 
     Raises :class:`ImageError` if it cannot be decoded, or has another than a given ``content``.
     """
-    size = encoder.preprocessing.height, encoder.preprocessing.width
     with opened(path, rules) as image:
         if content is not None and image.sha256 != content:
             raise ImageError(path, "has other content by now")
-        pixels = image.decode(*size).values
+        pixels = image.decode(encoder.preprocessing.frame).values
     forms = (posed(pixels, pose) for pose in chosen)
     return image.sha256, np.stack([embedding_of(path, each, encoder) for each in forms])
 

@@ -29,6 +29,7 @@ from imgsim.encoder.encoder import Encoder
 from imgsim.errors import ImageError, RadiusUnknown
 from imgsim.findings import LearntRadius, RadiusCurves
 from imgsim.images.decode import thumbnail
+from imgsim.images.frame import Frame
 from imgsim.images.likeness import ALIKE, SIDE, Looks, as_grey, grey_square, likeness
 from imgsim.images.source import decode_source
 from imgsim.images.variants import CHANGES, changed
@@ -187,8 +188,8 @@ def _variants(
     found = {}
     for kind in CHANGES:
         file = changed(image, kind, random)
-        pixels = decode_source(file, record.path, fed.height, fed.width)
-        grey = as_grey(decode_source(file, record.path, 2 * SIDE, 2 * SIDE))
+        pixels = decode_source(file, record.path, fed.frame)
+        grey = as_grey(decode_source(file, record.path, Frame(2 * SIDE, 2 * SIDE)))
         found[kind] = embedding_of(record.path, pixels, encoder), grey
     return grey_square(record.path), found
 

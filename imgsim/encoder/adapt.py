@@ -86,8 +86,7 @@ def drawn(count: int, settings: AdaptSettings) -> list[int]:
 
 def example_of(path: str, encoder: Encoder, rules: DecodeRules) -> Example:
     """Return the image at ``path`` as an example, or raise :class:`ImageError`."""
-    fed = encoder.preprocessing
-    pixels = decode(path, fed.height, fed.width, rules)
+    pixels = decode(path, encoder.preprocessing.frame, rules)
     row = embedding_of(path, pixels, encoder)
     return Example(row, pooled(pixels), colour_evidence(pixels))
 
@@ -117,7 +116,6 @@ def decoded_for(
     encoder: Encoder, paths: Iterable[str], rules: DecodeRules, most: int
 ) -> list[NDArray[np.uint8]]:
     """Return up to ``most`` of the images that can be decoded, at the size of an encoder."""
-    fed = encoder.preprocessing
-    work = partial(decode, height=fed.height, width=fed.width, rules=rules)
+    work = partial(decode, frame=encoder.preprocessing.frame, rules=rules)
     decoded = (each for each in in_threads(work, paths) if not isinstance(each, ImageError))
     return list(islice(decoded, most))

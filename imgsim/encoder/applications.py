@@ -1,7 +1,7 @@
 """Networks of Keras Applications: how they are fed, and where files of their weights are."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from imgsim.options import EncoderSource
 from imgsim.results import PretrainedNetwork
 
 _SITE = "https://storage.googleapis.com/tensorflow/keras-applications"
-_IN_THE_GRAPH = EncoderSource("", scale="0..255")
-_TENSORFLOW = EncoderSource("", scale="0..255", mean=(127.5,) * 3, std=(127.5,) * 3)
-_CAFFE = EncoderSource("", scale="0..255", channels="bgr", mean=(103.939, 116.779, 123.68))
-_TORCH = EncoderSource("", scale="0..1", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_IN_THE_GRAPH = EncoderSource("", scale="0..255", fit="crop")
+_TENSORFLOW = replace(_IN_THE_GRAPH, mean=(127.5,) * 3, std=(127.5,) * 3)
+_CAFFE = replace(_IN_THE_GRAPH, channels="bgr", mean=(103.939, 116.779, 123.68))
+_TORCH = replace(_IN_THE_GRAPH, scale="0..1", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)

@@ -80,12 +80,11 @@ def _embed_source(
     source: tuple[str, ImageSource], encoder: Encoder, rules: DecodeRules, *, hashed: bool
 ) -> tuple[Query, NDArray[np.float32]]:
     name, image = source
-    size = encoder.preprocessing.height, encoder.preprocessing.width
     if hashed and isinstance(image, str | os.PathLike):
         with opened(os.fspath(image), rules) as file:
             return Query(name, file.sha256), embed(file, encoder).embedding
     content = hashlib.sha256(image).digest() if hashed and isinstance(image, bytes) else None
-    pixels = decode_source(image, name, *size, rules)
+    pixels = decode_source(image, name, encoder.preprocessing.frame, rules)
     return Query(name, content), embedding_of(name, pixels, encoder)
 
 
@@ -111,7 +110,7 @@ def embed_again(
 
 def embed(image: OpenImage, encoder: Encoder) -> EmbeddedImage:
     """Decode and encode an open image, once."""
-    pixels = image.decode(encoder.preprocessing.height, encoder.preprocessing.width)
+    pixels = image.decode(encoder.preprocessing.frame)
     embedding = embedding_of(image.path, pixels.values, encoder)
     return EmbeddedImage(record_of(image, pixels.size, damaged=pixels.damaged), embedding)
 

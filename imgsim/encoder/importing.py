@@ -23,7 +23,7 @@ from imgsim.encoder.preprocessing import (
 )
 from imgsim.errors import EncoderError
 from imgsim.files import writing
-from imgsim.options import EncoderSource, Layout, Preset, Scale, Triple
+from imgsim.options import EncoderSource, Fit, Layout, Preset, Scale, Triple
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -42,14 +42,15 @@ class _Fed:
     std: Triple | None = None
     side: int | None = None
     normalize: bool = False
+    fit: Fit = "stretch"
 
 
 _PRESETS: dict[Preset, _Fed] = {
-    "imagenet": _Fed("0..1", _IMAGENET_MEAN, _IMAGENET_STD, 224, normalize=True),
-    "clip": _Fed("0..1", _CLIP_MEAN, _CLIP_STD, 224, normalize=True),
-    "dinov2": _Fed("0..1", _IMAGENET_MEAN, _IMAGENET_STD, 224, normalize=True),
-    "mobilenet": _Fed("0..255", (127.5,) * 3, (127.5,) * 3, 224, normalize=True),
-    "efficientnet": _Fed("0..255", (127.0,) * 3, (128.0,) * 3, 224, normalize=True),
+    "imagenet": _Fed("0..1", _IMAGENET_MEAN, _IMAGENET_STD, 224, True, "crop"),
+    "clip": _Fed("0..1", _CLIP_MEAN, _CLIP_STD, 224, True, "crop"),
+    "dinov2": _Fed("0..1", _IMAGENET_MEAN, _IMAGENET_STD, 224, True, "crop"),
+    "mobilenet": _Fed("0..255", (127.5,) * 3, (127.5,) * 3, 224, True, "crop"),
+    "efficientnet": _Fed("0..255", (127.0,) * 3, (128.0,) * 3, 224, True, "crop"),
 }
 
 
@@ -143,6 +144,7 @@ def _preprocessing_of(model: Model, source: EncoderSource) -> Preprocessing:
         std=std,
         output=source.output or next(iter(model.outputs)),
         normalize=source.normalize or fed.normalize,
+        fit=source.fit or fed.fit,
     )
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError
 from imgsim.files import replacing, writing
-from imgsim.options import Channels, Layout, Scale
+from imgsim.images.frame import Frame
+from imgsim.options import Channels, Fit, Layout, Scale
 
 PREPROCESSING_NAME = "encoder.json"
 
@@ -26,9 +27,10 @@ _SCALES: dict[Scale, float] = {"0..255": 1.0, "0..1": 1 / 255}
 class Preprocessing:
     """What becomes of an image before the model gets it; ``docs/format.md`` gives the JSON form.
 
-    Pixels are scaled, then ``mean`` is subtracted and the rest divided by ``std``, both by channel
-    in the order of ``channels``. The output named ``output`` (empty: the only one) is flattened to
-    ``dim`` float32 values, and brought to unit length if ``normalize`` says so.
+    It is brought to its height and width as ``fit`` says. Pixels are scaled, then ``mean`` is
+    subtracted and the rest divided by ``std``, both by channel in the order of ``channels``. The
+    output named ``output`` (empty: the only one) is flattened to ``dim`` float32 values, and
+    brought to unit length if ``normalize`` says so.
     """
 
     height: int
@@ -41,11 +43,12 @@ class Preprocessing:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     output: str = ""
     normalize: bool = False
+    fit: Fit = "stretch"
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
         chosen = (self.layout, Layout), (self.scale, Scale), (self.channels, Channels)
-        for value, known in chosen:
+        for value, known in (*chosen, (self.fit, Fit)):
             if value not in get_args(known):
                 raise ValueError(f"{value}: must be one of {', '.join(get_args(known))}")
         if min(self.height, self.width, self.dim) < 1:
@@ -54,6 +57,11 @@ class Preprocessing:
             raise ValueError("mean and std must have a value for each of 3 channels")
         if not np.isfinite([*self.mean, *self.std]).all() or 0 in self.std:
             raise ValueError("mean and std must be finite, and std not 0")
+
+    @property
+    def frame(self) -> Frame:
+        """What of an image the model gets."""
+        return Frame(self.height, self.width, self.fit)
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """Return the shape of the model's input for so many images."""

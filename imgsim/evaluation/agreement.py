@@ -57,8 +57,8 @@ def _embedded(
     """Return by each encoder the embeddings of an image, of a crop, and of it saved again."""
     (path, number), rows = image, []
     for encoder in encoders:
-        fed = encoder.preprocessing
-        pixels = decode(path, fed.height, fed.width, DecodeRules(settings.max_pixels))
+        frame = encoder.preprocessing.frame
+        pixels = decode(path, frame, DecodeRules(settings.max_pixels))
         random = np.random.default_rng([settings.seed, number])  # the same crop for all of them
         forms = pixels, cropped(pixels, random), resaved(pixels)
         image_, crop, saved = (embedding_of(path, form, encoder) for form in forms)

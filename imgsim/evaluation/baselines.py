@@ -10,6 +10,7 @@ from imgsim.encoder.embed import embedding_of
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
 from imgsim.images.descriptors import histogram_of, pixels_of
+from imgsim.images.frame import Frame
 from imgsim.options import DecodeRules
 
 _SIDE = 128  # of the images that the baselines describe, whatever the encoder
@@ -30,8 +31,7 @@ def describe(path: str, encoders: Sequence[Encoder], rules: DecodeRules) -> Desc
     """Return the descriptions of the image at ``path``, or raise :class:`ImageError`."""
     embeddings = []
     for encoder in encoders:
-        fed = encoder.preprocessing
-        pixels = decode(path, fed.height, fed.width, rules)
+        pixels = decode(path, encoder.preprocessing.frame, rules)
         embeddings.append(embedding_of(path, pixels, encoder))
-    image = decode(path, _SIDE, _SIDE, rules)
+    image = decode(path, Frame(_SIDE, _SIDE), rules)
     return Descriptions(pixels_of(image), histogram_of(image), tuple(embeddings))

@@ -21,7 +21,7 @@ HEIF                              [heif] the primary image, with its own transfo
 JPEG XL                           [jxl] orientation applied; floats as above
 raw file of a camera              [raw] its preview if large enough, else developed at half size
 SVG                               [svg] drawn at the size that is needed, without text and links
-any size                          resized to the asked size, antialiased, aspect ratio not kept
+any size                          resized to its frame, antialiased: stretched, or cropped
 ================================  ==============================================================
 
 In brackets is the extra of imgsim that reads it. EPS is not read, because Pillow would run
@@ -48,6 +48,7 @@ from PIL.ImageFile import ImageFile as PillowFile
 from imgsim.errors import ImageError, ImageUnavailable, NotAnImage, unavailable
 from imgsim.files import mtime_ns
 from imgsim.images.extras import is_readable_now
+from imgsim.images.frame import Frame
 from imgsim.images.identify import facts_of, identify, open_file, refusal
 from imgsim.images.jpeg import LARGEST, has_scans, may_lack_pixels, whole
 from imgsim.images.render import SIDEWAYS, is_blank, render
@@ -112,29 +113,27 @@ def content_hash(path: str) -> bytes:
         return _sha256(path, file.fileno())
 
 
-def decode(
-    path: str, height: int, width: int, rules: DecodeRules = DECODE_RULES
-) -> NDArray[np.uint8]:
+def decode(path: str, frame: Frame, rules: DecodeRules = DECODE_RULES) -> NDArray[np.uint8]:
     """Return the image at ``path`` as (height, width, 3) uint8, or raise :class:`ImageError`."""
     with open_file(path) as file:
-        return decode_stream(path, file, height, width, rules)
+        return decode_stream(path, file, frame, rules)
 
 
 def decode_stream(
-    name: str, file: BinaryIO, height: int, width: int, rules: DecodeRules = DECODE_RULES
+    name: str, file: BinaryIO, frame: Frame, rules: DecodeRules = DECODE_RULES
 ) -> NDArray[np.uint8]:
     """Do what :func:`decode` does with an open file, which errors call ``name``."""
-    return _decode(name, file, identify(name, file), (width, height), rules).values
+    return _decode(name, file, identify(name, file), frame, rules).values
 
 
 def decode_open(
-    name: str, image: Image.Image, height: int, width: int, rules: DecodeRules = DECODE_RULES
+    name: str, image: Image.Image, frame: Frame, rules: DecodeRules = DECODE_RULES
 ) -> NDArray[np.uint8]:
     """Do what :func:`decode` does with an image in memory, which stays as it is."""
     _refuse_huge(name, image.size, image.width * image.height, rules)
     try:
         orientation = _orientation(image)
-        return render(image.copy(), (width, height), orientation)
+        return render(image.copy(), frame, orientation)
     except Exception as error:  # the decode boundary: it may be read from its file only now
         raise refusal(name, error) from error
 
@@ -165,10 +164,9 @@ class OpenImage:
     _descriptor: int
     _stamp: tuple[int, int, int]
 
-    def decode(self, height: int, width: int) -> Pixels:
+    def decode(self, frame: Frame) -> Pixels:
         """Return the pixels, once, or raise :class:`ImageError`."""
-        size = width, height
-        pixels = _decode(self.path, self._file, self._image, size, self._rules)
+        pixels = _decode(self.path, self._file, self._image, frame, self._rules)
         if _stamp(facts_of(self.path, self._descriptor)) != self._stamp:
             raise ImageUnavailable(self.path, "was changed while it was read")
         return pixels
@@ -207,7 +205,7 @@ def _sha256(path: str, descriptor: int) -> bytes:
 def thumbnail(path: str, side: int, rules: DecodeRules = DECODE_RULES) -> Pixels:
     """Return the image with its aspect ratio kept, fitting into ``side`` x ``side``."""
     with open_file(path) as file:
-        return _decode(path, file, identify(path, file), (side, side), rules, keep_aspect=True)
+        return _decode(path, file, identify(path, file), Frame(side, side), rules, keep_aspect=True)
 
 
 def dimensions(path: str) -> tuple[int, int]:
@@ -221,7 +219,7 @@ def _decode(
     path: str,
     file: BinaryIO,
     image: Image.Image,
-    size: tuple[int, int],
+    frame: Frame,
     rules: DecodeRules,
     *,
     keep_aspect: bool = False,
@@ -229,21 +227,21 @@ def _decode(
     whole, damaged = image.size, False
     try:
         if keep_aspect:
-            scale = min(size[0] / whole[0], size[1] / whole[1])
-            size = max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale))
-        held = _drafted(file, image, size)
+            scale = min(frame.width / whole[0], frame.height / whole[1])
+            frame = Frame(max(1, round(whole[1] * scale)), max(1, round(whole[0] * scale)))
+        held = _drafted(file, image, frame.size)
         _refuse_huge(path, whole, held, rules)
         with _alone(image, held):
             if held > MAX_PIXELS:
                 _make_room(image)
             try:
-                form = _form(image, size, keep_aspect=keep_aspect)
+                form = _form(image, frame, keep_aspect=keep_aspect)
                 pixels = _scaled(path, file, image, form, rules)
             except (OSError, SyntaxError) as error:
                 if not rules.accept_damaged:
                     raise
-                part, damaged = _part(path, file, image, size, error), True
-                form = _form(part, size, keep_aspect=keep_aspect)
+                part, damaged = _part(path, file, image, frame.size, error), True
+                form = _form(part, frame, keep_aspect=keep_aspect)
                 pixels = render(part, *form)
     except ImageError:
         raise
@@ -255,12 +253,10 @@ def _decode(
     return Pixels(pixels, whole[::-1] if form[1] in SIDEWAYS else whole, damaged)
 
 
-def _form(
-    image: Image.Image, size: tuple[int, int], *, keep_aspect: bool
-) -> tuple[tuple[int, int], int]:
-    """Return the size of the upright pixels, and the orientation in which the image is stored."""
+def _form(image: Image.Image, frame: Frame, *, keep_aspect: bool) -> tuple[Frame, int]:
+    """Return the frame of the upright image, and the orientation in which it is stored."""
     orientation = _orientation(image)
-    return size[::-1] if keep_aspect and orientation in SIDEWAYS else size, orientation
+    return frame.turned() if keep_aspect and orientation in SIDEWAYS else frame, orientation
 
 
 def _part(
@@ -325,12 +321,12 @@ def _scaled(
     path: str,
     file: BinaryIO,
     image: Image.Image,
-    form: tuple[tuple[int, int], int],
+    form: tuple[Frame, int],
     rules: DecodeRules,
 ) -> NDArray[np.uint8]:
     """Return upright pixels, of a JPEG from a smaller scale if it can be decoded at one.
 
-    Their ``form`` is the size, and the orientation in which the image is stored.
+    Their ``form`` is the frame, and the orientation in which the image is stored.
     """
     try:
         pixels = render(image, *form)
@@ -339,15 +335,15 @@ def _scaled(
             raise
     else:
         if image.format in _JPEG and may_lack_pixels(file, image):
-            whole(path, file, form[0])
+            whole(path, file, form[0].size)
         return pixels
     with suppress(OSError):  # a lossless JPEG cannot be decoded at a smaller scale
         return _at_its_own_scale(path, file, form, rules)
-    return render(whole(path, file, form[0]), *form)
+    return render(whole(path, file, form[0].size), *form)
 
 
 def _at_its_own_scale(
-    path: str, file: BinaryIO, form: tuple[tuple[int, int], int], rules: DecodeRules
+    path: str, file: BinaryIO, form: tuple[Frame, int], rules: DecodeRules
 ) -> NDArray[np.uint8]:
     """Return upright pixels of an image; raise OSError if it is too large."""
     file.seek(0)

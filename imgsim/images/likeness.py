@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.images.decode import decode
+from imgsim.images.frame import Frame
 from imgsim.options import STORED_RULES, DecodeRules
 
 SIDE = 64
@@ -42,7 +43,7 @@ Grey = NDArray[np.float32]
 
 def grey_square(path: str, rules: DecodeRules = STORED_RULES) -> NDArray[np.uint8]:
     """Return the brightness (64, 64) uint8 of an image file, or raise :class:`ImageError`."""
-    return as_grey(decode(path, 2 * SIDE, 2 * SIDE, rules))
+    return as_grey(decode(path, Frame(2 * SIDE, 2 * SIDE), rules))
 
 
 def as_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

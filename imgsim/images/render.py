@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from PIL.ImageFile import ImageFile
 
+from imgsim.images.frame import Frame
+
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """The EXIF orientations that swap width and height."""
 
@@ -27,13 +29,14 @@ _TRANSPOSE = {
 }
 
 
-def render(image: Image.Image, size: tuple[int, int], orientation: int) -> NDArray[np.uint8]:
-    """Return upright (size[1], size[0], 3) uint8 pixels."""
+def render(image: Image.Image, frame: Frame, orientation: int) -> NDArray[np.uint8]:
+    """Return the upright pixels (height, width, 3) uint8 of an image in a frame."""
     if orientation in SIDEWAYS:
-        size = size[1], size[0]
+        frame = frame.turned()
     image = _plain(image)
     ground = _ground(image) if image.mode == "RGBA" else _WHITE
-    image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    box = frame.box(image.size)
+    image = image.resize(frame.size, Image.Resampling.BILINEAR, box, reducing_gap=2.0)
     if image.mode == "F":
         values = np.asarray(image)
         image = _grey(stretched(values, *finite_range(values)))

@@ -15,6 +15,7 @@ from imgsim.images.decode import (
     decode_stream,
     sorted_out,
 )
+from imgsim.images.frame import Frame
 from imgsim.images.scan import find
 from imgsim.options import DECODE_RULES, DecodeRules
 
@@ -57,7 +58,7 @@ def name_of(source: ImageSource, number: int) -> str:
 
 
 def decode_source(
-    source: ImageSource, name: str, height: int, width: int, rules: DecodeRules = DECODE_RULES
+    source: ImageSource, name: str, frame: Frame, rules: DecodeRules = DECODE_RULES
 ) -> NDArray[np.uint8]:
     """Return an image as (height, width, 3) uint8, or raise :class:`ImageError`.
 
@@ -66,9 +67,9 @@ def decode_source(
     the two may differ by what resizing rounds.
     """
     if isinstance(source, str | os.PathLike):
-        return decode(os.fspath(source), height, width, rules)
+        return decode(os.fspath(source), frame, rules)
     if isinstance(source, bytes):
-        return decode_stream(name, io.BytesIO(source), height, width, rules)
+        return decode_stream(name, io.BytesIO(source), frame, rules)
     if isinstance(source, np.ndarray):
         source = _from_array(source)
     if not isinstance(source, Image.Image):
@@ -76,7 +77,7 @@ def decode_source(
             "an image must be a path, bytes, a Pillow image or a uint8 array, not "
             f"{type(source).__name__}"
         )
-    return decode_open(name, source, height, width, rules)
+    return decode_open(name, source, frame, rules)
 
 
 def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from imgsim.errors import EncoderError, ImageError
 from imgsim.images.decode import content_hash, decode, sorted_out
+from imgsim.images.frame import Frame
 from imgsim.options import DECODE_RULES, DecodeRules, TrainingSettings
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile
@@ -28,13 +29,13 @@ class TrainingImages:
     def __init__(
         self,
         found: Iterable[ImageFile | ImageError],
-        side: int,
+        frame: Frame,
         rules: DecodeRules = DECODE_RULES,
         *,
         most_held_out: int = 2_000,  # an epoch of 20,000 images is followed by them
     ) -> None:
         self.paths, refused = sorted_out(found)
-        self._side, self._rules = side, rules
+        self._frame, self._rules = frame, rules
         self._most_held_out = most_held_out
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._refused = {refusal.path: refusal.reason for refusal in refused}
@@ -87,7 +88,7 @@ class TrainingImages:
             return self._cache[number]
         path = self.paths[number]
         try:
-            pixels = decode(path, self._side, self._side, self._rules)
+            pixels = decode(path, self._frame, self._rules)
         except ImageError as error:
             self._refused[path] = error.reason
             raise
@@ -114,7 +115,11 @@ class TrainingImages:
         They are fewer if they would take more than half a gigabyte. Raises :class:`EncoderError` if
         there are none.
         """
-        found = list(self.decoded(numbers, min(most, _STACKED // (3 * self._side**2) or 1)))
+        found = list(
+            self.decoded(
+                numbers, min(most, _STACKED // (3 * self._frame.height * self._frame.width) or 1)
+            )
+        )
         if not found:
             raise EncoderError(f"none of the training images can be decoded{self._first_refused()}")
         return np.stack(found)

@@ -9,6 +9,7 @@ from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.errors import EncoderError
 from imgsim.files import sha256_file
 from imgsim.images.decode import decode
+from imgsim.images.frame import Frame
 from tests.conftest import encoder_directory
 
 
@@ -19,7 +20,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def pixels(crops):
-    return np.stack([decode(path, 32, 32) for path in crops])
+    return np.stack([decode(path, Frame(32, 32)) for path in crops])
 
 
 @pytest.fixture

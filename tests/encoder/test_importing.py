@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
 from imgsim import Collection, EncoderError, EncoderSource, StoreError, TrainingSettings
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
+from imgsim.images.frame import Frame
 from tests.conftest import file_limit
 from tests.models import write_model, write_projection
 
@@ -64,6 +66,7 @@ class TestFeeding:
         fed = encoder.preprocessing.tensor(image)
         assert np.allclose(fed[0], image[..., 0] * gain + offset, atol=1e-5)
         assert np.linalg.norm(encoder.encode(image[np.newaxis])) == pytest.approx(1, abs=1e-5)
+        assert encoder.preprocessing.frame == Frame(8, 8, "crop")
         assert warnings == ()
 
     def test_options_go_before_the_preset(self, collection, tmp_path):
@@ -71,11 +74,28 @@ class TestFeeding:
         encoder, _ = adopted(collection, path, preset="clip")
         assert encoder.preprocessing.height == 224
         chosen = {"image_size": 32, "std": (1.0, 1.0, 1.0), "mean": (0.0, 0.0, 0.0)}
-        encoder, _ = adopted(collection, path, preset="clip", **chosen)
+        encoder, _ = adopted(collection, path, preset="clip", fit="stretch", **chosen)
         fed = encoder.preprocessing
-        assert (fed.height, fed.mean, fed.std) == (32, (0, 0, 0), (1, 1, 1))
-        with pytest.raises(ValueError, match="vgg"):
-            EncoderSource(path, preset="vgg")
+        assert (fed.frame, fed.mean, fed.std) == (Frame(32, 32), (0, 0, 0), (1, 1, 1))
+        for wrong in ({"preset": "vgg"}, {"fit": "vgg"}):
+            with pytest.raises(ValueError, match="vgg"):
+                EncoderSource(path, **wrong)
+
+    def test_cropped_images_are_known_by_their_middle(self, collection, tmp_path, crops):
+        """Wherever they come from: ingested, and asked for as a path, as bytes and as pixels."""
+        adopted(collection, write_projection(tmp_path / "m.onnx"), fit="crop")
+        with Image.open(crops[0]) as opened:
+            middle = opened.convert("RGB").resize((40, 40))
+        for name, size, at in (("wide", (120, 40), (40, 0)), ("tall", (40, 90), (0, 25))):
+            whole = Image.new("RGB", size, "grey")
+            whole.paste(middle, at)
+            whole.save(tmp_path / f"{name}.png")
+        collection.ingest([tmp_path, *crops[1:]])
+        file = tmp_path / "wide.png"
+        for query in (file, file.read_bytes(), np.asarray(Image.open(file)), middle):
+            first, second = collection.query(query, k=2)[0].matches
+            assert {Path(match.path).stem for match in (first, second)} == {"wide", "tall"}
+            assert first.distance == 0 or query is middle
 
     def test_free_sizes(self, collection, tmp_path, image):
         path = write_model(tmp_path / "m.onnx", ("n", 3, "h", "w"))
@@ -344,7 +364,7 @@ def keras_file(tmp_path_factory):
 class TestKeras:
     def test_a_layer(self, collection, keras_file, crops):
         encoder, _ = adopted(collection, keras_file, layer="features", name="mine")
-        pixels = decode(crops[0], 16, 16)[np.newaxis]
+        pixels = decode(crops[0], Frame(16, 16))[np.newaxis]
         model = keras.models.load_model(keras_file)
         part = keras.Model(model.input, model.get_layer("features").output)
         expected = part.predict(pixels.astype(np.float32), verbose=0).ravel()

@@ -23,6 +23,7 @@ from imgsim.images.decode import (
     sorted_out,
     thumbnail,
 )
+from imgsim.images.frame import Frame
 from imgsim.images.scan import Notes, find
 from imgsim.options import MAX_PIXELS
 from imgsim.records import ImageFile
@@ -57,32 +58,32 @@ class TestDecode:
     )
     def test_png_of_every_mode(self, tmp_path, mode, colour, expected):
         path = save(tmp_path / "a.png", solid(mode, colour))
-        pixels = decode(path, 8, 16)
+        pixels = decode(path, Frame(8, 16))
         assert pixels.shape == (8, 16, 3)
         assert pixels.dtype == np.uint8
         assert (pixels == expected).all()
 
     def test_half_transparent_is_composited_on_white(self, tmp_path):
         path = save(tmp_path / "a.png", solid("RGBA", (0, 0, 0, 128)))
-        assert decode(path, 4, 4)[0, 0].tolist() == pytest.approx([127] * 3, abs=1)
+        assert decode(path, Frame(4, 4))[0, 0].tolist() == pytest.approx([127] * 3, abs=1)
 
     def test_a_place_before_the_beginning_is_bad_content(self, tmp_path):
         """Pillow seeks to where an icon says its picture is, and the system refuses."""
         content = b"\0\0\1\0\1\0" + bytes([8, 8, 0, 0, 1, 0, 32, 0]) + struct.pack("<Ii", 99, -9)
         (tmp_path / "a.ico").write_bytes(content)
         with pytest.raises(ImageError) as raised:
-            decode(str(tmp_path / "a.ico"), 8, 8)
+            decode(str(tmp_path / "a.ico"), Frame(8, 8))
         assert not isinstance(raised.value, ImageUnavailable)
 
     def test_what_a_reader_stumbles_over_is_said_of_the_file(self, tmp_path):
         (tmp_path / "a.pgm").write_bytes(b"P2 2 2 255\n1 2 x\xff 4\n")
         with pytest.raises(ImageError, match="damaged: its values make no sense"):
-            decode(str(tmp_path / "a.pgm"), 8, 8)
+            decode(str(tmp_path / "a.pgm"), Frame(8, 8))
 
     @pytest.mark.parametrize("depth", [8, 12, 16])
     def test_16_bit_grey_of_any_depth_is_seen(self, tmp_path, depth):
         ramp = np.tile(np.linspace(0, 2**depth - 1, 64).astype(np.uint16), (64, 1))
-        pixels = decode(save(tmp_path / "a.png", Image.fromarray(ramp)), 64, 64)
+        pixels = decode(save(tmp_path / "a.png", Image.fromarray(ramp)), Frame(64, 64))
         assert pixels[:, 0].max() == 0
         assert pixels[:, -1].min() == 255
 
@@ -94,11 +95,11 @@ class TestDecode:
         content = bytearray(path.read_bytes())
         content[int(place * len(content))] ^= 0x55
         path.write_bytes(content)
-        for act in (lambda: decode(str(path), 32, 32), lambda: thumbnail(str(path), 32)):
+        for act in (lambda: decode(str(path), Frame(32, 32)), lambda: thumbnail(str(path), 32)):
             with pytest.raises(ImageError, match="data stream"):
                 act()
         with pytest.raises(ImageError, match="data stream"), Image.open(path) as image:
-            decode_open("<image>", image, 32, 32)
+            decode_open("<image>", image, Frame(32, 32))
 
     @pytest.mark.parametrize("missing", [1, 2])
     def test_a_jpeg_without_its_end_marker_is_whole(self, tmp_path, crops, missing):
@@ -106,8 +107,8 @@ class TestDecode:
         assert content.endswith(b"\xff\xd9")
         (tmp_path / "a.jpg").write_bytes(content[:-missing])
         for side in (32, 96, 512):
-            expected = decode(crops[0], side, side)
-            assert np.array_equal(decode(str(tmp_path / "a.jpg"), side, side), expected)
+            expected = decode(crops[0], Frame(side, side))
+            assert np.array_equal(decode(str(tmp_path / "a.jpg"), Frame(side, side)), expected)
 
     @pytest.mark.parametrize("missing", [3, 5, 40, 900])
     @pytest.mark.parametrize("progressive", [False, True])
@@ -117,7 +118,7 @@ class TestDecode:
         path.write_bytes(path.read_bytes()[:-missing])
         for side in (32, 96):
             with pytest.raises(ImageError, match="truncated"):
-                decode(str(path), side, side)
+                decode(str(path), Frame(side, side))
 
     def test_an_animation_that_fades_in_is_not_blank(self, tmp_path):
         frames = [Image.new("RGB", (32, 32), (level, level, level)) for level in (0, 9, 90)]
@@ -127,7 +128,7 @@ class TestDecode:
         for end in (4, 3):
             path = str(tmp_path / f"{end}.gif")
             frames[0].save(path, save_all=True, append_images=frames[1:end])
-            pixels.append(decode(path, 32, 32))
+            pixels.append(decode(path, Frame(32, 32)))
         assert pixels[0][16, 4, 2] > 200
         assert pixels[0][16, 28, 0] > 200
         assert not pixels[1].any()  # there is nothing in any frame: the first one
@@ -145,7 +146,7 @@ class TestDecode:
             image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
             image.paste((255, 250, 255, 255), box)
             path = save(tmp_path / "a.png", image.convert(mode))
-            decoded.append(decode(path, 64, 64))
+            decoded.append(decode(path, Frame(64, 64)))
             assert decoded[-1][0, 0].tolist() == [0, 0, 0]
             assert decoded[-1][box[1] + 8, box[0] + 8].min() >= 250
         assert np.abs(decoded[0].astype(int) - decoded[1]).mean() > 60
@@ -157,24 +158,24 @@ class TestDecode:
             pixels[..., :3] -= random.integers(0, 2 * 16 + 1, (96, 96, 1), np.uint8)
             pixels[:16, :, 3] = 0
             path = save(tmp_path / f"{number}.png", Image.fromarray(pixels))
-            corners = {decode(path, side, side)[0, 0, 0].item() for side in (32, 64, 200)}
+            corners = {decode(path, Frame(side, side))[0, 0, 0].item() for side in (32, 64, 200)}
             assert len(corners) == 1
 
     def test_dark_drawings_on_nothing_are_on_white(self, tmp_path):
         image = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
         image.paste((200, 230, 200, 255), (8, 8, 56, 56))
-        pixels = decode(save(tmp_path / "a.png", image), 64, 64)
+        pixels = decode(save(tmp_path / "a.png", image), Frame(64, 64))
         assert pixels[0, 0].tolist() == [255, 255, 255]
 
     def test_transparent_palette_entry_is_white(self, tmp_path):
         image = solid("P", 0)
         image.putpalette([255, 0, 0, 0, 255, 0])
         path = save(tmp_path / "a.png", image, transparency=0)
-        assert (decode(path, 4, 4) == 255).all()
+        assert (decode(path, Frame(4, 4)) == 255).all()
 
     def test_transparent_colour_of_an_rgb_png_is_white(self, tmp_path):
         path = save(tmp_path / "a.png", solid("RGB", (9, 9, 9)), transparency=(9, 9, 9))
-        assert (decode(path, 4, 4) == 255).all()
+        assert (decode(path, Frame(4, 4)) == 255).all()
 
     @pytest.mark.parametrize(
         ("colours", "depth"), [(1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (3, 8), (3, 16)]
@@ -199,20 +200,20 @@ class TestDecode:
             content += struct.pack(">I", len(body)) + kind + body
             content += struct.pack(">I", zlib.crc32(kind + body))
         (tmp_path / "a.png").write_bytes(content)
-        decoded = decode(str(tmp_path / "a.png"), 8, 8)
+        decoded = decode(str(tmp_path / "a.png"), Frame(8, 8))
         assert decoded[4, 1].tolist() == [255] * 3
         assert decoded[4, 6].tolist() == pytest.approx([255 * dark // most] * 3, abs=1)
 
     def test_cmyk_jpeg(self, tmp_path):
         path = save(tmp_path / "a.jpg", solid("CMYK", (0, 255, 255, 0)))
-        red, green, blue = decode(path, 4, 4)[0, 0].tolist()
+        red, green, blue = decode(path, Frame(4, 4))[0, 0].tolist()
         assert red > 230
         assert green < 30
         assert blue < 30
 
     def test_lab_tiff(self, tmp_path):
         path = save(tmp_path / "a.tif", solid("LAB", (128, 128, 128)))
-        grey = decode(path, 4, 4)[0, 0]
+        grey = decode(path, Frame(4, 4))[0, 0]
         assert np.ptp(grey) <= 3
         assert 100 < grey[0] < 140
 
@@ -220,18 +221,18 @@ class TestDecode:
     def test_wide_values_are_stretched(self, tmp_path, mode):
         ramp = np.linspace(-500, 70_000, 64).reshape(1, 64).repeat(8, axis=0)
         values = ramp.astype(np.int32 if mode == "I" else np.float32)
-        pixels = decode(save(tmp_path / "a.tif", Image.fromarray(values)), 8, 64)
+        pixels = decode(save(tmp_path / "a.tif", Image.fromarray(values)), Frame(8, 64))
         assert pixels[0, 0, 0] == 0
         assert pixels[0, -1, 0] == 255
 
     def test_float_image_without_a_finite_value_is_black(self, tmp_path):
         path = save(tmp_path / "a.tif", Image.fromarray(np.full((4, 4), np.nan, np.float32)))
-        assert (decode(path, 4, 4) == 0).all()
+        assert (decode(path, Frame(4, 4)) == 0).all()
 
     def test_first_frame_of_an_animation(self, tmp_path):
         frames = [solid("RGB", (255, 0, 0)), solid("RGB", (0, 0, 255))]
         path = save(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
-        assert decode(path, 4, 4)[0, 0].tolist() == [255, 0, 0]
+        assert decode(path, Frame(4, 4))[0, 0].tolist() == [255, 0, 0]
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_orientation_is_applied(self, tmp_path, orientation):
@@ -253,7 +254,7 @@ class TestDecode:
         exif[0x0112] = orientation
         path = save(tmp_path / "a.png", stored, exif=exif)
         with opened(path) as image:
-            decoded = image.decode(20, 40)
+            decoded = image.decode(Frame(20, 40))
         pixels = decoded.values
         assert decoded.size == (40, 20)
         assert pixels[4, 4].tolist() == [255, 0, 0]
@@ -261,6 +262,23 @@ class TestDecode:
         small = thumbnail(path, 20)
         assert small.values.shape == (10, 20, 3)
         assert small.size == dimensions(path) == (40, 20)
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("size", [(48, 32), (32, 48), (960, 641), (33, 400), (1, 500)])
+    def test_cropped_to_the_middle(self, tmp_path, size, suffix, orientation):
+        """As Pillow does it, whatever the orientation, and where a JPEG is decoded smaller."""
+        picture = Image.linear_gradient("L").resize(size).convert("RGB")
+        picture.paste("red", (0, 0, size[0] // 2, size[1] // 3))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = save(tmp_path / f"a{suffix}", picture, exif=exif)
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        expected = ImageOps.fit(upright, (40, 20), Image.Resampling.BILINEAR)
+        pixels = decode(path, Frame(20, 40, "crop"))
+        assert pixels.shape == (20, 40, 3)
+        assert np.abs(pixels.astype(int) - np.asarray(expected).astype(int)).mean() < 3
 
     @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".avif"])
     @pytest.mark.parametrize("orientation", range(1, 9))
@@ -274,7 +292,7 @@ class TestDecode:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
         with opened(path) as image:
-            decoded = image.decode(upright.height, upright.width)
+            decoded = image.decode(Frame(upright.height, upright.width))
         assert decoded.size == upright.size
         assert np.abs(decoded.values.astype(int) - np.asarray(upright).astype(int)).mean() < 2
 
@@ -282,18 +300,18 @@ class TestDecode:
         path = save(
             tmp_path / "a.jpg", solid("RGB", "red"), exif=b"Exif\0\0MM\0*\0\0\xff\xff\xff\xff"
         )
-        assert decode(path, 4, 4).shape == (4, 4, 3)
+        assert decode(path, Frame(4, 4)).shape == (4, 4, 3)
 
     def test_resize_is_antialiased(self, tmp_path):
         stripes = np.zeros((256, 256), np.uint8)
         stripes[:, ::2] = 255
-        pixels = decode(save(tmp_path / "a.png", Image.fromarray(stripes)), 16, 16)
+        pixels = decode(save(tmp_path / "a.png", Image.fromarray(stripes)), Frame(16, 16))
         assert (abs(pixels.astype(int) - 127) <= 8).all()
 
     @pytest.mark.parametrize("size", [(1, 1), (20_000, 20), (20, 20_000)])
     def test_extreme_shapes(self, tmp_path, size):
         path = save(tmp_path / "a.png", solid("RGB", (1, 2, 3), size))
-        assert (decode(path, 32, 32) == (1, 2, 3)).all()
+        assert (decode(path, Frame(32, 32)) == (1, 2, 3)).all()
         small = thumbnail(path, 64)
         assert max(small.values.shape[:2]) <= 64
         assert small.size == dimensions(path) == size
@@ -308,7 +326,7 @@ class TestDecode:
             return original(self, *arguments, **options)
 
         monkeypatch.setattr(Image.Image, "resize", spy)
-        decode(path, 256, 256)
+        decode(path, Frame(256, 256))
         assert loaded[0] == (500, 375)
 
     def test_large_images_are_in_memory_one_at_a_time(self, tmp_path):
@@ -318,8 +336,9 @@ class TestDecode:
         code = (
             "import os, re, sys\n"
             "from imgsim.parallel import in_threads; from imgsim.images.decode import decode\n"
+            "from imgsim.images.frame import Frame\n"
             "os.cpu_count = lambda: 8\n"
-            "found = list(in_threads(lambda path: decode(path, 8, 8), 6 * sys.argv[1:]))\n"
+            "found = list(in_threads(lambda path: decode(path, Frame(8, 8)), 6 * sys.argv[1:]))\n"
             "status = open('/proc/self/status').read()\n"
             "print(len(found), int(re.search(r'VmHWM:\\s*(\\d+)', status)[1]) >> 10)"
         )
@@ -335,7 +354,7 @@ class TestDecode:
         path.write_bytes(header + bytes((10, 200, 30)) * 4)
         with opened(str(path)) as image:
             assert image.sha256 == hashlib.sha256(path.read_bytes()).digest()
-            assert image.decode(1, 1).values.tolist() == [[[10, 200, 30]]]
+            assert image.decode(Frame(1, 1)).values.tolist() == [[[10, 200, 30]]]
 
 
 class TestRefusals:
@@ -344,7 +363,7 @@ class TestRefusals:
         path = tmp_path / "a.jpg"
         path.write_text(text)
         with pytest.raises(NotAnImage):
-            decode(str(path), 4, 4)
+            decode(str(path), Frame(4, 4))
         assert sorted_out(find([str(path)]))[0] == []
 
     def test_truncated(self, tmp_path, crops):
@@ -354,7 +373,7 @@ class TestRefusals:
         path.write_bytes(content[: len(content) // 2])
         assert sorted_out(find([str(path)]))[0] == [str(path)]
         with pytest.raises(ImageError, match="truncated") as caught:
-            decode(str(path), 4, 4)
+            decode(str(path), Frame(4, 4))
         assert caught.value.path == str(path)
 
     def test_bomb(self, tmp_path):
@@ -368,30 +387,30 @@ class TestRefusals:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pytest.raises(ImageError):
-                decode(str(path), 4, 4)
+                decode(str(path), Frame(4, 4))
 
     def test_eps_is_never_handed_to_ghostscript(self, tmp_path):
         path = tmp_path / "a.eps"
         path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
         with pytest.raises(NotAnImage):
-            decode(str(path), 4, 4)
+            decode(str(path), Frame(4, 4))
 
     @pytest.mark.parametrize("name", ["missing.jpg", "nul\0.jpg", "x" * 300])
     def test_no_such_file(self, tmp_path, name):
         with pytest.raises(ImageUnavailable):
-            decode(f"{tmp_path}/{name}", 4, 4)
+            decode(f"{tmp_path}/{name}", Frame(4, 4))
 
     def test_directory_and_pipe(self, tmp_path):
         os.mkfifo(tmp_path / "pipe.jpg")
         for path in (tmp_path, tmp_path / "pipe.jpg"):
             with pytest.raises(ImageUnavailable, match="not a regular file"):
-                decode(str(path), 4, 4)
+                decode(str(path), Frame(4, 4))
 
     def test_the_reason_is_one_line(self, tmp_path):
         path = tmp_path / "a.tif"
         path.write_bytes(b"II*\0\x08\0\0\0\xff\xff")
         with pytest.raises(ImageError) as caught:
-            decode(str(path), 4, 4)
+            decode(str(path), Frame(4, 4))
         assert "\n" not in caught.value.reason
         assert caught.value.reason
 
@@ -483,7 +502,7 @@ class TestFind:
             b"new\nline.jpg",
         ]
         for path in paths:
-            assert decode(path, 8, 8).shape == (8, 8, 3)
+            assert decode(path, Frame(8, 8)).shape == (8, 8, 3)
 
     def test_stamp_is_the_files(self, tmp_path):
         (tmp_path / "a.jpg").write_bytes(b"12345")
@@ -511,12 +530,12 @@ class TestFind:
 def what_a_stranger_sees(folder):
     closed, image, secret = find([folder])
     try:
-        decode(secret.path, 8, 8)
+        decode(secret.path, Frame(8, 8))
     except ImageUnavailable as error:
         refused = error.reason == "Permission denied"
     return (
         refused
         and isinstance(closed, ImageUnavailable)
         and closed.reason == "Permission denied"
-        and decode(image.path, 8, 8).shape == (8, 8, 3)
+        and decode(image.path, Frame(8, 8)).shape == (8, 8, 3)
     )

@@ -21,6 +21,7 @@ from imgsim.images import decode as decoding
 from imgsim.images import jpeg as jpegs
 from imgsim.images.decode import decode, dimensions, is_outdated, opened, sorted_out, thumbnail
 from imgsim.images.extras import readable
+from imgsim.images.frame import Frame
 from imgsim.images.readers import jxl, svg, tiff
 from imgsim.images.readers import picture as pictures
 from imgsim.images.scan import find
@@ -118,9 +119,9 @@ def check_picture(path, size=(64, 48), tolerance=4) -> None:
     assert small.size == dimensions(str(path)) == size
     assert max(small.values.shape[:2]) == 32
     with opened(str(path)) as image:
-        whole = image.decode(48, 64)
+        whole = image.decode(Frame(48, 64))
     assert whole.size == size
-    for pixels in (small.values, whole.values, decode(str(path), 48, 64)):
+    for pixels in (small.values, whole.values, decode(str(path), Frame(48, 64))):
         for place, colour in (((3, 3), RED), ((-3, -3), BLUE), ((3, -3), WHITE)):
             assert np.abs(pixels[place].astype(int) - colour).max() <= tolerance
 
@@ -134,20 +135,20 @@ class TestHeif:
         check_picture(GOLDEN / "heif" / f"{name}.heic")
 
     def test_transparent_is_on_white(self):
-        pixels = decode(str(GOLDEN / "heif" / "alpha.heic"), 48, 64)
+        pixels = decode(str(GOLDEN / "heif" / "alpha.heic"), Frame(48, 64))
         assert pixels[1, 1].min() > 230
         assert pixels[-2, -2, 2] > 200 > pixels[-2, -2, 0]
 
     def test_bytes_without_a_name(self):
         content = (GOLDEN / "heif" / "picture.heic").read_bytes()
-        assert decode_source(content, "<bytes 0>", 8, 8).shape == (8, 8, 3)
+        assert decode_source(content, "<bytes 0>", Frame(8, 8)).shape == (8, 8, 3)
 
     @pytest.mark.parametrize("kept", [30, 100, 400, -1])
     def test_cut(self, tmp_path, kept):
         path = tmp_path / "a.heic"
         path.write_bytes((GOLDEN / "heif" / "picture.heic").read_bytes()[:kept])
         with pytest.raises(ImageError) as raised:
-            decode(str(path), 8, 8)
+            decode(str(path), Frame(8, 8))
         assert not isinstance(raised.value, ImageUnavailable | NotAnImage)
 
     @pytest.mark.parametrize("side", [0, 1, 9_000, 60_000, 2**32 - 1])
@@ -157,7 +158,7 @@ class TestHeif:
         content[at : at + 8] = struct.pack(">II", side, side)
         (tmp_path / "a.heic").write_bytes(content)
         with pytest.raises(ImageError):
-            decode(str(tmp_path / "a.heic"), 8, 8)
+            decode(str(tmp_path / "a.heic"), Frame(8, 8))
 
 
 class TestJpegXl:
@@ -187,13 +188,13 @@ class TestJpegXl:
         pixels = np.full((8, 8, bands), 100, np.uint8)
         if bands in {2, 4}:
             pixels[:, 4:, -1], pixels[:, :4, -1] = 0, 255
-        decoded = decode(write_jxl(tmp_path / "a.jxl", pixels), 8, 8)
+        decoded = decode(write_jxl(tmp_path / "a.jxl", pixels), Frame(8, 8))
         assert decoded[4, 1].tolist() == [100] * 3
         assert decoded[4, 6].tolist() == ([100] * 3 if bands == 1 else [255] * 3)
 
     def test_floats_are_stretched(self, tmp_path):
         ramp = np.tile(np.linspace(0.2, 0.4, 64, dtype=np.float32), (8, 1))
-        decoded = decode(write_jxl(tmp_path / "a.jxl", ramp, lossless=True), 8, 64)
+        decoded = decode(write_jxl(tmp_path / "a.jxl", ramp, lossless=True), Frame(8, 64))
         assert decoded[0, 0, 0] == 0
         assert decoded[0, -1, 0] == 255
 
@@ -205,14 +206,14 @@ class TestJpegXl:
         write_jxl(path, noise, usecontainer=boxed)
         path.write_bytes(path.read_bytes()[:kept])
         with pytest.raises(ImageError):
-            decode(str(path), 8, 8)
+            decode(str(path), Frame(8, 8))
 
     def test_a_bomb(self, tmp_path):
         """A header of a small file says 1,073,741,824 x 1,073,741,824 pixels."""
         bits = 0b0 | 0b11 << 1 | (2**30 - 1) << 3 | 0b000 << 33 | 0b11 << 36 | (2**30 - 1) << 38
         (tmp_path / "a.jxl").write_bytes(b"\xff\x0a" + bits.to_bytes(14, "little"))
         with pytest.raises(ImageError, match="1073741824x1073741824 pixels exceed the limit"):
-            decode(str(tmp_path / "a.jxl"), 8, 8)
+            decode(str(tmp_path / "a.jxl"), Frame(8, 8))
 
     @pytest.mark.parametrize("first", [0, 1, 3, 9])
     def test_a_header_in_several_boxes(self, tmp_path, first):
@@ -226,7 +227,7 @@ class TestJpegXl:
         content = b"\xff\x0a" + size.to_bytes(14, "little")
         (tmp_path / "a.jxl").write_bytes(in_boxes(content, 5))
         with pytest.raises(ImageError, match="1073741824x1073741824 pixels exceed the limit"):
-            decode(str(tmp_path / "a.jxl"), 8, 8)
+            decode(str(tmp_path / "a.jxl"), Frame(8, 8))
 
     @pytest.mark.parametrize(("kind", "bits"), [("u1", 8), ("u2", 12), ("f4", None)])
     def test_bytes_are_known_before_the_pixels(self, tmp_path, monkeypatch, kind, bits):
@@ -236,9 +237,9 @@ class TestJpegXl:
             monkeypatch.setattr(pictures, "_MOST_BYTES", limit)
             if limit < pixels.nbytes:
                 with pytest.raises(ImageError, match=f"take {pixels.nbytes:,} bytes; the limit"):
-                    decode(path, 8, 8)
+                    decode(path, Frame(8, 8))
             else:
-                decode(path, 8, 8)
+                decode(path, Frame(8, 8))
 
     def test_bands_beyond_colours_count(self, tmp_path):
         pixels = np.ones((60, 8, 8), np.uint8)
@@ -250,7 +251,7 @@ class TestJpegXl:
         box = struct.pack(">I4s", 8, b"free")
         (tmp_path / "a.jxl").write_bytes(b"\0\0\0\x0cJXL \r\n\x87\n" + 50_000 * box)
         with pytest.raises(ImageError, match="no codestream"):
-            decode(str(tmp_path / "a.jxl"), 8, 8)
+            decode(str(tmp_path / "a.jxl"), Frame(8, 8))
 
 
 class TestRaw:
@@ -271,16 +272,16 @@ class TestRaw:
 
     def test_the_preview_is_taken_if_it_is_large_enough(self, tmp_path):
         path = write_dng(tmp_path / "a.dng", Image.new("RGB", (64, 48), "lime"))
-        assert decode(path, 32, 32)[16, 16].tolist() == pytest.approx([0, 255, 1], abs=3)
-        assert decode(path, 96, 96)[60, 60].tolist() != pytest.approx([0, 255, 1], abs=90)
+        assert decode(path, Frame(32, 32))[16, 16].tolist() == pytest.approx([0, 255, 1], abs=3)
+        assert decode(path, Frame(96, 96))[60, 60].tolist() != pytest.approx([0, 255, 1], abs=90)
 
     def test_a_preview_of_another_shape_is_not_taken(self, tmp_path):
         path = write_dng(tmp_path / "a.dng", Image.new("RGB", (96, 96), "lime"))
-        assert decode(path, 32, 32)[20, 20].tolist() != pytest.approx([0, 255, 1], abs=90)
+        assert decode(path, Frame(32, 32))[20, 20].tolist() != pytest.approx([0, 255, 1], abs=90)
 
     def test_bytes_without_a_name(self, tmp_path):
         content = Path(write_dng(tmp_path / "a.dng", picture(16, 12))).read_bytes()
-        pixels = decode_source(content, "<bytes 0>", 96, 96).astype(int)
+        pixels = decode_source(content, "<bytes 0>", Frame(96, 96)).astype(int)
         assert pixels[8, 8, 0] - pixels[8, 8, 2] > 120
 
     @pytest.mark.parametrize("name", ["a.tif", "a.nef"])
@@ -297,13 +298,13 @@ class TestRaw:
         path = Path(write_dng(tmp_path / "a.dng"))
         path.write_bytes(path.read_bytes()[:kept])
         with pytest.raises(ImageError) as raised:
-            decode(str(path), 8, 8)
+            decode(str(path), Frame(8, 8))
         assert not raised.value.reason.startswith("b'")
 
     def test_what_no_camera_writes(self, tmp_path):
         (tmp_path / "a.raf").write_bytes(b"FUJIFILMCCD-RAW 0201" + bytes(2_000))
         with pytest.raises(ImageError, match="RAF: Unsupported file format"):
-            decode(str(tmp_path / "a.raf"), 8, 8)
+            decode(str(tmp_path / "a.raf"), Frame(8, 8))
 
 
 class TestTiff:
@@ -314,7 +315,7 @@ class TestTiff:
         pixels = (np.asarray(picture()) - 30.0) * (1000 if kind == "u4" else 1 / 255)
         path = tmp_path / "a.tif"
         tifffile.imwrite(path, pixels.astype(kind), photometric="rgb", compression=compression)
-        decoded = decode(str(path), 48, 64)
+        decoded = decode(str(path), Frame(48, 64))
         assert decoded[3, 3].tolist() == pytest.approx([215, 0, 0], abs=1)
         assert decoded[-3, 3].tolist() == [255, 255, 255]
 
@@ -351,7 +352,7 @@ class TestTiff:
         grey[:, 6:, 1] = 0
         options = {"photometric": "miniswhite", "planarconfig": "contig"}
         tifffile.imwrite(tmp_path / "a.tif", grey, extrasamples=["unassalpha"], **options)
-        decoded = decode(str(tmp_path / "a.tif"), 8, 8)
+        decoded = decode(str(tmp_path / "a.tif"), Frame(8, 8))
         assert decoded[0, 1].tolist() == [0] * 3
         assert decoded[7, 1].tolist() == decoded[0, 7].tolist() == [255] * 3
 
@@ -368,23 +369,23 @@ class TestTiff:
         for alpha in ("assocalpha", "unassalpha"):
             path = tmp_path / f"{alpha}.tif"
             tifffile.imwrite(path, pixels, extrasamples=[alpha], **options)
-            expected.append(int(decode(str(path), 8, 8)[4, 1, 0]))
+            expected.append(int(decode(str(path), Frame(8, 8))[4, 1, 0]))
         assert expected == [pytest.approx(255, abs=2), pytest.approx(207, abs=2)]
 
     def test_volumes_are_refused(self, tmp_path):
         options = {"photometric": "rgb", "volumetric": True, "tile": (16, 16, 16)}
         tifffile.imwrite(tmp_path / "a.tif", np.zeros((16, 16, 16, 3), "f4"), **options)
         with pytest.raises(ImageError, match="volumes are not read"):
-            decode(str(tmp_path / "a.tif"), 8, 8)
+            decode(str(tmp_path / "a.tif"), Frame(8, 8))
 
     def test_bytes_are_limited(self, tmp_path, monkeypatch):
         path = tmp_path / "a.tif"
         tifffile.imwrite(path, np.asarray(picture()).astype("f8"), photometric="rgb")
         monkeypatch.setattr(pictures, "_MOST_BYTES", 64 * 48 * 3 * 8)
-        decode(str(path), 8, 8)
+        decode(str(path), Frame(8, 8))
         monkeypatch.setattr(pictures, "_MOST_BYTES", 64 * 48 * 3 * 8 - 1)
         with pytest.raises(ImageError, match="take 73,728 bytes; the limit is 73,727"):
-            decode(str(path), 8, 8)
+            decode(str(path), Frame(8, 8))
 
     def test_files_are_read_when_pixels_are(self, tmp_path):
         class Counted(io.BytesIO):
@@ -413,14 +414,14 @@ class TestTiff:
         grey[:, :4, 1], grey[:, 4:, 1] = 65_535, 0
         options = {"photometric": "minisblack", "planarconfig": "contig"}
         tifffile.imwrite(tmp_path / "a.tif", grey, extrasamples=["unassalpha"], **options)
-        decoded = decode(str(tmp_path / "a.tif"), 8, 8)
+        decoded = decode(str(tmp_path / "a.tif"), Frame(8, 8))
         assert decoded[4, 1].tolist() == [100] * 3
         assert decoded[4, 6].tolist() == [255] * 3
 
     def test_white_is_zero(self, tmp_path):
         ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float64), (8, 1))
         tifffile.imwrite(tmp_path / "a.tif", ramp, photometric="miniswhite")
-        decoded = decode(str(tmp_path / "a.tif"), 8, 64)
+        decoded = decode(str(tmp_path / "a.tif"), Frame(8, 64))
         assert decoded[0, 0, 0] == 255
         assert decoded[0, -1, 0] == 0
 
@@ -431,20 +432,20 @@ class TestTiff:
         tag = (274, 3, 1, 6, True)
         tifffile.imwrite(tmp_path / "a.tif", turned, extratags=[tag], **options)
         assert dimensions(str(tmp_path / "a.tif")) == (64, 48)
-        decoded = decode(str(tmp_path / "a.tif"), 48, 64)
+        decoded = decode(str(tmp_path / "a.tif"), Frame(48, 64))
         assert decoded[3, 3, 0] - int(decoded[3, 3, 2]) > 180
 
     def test_a_text_of_that_name_is_no_image(self, tmp_path):
         (tmp_path / "a.tif").write_text("hello")
         with pytest.raises(NotAnImage):
-            decode(str(tmp_path / "a.tif"), 8, 8)
+            decode(str(tmp_path / "a.tif"), Frame(8, 8))
 
     def test_pixels_that_are_not_there(self, tmp_path):
         path = tmp_path / "a.tif"
         tifffile.imwrite(path, np.asarray(picture()).astype("f4"), photometric="rgb")
         path.write_bytes(path.read_bytes()[:2_000])
         with pytest.raises(ImageError):
-            decode(str(path), 8, 8)
+            decode(str(path), Frame(8, 8))
 
 
 class TestSvg:
@@ -469,23 +470,23 @@ class TestSvg:
         if size.startswith("width"):
             check_picture(path)
         assert thumbnail(path, 32).size == dimensions(path) == expected
-        assert decode(path, 30, 40).shape == (30, 40, 3)
+        assert decode(path, Frame(30, 40)).shape == (30, 40, 3)
 
     @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
     def test_encodings(self, tmp_path, encoding):
         declared = "<?xml version='1.0' encoding='UTF-16'?>" if encoding == "utf-16" else ""
         drawing = f"{declared}<svg {SVG} width='8' height='8'><rect width='8' height='8'/></svg>"
         (tmp_path / "a.svg").write_bytes(drawing.encode(encoding))
-        assert not decode(str(tmp_path / "a.svg"), 8, 8).any()
+        assert not decode(str(tmp_path / "a.svg"), Frame(8, 8)).any()
 
     def test_it_is_drawn_as_large_as_wanted(self, tmp_path):
         path = write_svg(tmp_path / "a.svg", '<rect width="1" height="1"/>', 'width="2" height="2"')
-        pixels = decode(path, 200, 200)
+        pixels = decode(path, Frame(200, 200))
         assert set(np.unique(pixels)) == {0, 255}
 
     def test_white_on_nothing_is_seen(self, tmp_path):
         path = write_svg(tmp_path / "a.svg", '<rect width="9" height="48" fill="white"/>')
-        pixels = decode(path, 48, 64)
+        pixels = decode(path, Frame(48, 64))
         assert pixels[20, 3].tolist() == [255] * 3
         assert pixels[20, 40].tolist() == [0] * 3
 
@@ -504,7 +505,7 @@ class TestSvg:
             "nested": f'<image href="data:image/svg+xml;base64,{data}" width="64" height="48"/>',
         }
         path = write_svg(tmp_path / "a.svg", contents[form])
-        pixels = decode(path, 48, 64).astype(int)
+        pixels = decode(path, Frame(48, 64)).astype(int)
         assert (pixels[..., 0] - pixels[..., 1]).max() == 0
 
     def test_entities(self, tmp_path):
@@ -517,7 +518,7 @@ class TestSvg:
             path = tmp_path / f"{name}.svg"
             path.write_text(f"<!DOCTYPE svg [{entities}]><svg {SVG} height='9' {use}/>")
             with pytest.raises(ImageError):
-                decode(str(path), 8, 8)
+                decode(str(path), Frame(8, 8))
 
     def test_what_would_take_hours_crash_or_fill_the_memory(self, tmp_path):
         group = "".join(
@@ -532,7 +533,7 @@ class TestSvg:
         for name, content in drawings.items():
             path = write_svg(tmp_path / f"{name}.svg", content)
             with pytest.raises(ImageError, match=r"too long|too deep|nodes limit") as raised:
-                decode(path, 64, 64)
+                decode(path, Frame(64, 64))
             assert not isinstance(raised.value, ImageUnavailable)
 
     def test_other_markup_is_no_image(self, tmp_path):
@@ -540,11 +541,11 @@ class TestSvg:
         for name in ("page.svg", "page.xml"):
             (tmp_path / name).write_text(page)
             with pytest.raises(NotAnImage):
-                decode(str(tmp_path / name), 8, 8)
+                decode(str(tmp_path / name), Frame(8, 8))
 
     def test_bytes_without_a_name(self, tmp_path):
         content = Path(write_svg(tmp_path / "a.svg", '<rect width="64" height="48"/>')).read_bytes()
-        assert not decode_source(content, "<bytes 0>", 8, 8).any()
+        assert not decode_source(content, "<bytes 0>", Frame(8, 8)).any()
 
 
 def hide(monkeypatch) -> None:
@@ -587,7 +588,7 @@ class TestExtras:
         hide(monkeypatch)
         reason = f"{told} is not read without {PIP[extra]}: `pip install 'imgsim[{extra}]'`"
         with pytest.raises(ImageError) as raised:
-            decode(str(tmp_path / name), 8, 8)
+            decode(str(tmp_path / name), Frame(8, 8))
         assert raised.value.reason == reason
         assert not isinstance(raised.value, NotAnImage)
         paths, refused = sorted_out(find([str(tmp_path)]))
@@ -611,7 +612,7 @@ class TestExtras:
     def test_some_formats_nothing_reads(self, tmp_path, name, head, told):
         (tmp_path / name).write_bytes(head + bytes(99))
         with pytest.raises(ImageError, match=f"{told} is not read$"):
-            decode(str(tmp_path / name), 8, 8)
+            decode(str(tmp_path / name), Frame(8, 8))
 
     @pytest.mark.parametrize(
         ("kind", "bands", "told"),
@@ -627,13 +628,13 @@ class TestExtras:
         tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
         hide(monkeypatch)
         with pytest.raises(ImageError, match=f"{told} is not read without"):
-            decode(str(tmp_path / "a.tif"), 8, 8)
+            decode(str(tmp_path / "a.tif"), Frame(8, 8))
 
     def test_a_small_preview_is_not_taken_for_a_raw_file(self, tmp_path, monkeypatch):
         path = write_dng(tmp_path / "a.dng", picture(16, 12))
         hide(monkeypatch)
         with pytest.raises(ImageError, match="DNG is not read without"):
-            decode(path, 8, 8)
+            decode(path, Frame(8, 8))
 
     @pytest.mark.parametrize("package", ["", "pi-heif: "])
     def test_what_was_refused_for_a_package_is_tried_once_it_is_there(self, monkeypatch, package):
@@ -673,8 +674,9 @@ class TestExtras:
         picture().save(tmp_path / "a.webp")
         code = (
             "import sys\nfrom imgsim.images.decode import decode\n"
+            "from imgsim.images.frame import Frame\n"
             "from imgsim.images.extras import readable; readable()\n"
-            "for path in sys.argv[1:]: decode(path, 8, 8)\n"
+            "for path in sys.argv[1:]: decode(path, Frame(8, 8))\n"
             f"print({{*{PACKAGES}}} & {{*sys.modules}} or 'none')"
         )
         command = [sys.executable, "-c", code, crops[0], tmp_path / "a.webp"]
@@ -685,11 +687,11 @@ class TestLimits:
     def test_a_jpeg_counts_at_its_scale(self, tmp_path):
         path = tmp_path / "a.jpg"
         picture(800, 600).save(path)
-        assert decode(str(path), 64, 64, DecodeRules(100 * 75)).shape == (64, 64, 3)
+        assert decode(str(path), Frame(64, 64), DecodeRules(100 * 75)).shape == (64, 64, 3)
         with opened(str(path), DecodeRules(100 * 75)) as image:
-            assert image.decode(64, 64).size == (800, 600)
+            assert image.decode(Frame(64, 64)).size == (800, 600)
         with pytest.raises(ImageError, match="800x600 pixels exceed the limit of 7500"):
-            decode(str(path), 400, 400, DecodeRules(100 * 75))
+            decode(str(path), Frame(400, 400), DecodeRules(100 * 75))
 
     @pytest.mark.parametrize("form", ["progressive", "sequential"])
     def test_a_jpeg_in_several_scans_counts_whole(self, tmp_path, form):
@@ -702,23 +704,23 @@ class TestLimits:
             content = content[:at] + b"\xff\xda\0\x08\1\1\0\0\x3f\0" + content[at + 14 :]
             path.write_bytes(content)
         with pytest.raises(ImageError, match="5000x4000 pixels exceed the limit"):
-            decode(str(path), 64, 64, DecodeRules(10_000_000))
+            decode(str(path), Frame(64, 64), DecodeRules(10_000_000))
 
     def test_others_count_whole(self, tmp_path):
         path = tmp_path / "a.png"
         picture(800, 600).save(path)
         for act in (decode, thumbnail):
-            arguments = (64, 64) if act is decode else (64,)
+            side = Frame(64, 64) if act is decode else 64
             with pytest.raises(ImageError, match="800x600 pixels exceed the limit of 479999"):
-                act(str(path), *arguments, DecodeRules(479_999))
-            act(str(path), *arguments, DecodeRules(480_000))
+                act(str(path), side, DecodeRules(479_999))
+            act(str(path), side, DecodeRules(480_000))
 
     def test_more_than_pillow_allows(self, tmp_path):
         path = tmp_path / "a.tif"
         Image.new("1", (20_000, 9_000)).save(path, compression="group4")
         with pytest.raises(ImageError, match="--max-pixels"):
-            decode(str(path), 8, 8)
-        assert not decode(str(path), 8, 8, DecodeRules(180_000_000)).any()
+            decode(str(path), Frame(8, 8))
+        assert not decode(str(path), Frame(8, 8), DecodeRules(180_000_000)).any()
 
     def test_an_ingest_with_another_limit(self, collection, tmp_path):
         picture(800, 600).save(tmp_path / "a.png")
@@ -737,7 +739,9 @@ class TestLimits:
         for mode in ("L", "1"):
             grey.convert(mode).save(tmp_path / "a.png")
             grey.convert(mode).convert("RGB").save(tmp_path / "b.png")
-            alone, coloured = (decode(str(tmp_path / f"{name}.png"), 64, 64) for name in "ab")
+            alone, coloured = (
+                decode(str(tmp_path / f"{name}.png"), Frame(64, 64)) for name in "ab"
+            )
             assert np.array_equal(alone, coloured)
 
 
@@ -755,11 +759,11 @@ class TestDamaged:
             image.crop((0, 0, 96, 64)).save(whole, exif=exif, **options)
         path.write_bytes(whole.read_bytes()[: int(0.7 * whole.stat().st_size)])
         with pytest.raises(ImageError):
-            decode(str(path), 32, 32)
+            decode(str(path), Frame(32, 32))
         with opened(str(path), self.ACCEPT) as image:
-            cut = image.decode(64, 64)
+            cut = image.decode(Frame(64, 64))
         with opened(str(whole), self.ACCEPT) as image:
-            complete = image.decode(64, 64)
+            complete = image.decode(Frame(64, 64))
         assert (cut.damaged, complete.damaged) == (True, False)
         assert cut.size == complete.size == ((96, 64) if orientation == 1 else (64, 96))
         first = np.s_[:16] if orientation == 1 else np.s_[:, -16:]
@@ -774,7 +778,7 @@ class TestDamaged:
         content[len(content) // 2] ^= 0x55
         path.write_bytes(content)
         with opened(str(path), self.ACCEPT) as image:
-            damaged = image.decode(32, 32)
+            damaged = image.decode(Frame(32, 32))
         assert damaged.damaged
         assert damaged.values[:8].any()
 
@@ -784,7 +788,7 @@ class TestDamaged:
         start = content.index(b"\xff\xda") + 14
         (tmp_path / "a.jpg").write_bytes(content[: start if scans else 10])
         with pytest.raises(ImageError):
-            decode(str(tmp_path / "a.jpg"), 32, 32, self.ACCEPT)
+            decode(str(tmp_path / "a.jpg"), Frame(32, 32), self.ACCEPT)
 
     @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
     @pytest.mark.parametrize(
@@ -805,9 +809,9 @@ class TestDamaged:
             path.write_bytes(kept + zeros[2:] + end)
         for side in (32, 256):
             with pytest.raises(ImageError, match="truncated"):
-                decode(str(path), side, side)
+                decode(str(path), Frame(side, side))
             with opened(str(path), self.ACCEPT) as image:
-                assert image.decode(side, side).damaged
+                assert image.decode(Frame(side, side)).damaged
 
     @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}])
     @pytest.mark.parametrize("ground", [0, 127, 128, 255])
@@ -821,19 +825,19 @@ class TestDamaged:
             path.write_bytes(jpeg(image, **options) + bytes(padding))
             for side in (32, 256):
                 with opened(str(path), self.ACCEPT) as opened_image:
-                    assert not opened_image.decode(side, side).damaged
+                    assert not opened_image.decode(Frame(side, side)).damaged
 
     @pytest.mark.parametrize("progressive", [False, True])
     def test_a_jpeg_with_zeros_before_its_end_marker_is_whole(self, tmp_path, progressive):
         content = jpeg(coffee(), progressive=progressive)
         (tmp_path / "a.jpg").write_bytes(content[:-2] + bytes(99) + content[-2:])
-        decode(str(tmp_path / "a.jpg"), 32, 32)
+        decode(str(tmp_path / "a.jpg"), Frame(32, 32))
 
     def test_usual_jpegs_are_decoded_once(self, tmp_path, crops, monkeypatch):
         times = []
         monkeypatch.setattr(jpegs, "identify", lambda *_: times.append(1))
         for path in crops:
-            decode(path, 64, 64)
+            decode(path, Frame(64, 64))
         assert not times
 
     def test_several_large_cut_jpegs_are_in_memory_one_at_a_time(self, tmp_path, monkeypatch):
@@ -850,7 +854,7 @@ class TestDamaged:
             raise OSError
 
         with pytest.raises(ImageError):
-            decode(str(tmp_path / "a.jpg"), 32, 32)
+            decode(str(tmp_path / "a.jpg"), Frame(32, 32))
         assert sizes[:2] == [((75, 50), False), ((600, 400), True)]
 
     def test_a_cut_jpeg_counts_whole_where_it_is_tried_at_its_own_scale(
@@ -870,5 +874,5 @@ class TestDamaged:
         with opened(
             str(tmp_path / "a.jpg"), DecodeRules(sys.maxsize, accept_damaged=True)
         ) as image:
-            assert image.decode(32, 32).damaged
+            assert image.decode(Frame(32, 32)).damaged
         assert max(sizes) < (600, 400)

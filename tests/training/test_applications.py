@@ -13,6 +13,7 @@ from imgsim import Collection, EncoderError
 from imgsim.encoder.applications import APPLICATIONS
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
+from imgsim.images.frame import Frame
 from tests.test_privacy import forbid_sending
 
 SMALL = "mobilenet-v3-small"
@@ -38,7 +39,7 @@ def weights(tmp_path_factory):
 @pytest.mark.parametrize("name", [PUBLISHED, "whole.h5"])
 def test_it_gives_what_keras_gives(tmp_path, weights, crops, name):
     folder, model = weights
-    image = decode(crops[0], 224, 224)
+    image = decode(crops[0], Frame(224, 224))
     expected = model(preprocess_input(image[np.newaxis].astype(np.float32))).numpy()[0]
     with Collection.open(tmp_path / "c", create=True) as collection:
         report = collection.encoders.add_pretrained(SMALL, weights=folder / name)

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from imgsim import (
     DECODER,
@@ -20,6 +21,7 @@ from imgsim import (
 )
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
+from imgsim.images.frame import Frame
 from tests.models import write_projection
 
 COUNT = 36  # crops
@@ -31,7 +33,7 @@ BESIDES = ["history.csv", "history.png", "model.keras", "reconstructions.png"]
 def with_network(path, seed=0):
     with Collection.open(path, create=True) as collection:
         model = write_projection(path / "m.onnx", dim=40, seed=seed)
-        collection.encoders.add(EncoderSource(model, "bare"))
+        collection.encoders.add(EncoderSource(model, "bare", fit="crop"))
         os.unlink(model)
     return path
 
@@ -83,11 +85,25 @@ def test_the_decoder_reconstructs_from_what_the_network_gives(trained, crops):
     collection, report, _ = trained
     network = Encoder(Path(collection.encoders.get("bare").directory))
     decoder = keras.models.load_model(os.path.join(report.encoder.directory, "model.keras"))
-    features = network.encode(np.stack([decode(path, 8, 8) for path in crops]))
+    features = network.encode(np.stack([decode(path, Frame(8, 8, "crop")) for path in crops]))
     made = decoder.predict(features, verbose=0)["reconstruction"]
-    images = np.stack([decode(path, 32, 32) for path in crops]) / 255
+    images = np.stack([decode(path, Frame(32, 32, "crop")) for path in crops]) / 255
     best = report.history[report.best_epoch - 1]
     assert np.mean((made - images) ** 2) == pytest.approx(best.val_loss, rel=0.5)
+
+
+def test_the_decoder_learns_what_the_network_gets(collection, tmp_path, crops):
+    """The middle, as this network takes it: of what is beside it nothing is reconstructed."""
+    folder = tmp_path / "wide"
+    folder.mkdir()
+    for path in crops:
+        with Image.open(path) as image:
+            wide = Image.new("RGB", (3 * image.width, image.height), (0, 255, 0))
+            wide.paste(image, (image.width, 0))
+        wide.save(folder / f"{Path(path).stem}.png")
+    report = collection.train(folder, replace(SMALL, epochs=1))
+    with Image.open(Path(report.encoder.directory) / "reconstructions.png") as shown:
+        assert not (np.asarray(shown.convert("RGB")) == (0, 255, 0)).all(axis=2).any()
 
 
 def test_it_is_the_encoder_that_adapting_makes(trained, crops, tmp_path):

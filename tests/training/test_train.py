@@ -22,6 +22,7 @@ from imgsim.cli.train import _seconds
 from imgsim.encoder.encoder import Encoder
 from imgsim.images.decode import decode
 from imgsim.images.descriptors import pixels_of
+from imgsim.images.frame import Frame
 from imgsim.images.scan import find
 from imgsim.results import EpochRecord
 from imgsim.scores import Recognition
@@ -101,7 +102,7 @@ class TestTrain:
     def test_the_onnx_encoder_is_the_encoder_of_the_saved_model(self, trained, crops):
         _, report, _ = trained
         autoencoder = keras.models.load_model(os.path.join(report.encoder.directory, "model.keras"))
-        images = np.stack([decode(path, 32, 32) for path in crops]).astype(np.float32)
+        images = np.stack([decode(path, Frame(32, 32)) for path in crops]).astype(np.float32)
         ours = encoder_of(autoencoder).predict(images, verbose=0)
         session = onnxruntime.InferenceSession(
             os.path.join(report.encoder.directory, "encoder.onnx")
@@ -117,7 +118,7 @@ class TestTrain:
         autoencoder = keras.models.load_model(os.path.join(report.encoder.directory, "model.keras"))
         order = np.random.default_rng(SMALL.seed).permutation(36)[:4]
         paths = [sorted(crops)[i] for i in order]
-        images = np.stack([decode(path, 32, 32) for path in paths]).astype(np.float32)
+        images = np.stack([decode(path, Frame(32, 32)) for path in paths]).astype(np.float32)
         outputs = autoencoder.predict(images, verbose=0)["reconstruction"]
         loss = float(np.mean((outputs - images / 255) ** 2))
         assert loss == pytest.approx(report.history[report.best_epoch - 1].val_loss, rel=1e-3)
@@ -291,7 +292,7 @@ def test_no_time_at_all_is_no_encoder(tmp_path, crops):
 class TestRecognition:
     def recognised(self, crops, values):
         """Return the recognition by what gives ``values`` of pixels (height, width, 3)."""
-        images = np.stack([decode(path, 32, 32) for path in crops])
+        images = np.stack([decode(path, Frame(32, 32)) for path in crops])
         return recognition(lambda some: np.stack(list(map(values, some))), images, 0)
 
     def test_raw_pixels_are_as_good_as_raw_pixels(self, crops):
@@ -411,7 +412,7 @@ class TestContrastive:
     def test_vectors_have_unit_length(self, report, crops):
         assert report.encoder.dim == 1_024  # of 34 images there are no 256 directions
         encoder = Encoder(Path(report.encoder.directory))
-        embeddings = encoder.encode(np.stack([decode(path, 32, 32) for path in crops]))
+        embeddings = encoder.encode(np.stack([decode(path, Frame(32, 32)) for path in crops]))
         assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
         assert report.onnx_difference < 1e-4
 
@@ -435,7 +436,7 @@ class TestContrastive:
         with Collection.open(tmp_path / "c", create=True) as collection:
             report = collection.train(crops, settings)
         encoder = Encoder(Path(report.encoder.directory))
-        image = decode(crops[0], 32, 32)
+        image = decode(crops[0], Frame(32, 32))
         pixels = image.reshape(-1, 3)
         shuffled = np.random.default_rng(0).permutation(pixels).reshape(image.shape)
         one, two = encoder.encode(np.stack([image, shuffled]))[:, 1_024:]
@@ -544,7 +545,7 @@ def test_two_that_can_be_decoded_are_enough_wherever_they_are(tmp_path, crops, s
 
 def test_at_most_so_many_images_are_held_out(crops):
     """They follow every epoch, of which those of many images are not passes over all."""
-    images = TrainingImages(find(crops), 32, most_held_out=3)
+    images = TrainingImages(find(crops), Frame(32, 32), most_held_out=3)
     training, validation = images.split(replace(SMALL, validation_split=0.5))
     assert (len(training), len(validation)) == (33, 3)
     assert sorted([*training, *validation]) == list(range(36))
