@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
-from imgsim.encoder.head_fit import Affine, Head, pooling
+from imgsim.encoder.head_fit import LEAST_POWER, Affine, Head, pooling
 from imgsim.encoder.preprocessing import Preprocessing, inscribe, write_preprocessing
 from imgsim.errors import EncoderError
 from imgsim.files import writing
@@ -127,18 +127,26 @@ def _rename(graph: onnx.GraphProto, before: str, after: str) -> None:
 def _shares(nodes: _Nodes, fed: Preprocessing, colours: Affine) -> str:
     """Return the roots of the shares of colours (n, k) of the images; their length is 1.
 
-    Their Euclidean distance is the Hellinger distance times the root of 2.
+    Their Euclidean distance is the Hellinger distance times the root of 2. Where a pixel is far
+    from a colour, how much it is of it ends at :data:`LEAST_POWER`.
     """
+    many = len(colours.bias)
     x = nodes.add("Cast", nodes.image, to=TensorProto.FLOAT)
     if fed.layout == "nhwc":
         x = nodes.add("Transpose", x, perm=(0, 3, 1, 2))
     factor = pooling(fed.height), pooling(fed.width)
     x = nodes.add("AveragePool", x, kernel_shape=factor, strides=factor)
     x = nodes.add("Transpose", x, perm=(0, 2, 3, 1))
-    x = nodes.add("Softmax", nodes.affine(x, _of_input(colours, fed)), axis=3)
-    x = nodes.add("GlobalAveragePool", nodes.add("Transpose", x, perm=(0, 3, 1, 2)))
-    x = nodes.add("Reshape", x, nodes.constant(np.array([-1, len(colours.bias)])))
-    return nodes.add("Sqrt", x)
+    x = nodes.affine(x, _of_input(colours, fed))
+    pixels = (fed.height // factor[0]) * (fed.width // factor[1])
+    x = nodes.add("Reshape", x, nodes.constant(np.array([-1, pixels, many, 1])))
+    least = nodes.constant(np.array([LEAST_POWER], np.float32))
+    x = nodes.add("Sub", x, nodes.add("Add", nodes.add("GlobalMaxPool", x), least))
+    x = nodes.add("Relu", x)  # Max is slow
+    x = nodes.add("Reshape", x, nodes.constant(np.array([-1, pixels, many])))
+    mean = nodes.constant(np.full((1, pixels), 1 / pixels, np.float32))
+    x = nodes.add("MatMul", mean, nodes.add("Softmax", x, axis=2))
+    return nodes.add("Sqrt", nodes.add("Reshape", x, nodes.constant(np.array([-1, many]))))
 
 
 def _of_input(colours: Affine, fed: Preprocessing) -> Affine:

@@ -22,6 +22,9 @@ from imgsim.images.descriptors import YIQ, grey_of, histogram_of
 from imgsim.options import HeadSettings
 
 COLOURS = 256
+LEAST_POWER = np.float32(-60.0)
+"""Of e, beside the greatest. Processors are slow where numbers are too small for float32."""
+
 _COLOUR_SIDE = 32  # of the image whose colours are counted
 _SHARES = {"none": 0.0, "little": 0.05, "some": 0.3, "much": 0.7}  # in the square of a length
 _LEAST_VARIANCE = 1e-4  # of rows of unit length; what is less is rounding
@@ -111,7 +114,7 @@ def _block_means(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def shares_of(image: NDArray[np.uint8], colours: Affine) -> NDArray[np.float32]:
     """Return the roots of the shares of colours (k,) in a pooled image."""
     much = image.reshape(-1, 3) @ colours.weights + colours.bias
-    powers = np.exp(much - much.max(axis=1, keepdims=True))
+    powers = np.exp(np.maximum(much - much.max(axis=1, keepdims=True), LEAST_POWER))
     shares = (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0)
     roots: NDArray[np.float32] = np.sqrt(shares).astype(np.float32)
     return roots

@@ -76,11 +76,13 @@ class Preprocessing:
 
     def tensor(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return an image (height, width, 3) as the model wants it, without the batch axis."""
-        gain, offset = self.affine()
+        gain, offset = (each.astype(np.float32) for each in self.affine())
         ordered = image[..., ::-1] if self.channels == "bgr" else image
-        values = np.multiply(ordered, gain.astype(np.float32), dtype=np.float32)
-        values += offset.astype(np.float32)
-        return values.transpose(2, 0, 1) if self.layout == "nchw" else values
+        values = np.empty((3, *image.shape[:2]), np.float32)
+        for channel in range(3):  # all at once are loops of three, which takes four times as long
+            np.multiply(ordered[..., channel], gain[channel], values[channel], dtype=np.float32)
+            values[channel] += offset[channel]
+        return values if self.layout == "nchw" else values.transpose(1, 2, 0)
 
 
 def inscribe(model: Path, preprocessing: Preprocessing) -> None:
