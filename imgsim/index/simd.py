@@ -3,8 +3,7 @@
 Arrays are contiguous; their layouts are those of bounds.py.
 """
 
-from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 from llvmlite import ir
@@ -22,11 +21,8 @@ _declared: Any = cgutils.get_or_insert_function
 _unpacked: Any = cgutils.unpack_tuple
 _tuple: Any = types.UniTuple
 
-_WIDTH = 16  # values of a vector; 16 of 16 bits are what AVX2 has
-_HALF = _WIDTH // 2
+_HALF = 8  # values of 32 bits in a vector of AVX2
 _INT, _FLOAT = ir.IntType(64), ir.FloatType()
-_BYTES = ir.VectorType(ir.IntType(8), 2 * _WIDTH)
-_WORDS = ir.VectorType(ir.IntType(16), _WIDTH)
 _PAIRS = ir.VectorType(ir.IntType(32), _HALF)
 _SUM = ("contract",)
 
@@ -102,15 +98,15 @@ def square_of_codes(_: Any, codes: Any, scale: Any, coordinates: Any) -> Any:
     return types.float32(codes, scale, coordinates), generate
 
 
-def _adding(queries: int, vectors: int) -> Any:
+def _adding(queries: int, rows: int) -> Any:
     """Return a function that adds the products of ``near`` codes and weights to scores.
 
     Its arguments are codes (n, p / 4, LANES) uint16; blocks (b + 1,) int64, where blocks of codes
     begin; pairs (g, m, t, 2) uint32, the weights of ``t`` queries: two bytes, twice; factors
     (g, b, t) and scores (s, g t, LANES) float32; and which n, b, g and s are meant: of n, g and s
     that one, of b as many. Arrays come whole, as numba counts the references to each slice, which
-    takes as long as many products. The sums of so many vectors of rows are in registers at the same
-    time.
+    takes as long as many products. The sums of so many ``rows`` are in registers at the same time;
+    of more where these are more and longer.
     """
 
     @_intrinsic
@@ -118,9 +114,6 @@ def _adding(queries: int, vectors: int) -> Any:
         _: Any, codes: Any, blocks: Any, pairs: Any, factors: Any, scores: Any, which: Any
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            multiply = _multiplied
-            if "+avx2" in context.codegen().magic_tuple()[2].split(","):
-                multiply = _multiplied_with_avx2
             row, count, group, place = _unpacked(builder, arguments[5])
             pointers = _pointers(context, builder, signature, arguments[:5])
             for number, start in ((0, row), (2, group), (3, group), (4, place)):
@@ -129,7 +122,8 @@ def _adding(queries: int, vectors: int) -> Any:
                 pointers[number] = builder.gep(pointers[number], [builder.mul(start, size)])
             query = builder.mul(group, _INT(LANES * queries))
             pointers[4] = builder.gep(pointers[4], [query])
-            _Kernel(builder, pointers, multiply, queries).write(count, vectors)
+            features = context.codegen().magic_tuple()[2].split(",")
+            _Kernel(builder, pointers, features, queries).write(count, rows)
             return context.get_dummy_value()
 
         numbers = _tuple(types.intp, 4)
@@ -138,44 +132,51 @@ def _adding(queries: int, vectors: int) -> Any:
     return add
 
 
-def _multiplied_with_avx2(builder: Any, codes: Any, weights: Any) -> Any:
-    """Return the sums of two products each of 32 unsigned and 32 signed bytes, in 16 bits."""
-    kind = ir.FunctionType(_WORDS, [_BYTES, _BYTES])
-    function = _declared(builder.module, kind, "llvm.x86.avx2.pmadd.ub.sw")
-    return builder.call(function, [codes, weights])
-
-
-def _multiplied(builder: Any, codes: Any, weights: Any) -> Any:
-    """Do the same on any processor."""
-    double = ir.VectorType(ir.IntType(16), 2 * _WIDTH)
-    products = builder.mul(builder.zext(codes, double), builder.sext(weights, double))
-    order = ir.VectorType(ir.IntType(32), _WIDTH)
-    first, second = (
-        builder.shuffle_vector(products, products, order(list(range(start, 2 * _WIDTH, 2))))
-        for start in range(2)
-    )
-    return builder.add(first, second)
-
-
 class _Kernel:
     """Writes the instructions of what :func:`_adding` returns."""
 
     def __init__(
-        self, builder: Any, pointers: list[Any], multiply: Callable[..., Any], queries: int
+        self, builder: Any, pointers: list[Any], features: list[str], queries: int
     ) -> None:
         self._codes, self._blocks, self._pairs, self._factors, self._scores = pointers
         self._builder = builder
-        self._multiply = multiply
         self._queries = queries
+        self._multiply, self._width, self._more = self._multiplied, 16, 1
+        if "+avx512bw" in features:
+            self._multiply = partial(self._by_instruction, "avx512.pmaddubs.w.512")
+            self._width, self._more = 32, 2
+        elif "+avx2" in features:
+            self._multiply = partial(self._by_instruction, "avx2.pmadd.ub.sw")
+        self._bytes = ir.VectorType(ir.IntType(8), 2 * self._width)
+        self._words = ir.VectorType(ir.IntType(16), self._width)
 
-    def write(self, blocks: Any, vectors: int) -> None:
+    def _by_instruction(self, name: str, codes: Any, weights: Any) -> Any:
+        """Return the sums of two products each of unsigned and signed bytes, in 16 bits."""
+        kind = ir.FunctionType(self._words, [self._bytes, self._bytes])
+        function = _declared(self._builder.module, kind, f"llvm.x86.{name}")
+        return self._builder.call(function, [codes, weights])
+
+    def _multiplied(self, codes: Any, weights: Any) -> Any:
+        """Do the same on any processor."""
+        builder, double = self._builder, ir.VectorType(ir.IntType(16), 2 * self._width)
+        products = builder.mul(builder.zext(codes, double), builder.sext(weights, double))
+        order = ir.VectorType(ir.IntType(32), self._width)
+        first, second = (
+            builder.shuffle_vector(products, products, order(list(range(start, double.count, 2))))
+            for start in range(2)
+        )
+        return builder.add(first, second)
+
+    def write(self, blocks: Any, rows: int) -> None:
         """Write all of it, for so many blocks."""
-        builder, nothing = self._builder, _WORDS([0] * _WIDTH)
+        builder, nothing = self._builder, self._words([0] * self._width)
+        rows = min(LANES, rows * self._more)
         sums = [
-            [_allocated(builder, nothing) for _ in range(vectors)] for _ in range(self._queries)
+            [_allocated(builder, nothing) for _ in range(rows // self._width)]
+            for _ in range(self._queries)
         ]
-        with cgutils.for_range(builder, _INT(LANES // (_WIDTH * vectors))) as part:
-            lane = builder.mul(part.index, _INT(_WIDTH * vectors))
+        with cgutils.for_range(builder, _INT(LANES // rows)) as part:
+            lane = builder.mul(part.index, _INT(rows))
             with cgutils.for_range(builder, blocks) as block:
                 for total in (total for query in sums for total in query):
                     builder.store(nothing, total)
@@ -189,31 +190,34 @@ class _Kernel:
                 self._add_to_scores(block.index, lane, sums)
 
     def _add_products(self, number: Any, lane: Any, sums: list[list[Any]]) -> None:
-        builder, mask = self._builder, _WORDS([0x0F0F] * _WIDTH)
+        builder, words = self._builder, self._words
+        mask, four = words([0x0F0F] * self._width), words([4] * self._width)
         row = builder.add(builder.mul(number, _INT(LANES)), lane)
         halves: tuple[list[Any], list[Any]] = [], []
         for vector in range(len(sums[0])):
-            at = builder.add(row, _INT(_WIDTH * vector))
-            fours = _loaded(builder, self._codes, at, _WORDS)
+            at = builder.add(row, _INT(self._width * vector))
+            fours = _loaded(builder, self._codes, at, words)
             halves[0].append(builder.and_(fours, mask))
-            halves[1].append(builder.and_(builder.lshr(fours, _WORDS([4] * _WIDTH)), mask))
+            halves[1].append(builder.and_(builder.lshr(fours, four), mask))
         first = builder.mul(number, _INT(2 * self._queries))
+        pairs = ir.VectorType(ir.IntType(32), self._width // 2)
         for place in range(2 * self._queries):
             at = builder.gep(self._pairs, [builder.add(first, _INT(place))])
-            pair = builder.bitcast(_everywhere(builder, builder.load(at), _PAIRS), _BYTES)
+            pair = builder.bitcast(_everywhere(builder, builder.load(at), pairs), self._bytes)
             for total, codes in zip(sums[place // 2], halves[place % 2], strict=True):
-                products = self._multiply(builder, builder.bitcast(codes, _BYTES), pair)
+                products = self._multiply(builder.bitcast(codes, self._bytes), pair)
                 builder.store(builder.add(builder.load(total), products), total)
 
     def _add_to_scores(self, block: Any, lane: Any, sums: list[list[Any]]) -> None:
-        builder, floats = self._builder, ir.VectorType(_FLOAT, _WIDTH)
+        builder, width = self._builder, self._width
+        floats, integers = (ir.VectorType(kind, width) for kind in (_FLOAT, ir.IntType(32)))
         for query, vectors in enumerate(sums):
             place = builder.add(builder.mul(block, _INT(self._queries)), _INT(query))
             factor = builder.load(builder.gep(self._factors, [place]))
             factor = _everywhere(builder, factor, floats)
             for vector, total in enumerate(vectors):
-                at = builder.add(lane, _INT(LANES * query + _WIDTH * vector))
-                whole = builder.sext(builder.load(total), ir.VectorType(ir.IntType(32), _WIDTH))
+                at = builder.add(lane, _INT(LANES * query + width * vector))
+                whole = builder.sext(builder.load(total), integers)
                 product = builder.fmul(builder.sitofp(whole, floats), factor, flags=_SUM)
                 before = _loaded(builder, self._scores, at, floats)
                 score = _vector(builder, self._scores, at, floats)
@@ -248,4 +252,4 @@ def _everywhere(builder: Any, value: Any, kind: Any) -> Any:
     return builder.shuffle_vector(one, one, order)
 
 
-add_to_one, add_to_four = _adding(1, 8), _adding(4, 2)
+add_to_one, add_to_four = _adding(1, 128), _adding(4, 32)
