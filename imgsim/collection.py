@@ -83,22 +83,26 @@ class Collection:
         self._encoder: Encoder | None = None
 
     @classmethod
-    def open(cls, path: PathLike, *, create: bool = False, device: Device = "auto") -> Self:
+    def open(
+        cls, path: PathLike, *, create: bool = False, device: Device = "auto", catalog: str = ""
+    ) -> Self:
         """Open the collection in the directory ``path``; with ``create``, make it if there is none.
 
+        A new one has its catalog in a file, or in PostgreSQL at the address ``catalog``.
         ``device`` cuda lets a GPU train and compute embeddings, where there is one. These have
         other last bits than the CPU's, so stick to one device. With ``auto`` it trains alone.
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
         :class:`CollectionError` if the directory is something else, damaged, or of a newer imgsim.
         """
-        return cls(Directory.open(Path(absolute(os.fspath(path))), create=create, device=device))
+        place = Path(absolute(os.fspath(path)))
+        return cls(Directory.open(place, create=create, device=device, catalog=catalog))
 
     @staticmethod
     def mend(path: PathLike) -> str:
         """Mend a damaged catalog, so that the collection can be opened; return what was done.
 
-        Its indexes are made anew, or all of it from what can be read; then the damaged file is kept
-        beside it. :meth:`repair` does the rest. A sound catalog stays as it is.
+        Its indexes are made anew, or all of it from what can be read, and the damaged file is kept.
+        :meth:`repair` does the rest. A sound catalog stays as it is.
         """
         return mend(Path(absolute(os.fspath(path))))
 
@@ -140,8 +144,7 @@ class Collection:
 
         It becomes the collection's encoder unless that holds embeddings by another, which stay
         until ``encoders.reencode``. With ``resume``, an interrupted training of the same images
-        goes on with its own settings. Raises :class:`EncoderError` if that or the images or the
-        settings do not allow training.
+        goes on with its own settings. Raises :class:`EncoderError` if training is not possible.
         """
         chosen = None if resume else settings or TrainingSettings()
         return self.encoders.train(listed(images), chosen, on_progress, name)
@@ -176,9 +179,9 @@ class Collection:
     ) -> Iterator[IngestReport]:
         """Ingest, and go on with what is new or changed, in batches, as it comes.
 
-        Yields the report of the first :meth:`ingest`, which ``on_progress`` is about, and one of
-        each batch that did something. Others may write between them. A file counts when its size
-        and time are still. Ctrl-C ends it where nothing is to be done. May raise ExtraMissing.
+        Yields the report of the first :meth:`ingest`, which ``on_progress`` is about, and of each
+        batch that did something. Others may write between them. A file counts when size and time
+        are still. Ctrl-C ends it where nothing is to be done. May raise ExtraMissing.
         """
         roots = [absolute(path) for path in listed(paths) if path]
         return watch(self._directory, roots, settings or IngestSettings(), on_progress)
@@ -186,7 +189,7 @@ class Collection:
     def compact(self, *, dry_run: bool = False) -> CompactReport:
         """Merge small segments; drop embeddings of removed images, and by previous encoders.
 
-        Ingest merges and drops by itself when it pays, but never those by previous encoders.
+        Ingest does so by itself when it pays, but never drops those by previous encoders.
         """
         with self._writing(dry_run=dry_run):
             with self._directory.catalog.snapshot() as snapshot:
@@ -201,7 +204,7 @@ class Collection:
     def prune(self, *, dry_run: bool = False) -> UpkeepReport:
         """Forget the images whose files are gone; see :class:`UpkeepReport`.
 
-        A folder that was ingested and is missing, or empty, keeps its images. So does a drive that
+        A folder that was ingested and is missing or empty keeps its images, as does a drive that
         was mounted in it, or that a link in it led to.
         """
         with self._writing(dry_run=dry_run):
@@ -220,8 +223,8 @@ class Collection:
         Raises :class:`StoreError` if images are stored under both, ValueError for ``/``, and
         without ``force`` :class:`ImageNotFound` if most of the files are not there.
         """
+        paths = os.fspath(old), os.fspath(new)
         with self._writing(dry_run=dry_run):
-            paths = os.fspath(old), os.fspath(new)
             return forget.relocate(self._directory, *paths, dry_run=dry_run, force=force)
 
     def refused(self) -> list[Refusal]:

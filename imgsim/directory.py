@@ -13,6 +13,7 @@ from typing import Self, get_args
 
 from imgsim.catalog import salvage
 from imgsim.catalog.catalog import Catalog
+from imgsim.catalog.postgres import URL_NAME, address, url_of
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
 from imgsim.errors import (
@@ -48,6 +49,7 @@ _OWN_NAMES = {
     CATALOG,
     f"{CATALOG}-wal",
     f"{CATALOG}-shm",
+    URL_NAME,
 }
 _SCRATCH = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _SWEPT = re.compile(rf"{FINGERPRINT.pattern}|{_SCRATCH.pattern}")
@@ -68,9 +70,10 @@ class Directory:
     device: Device = "auto"
 
     @classmethod
-    def open(cls, path: Path, *, create: bool, device: Device = "auto") -> Self:
+    def open(cls, path: Path, *, create: bool, device: Device = "auto", catalog: str = "") -> Self:
         """Open the collection at ``path``, or create it there.
 
+        The catalog of a new one is a file in it, or in the database at the address ``catalog``.
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
         :class:`CollectionError` if the folder is something else, damaged, or of a newer imgsim;
         ValueError for a device that is none.
@@ -78,7 +81,10 @@ class Directory:
         if device not in get_args(Device):
             raise ValueError(f"{device}: must be one of {', '.join(get_args(Device))}")
         try:
-            size = (path / CATALOG).stat().st_size
+            url = url_of(path / CATALOG)
+            size = len(url) if url is not None else (path / CATALOG).stat().st_size
+            if catalog and url != address(catalog, path):
+                raise CollectionError(path, "has its catalog elsewhere; leave out --catalog")
             if not size and any((path / SEGMENTS).glob("*.faiss")):
                 raise CollectionDamaged(path / CATALOG, "an SQLite database", "an empty file")
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -90,7 +96,7 @@ class Directory:
                     "there is no collection here; `imgsim train` and `imgsim encoder import` make "
                     "one, as does `Collection.open` with `create=True`",
                 ) from error
-            _new_collection(path)
+            _new_collection(path, catalog)
         except PermissionError as error:
             raise CollectionForbidden(path, f"cannot be opened: {error.strerror}") from error
         except OSError as error:
@@ -109,7 +115,7 @@ class Directory:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Be the one writer, or raise :class:`CollectionLocked` or :class:`CollectionError`."""
-        with writer_lock(self.path):
+        with writer_lock(self.path), self.catalog.writing():
             _refuse_links(self.path)
             if not self.catalog.is_in_place():
                 raise CollectionError(self.path, "its catalog was replaced meanwhile; open it anew")
@@ -203,6 +209,12 @@ class Directory:
             self.store.build_tables(segments, snapshot.segment_ids)
 
 
+def is_collection(folder: Path) -> bool:
+    """Say whether a folder is a collection, as far as the names in it say."""
+    has_catalog = (folder / CATALOG).exists() or (folder / URL_NAME).exists()
+    return has_catalog and (folder / SEGMENTS).is_dir()
+
+
 def mend(path: Path) -> str:
     """Mend the catalog of the collection at ``path``, and return what was done.
 
@@ -247,8 +259,8 @@ def _refuse_links(path: Path) -> None:
             raise CollectionError(path, f"{name} in it is a link, which imgsim does not follow")
 
 
-def _new_collection(directory: Path) -> None:
-    """Make an empty collection in a new or empty directory."""
+def _new_collection(directory: Path, catalog: str) -> None:
+    """Make an empty collection in a new or empty directory, its catalog there or at an address."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         strangers = sorted(set(os.listdir(directory)) - _OWN_NAMES)
@@ -264,6 +276,8 @@ def _new_collection(directory: Path) -> None:
         raise CollectionError(directory, f"cannot be created: {error.strerror}") from error
     try:
         with writer_lock(directory):
+            if catalog:
+                (directory / URL_NAME).write_text(address(catalog, directory) + "\n")
             Catalog(directory / CATALOG).close()
     except CollectionLocked:  # somebody else makes it
         raise

@@ -16,6 +16,7 @@ from imgsim.catalog.catalog import Catalog
 from imgsim.directory import Directory
 from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.index.vector_store import VectorStore
+from tests import postgres as postgresql
 from tests.pictures import write_crops
 from tests.prepared import Prepared
 
@@ -61,6 +62,15 @@ def open_small(path) -> Collection:
     """Open a collection that fits a projection to few images, and writes bounds of few."""
     store = VectorStore(path / "segments", fewest_fitted=20, fewest_bounded=20)
     return Collection(Directory(path, Catalog(path / "catalog.db"), store))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgresql.Server]:
+    """A server that gives addresses of empty schemas."""
+    if not postgresql.BINARIES.exists():
+        pytest.skip(postgresql.MISSING)
+    with postgresql.running_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sqlalchemy import ColumnElement, Text, and_, cast, func, literal, or_, select
+from sqlalchemy import ColumnElement, and_, func, literal, or_, select
 
+from imgsim.catalog.functions import contains, ending
 from imgsim.catalog.paths import is_under
 from imgsim.catalog.schema import IMAGES
 from imgsim.catalog.snapshot import Snapshot
@@ -74,7 +75,7 @@ def folders(snapshot: Snapshot, place: str) -> list[str]:
     """Return the names of the folders in the folder ``place`` that images are in or below."""
     path, prefix = IMAGES.c.path, os.fsencode(place.rstrip("/")) + b"/"
     rest = func.substr(path, len(prefix) + 1)
-    first = select(func.min(path)).where(func.instr(rest, b"/") > 0)
+    first = select(path).where(contains(rest, b"/")).order_by(path).limit(1)
     names, start, end = [], prefix, prefix[:-1] + b"0"  # the character after a slash
     while found := snapshot.connection.execute(
         first.where(path > start, path < end)
@@ -94,8 +95,7 @@ def _conditions(asked: Browse) -> Iterator[ColumnElement[bool]]:
     if asked.under:
         yield is_under(path, asked.under)
     if asked.suffix:
-        end = func.substr(path, -len(os.fsencode(asked.suffix)))
-        yield func.lower(cast(end, Text)) == asked.suffix.lower()
+        yield ending(path, len(os.fsencode(asked.suffix))) == asked.suffix.lower()
     if asked.least_side:
         yield and_(IMAGES.c.width >= asked.least_side, IMAGES.c.height >= asked.least_side)
 

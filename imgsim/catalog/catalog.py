@@ -1,19 +1,21 @@
 """The catalog: what exists, and every query on its tables."""
 
-import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import PoolProxiedConnection, bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from imgsim.catalog import changes, judgements
+from imgsim.catalog.database import Database
+from imgsim.catalog.migrate import upgrade
 from imgsim.catalog.paths import encoded
+from imgsim.catalog.postgres import PostgresDatabase, url_of
 from imgsim.catalog.restore import restore
 from imgsim.catalog.schema import ENCODERS, IMAGES, RADII, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
-from imgsim.catalog.sqlite import UNSOUND, engine_of, translated, upgrade
+from imgsim.catalog.sqlite import SqliteFile
 from imgsim.errors import EncoderError, EncoderMismatch
 from imgsim.findings import LearntRadius
 from imgsim.records import EncoderRecord, ImageFile, ImageRecord, Inventory, Segment
@@ -23,57 +25,34 @@ _SHORT = 12  # digits of a fingerprint that name an encoder
 
 
 class Catalog:
-    """The SQLite file ``catalog.db`` of a collection."""
+    """The catalog of a collection: an SQLite file, or where a file beside it says."""
 
     def __init__(self, path: Path) -> None:
         """Open the catalog at ``path``, created if missing, and bring its schema up to date.
 
         ``was_upgraded`` says whether that changed an older one.
         """
-        self._path = path
         self._is_closed = False
-        self._engine = engine_of(path)
-        self.was_upgraded = upgrade(self._engine, path)
-        self._facts = path.stat()
-        self._watching: PoolProxiedConnection | None = None
-
-    def is_in_place(self) -> bool:
-        """Say whether the file that is open is still the one at its path."""
-        return self._path.exists() and os.path.samestat(self._facts, self._path.stat())
-
-    def version(self) -> int:
-        """Return a number that is another one after each commit of whichever process.
-
-        It is for one thread at a time.
-        """
-        if self._watching is None:
-            self._watching = self._engine.raw_connection()
-        return int(self._watching.cursor().execute("PRAGMA data_version").fetchone()[0])
+        url = url_of(path)
+        self._database: Database = SqliteFile(path) if url is None else PostgresDatabase(url, path)
+        self.was_upgraded = upgrade(self._database, path.parent)
+        self.is_in_place = self._database.is_in_place
+        self.version = self._database.version
+        self.has_content = self._database.has_content
+        self.writing = self._database.writing
 
     def close(self) -> None:
         """Close the database; whatever is asked of it raises ValueError from then on."""
         self._is_closed = True
-        if self._watching is not None:
-            self._watching.close()
-        self._engine.dispose()
+        self._database.close()
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """Read one instant of the catalog."""
         if self._is_closed:
             raise ValueError("the collection is closed")
-        with self._engine.begin() as connection:
+        with self._database.engine.begin() as connection:
             yield Snapshot(connection)
-
-    def has_content(self, sha256: bytes) -> bool:
-        """Say whether an image has this content; every new file asks, so it is a bare statement."""
-        try:
-            with closing(self._engine.raw_connection()) as connection:
-                cursor = connection.cursor()
-                cursor.execute("SELECT 1 FROM images WHERE sha256 = ? LIMIT 1", (sha256,))
-                return cursor.fetchone() is not None
-        except UNSOUND as error:
-            raise translated(self._path, error) from error
 
     def add_encoder(
         self, fingerprint: str, dim: int, name: str | None = None, *, instead: bool = False

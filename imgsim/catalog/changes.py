@@ -40,6 +40,7 @@ from imgsim.catalog.schema import (
     ROOTS,
     SEALS,
     SEGMENTS,
+    SEQUENCES,
     STAGED,
 )
 from imgsim.catalog.snapshot import IN_LIMIT, Snapshot
@@ -85,6 +86,8 @@ def insert_images(
     ]
     forget_paths(connection, [image.path for image in images.values()])
     connection.execute(insert(IMAGES), rows)
+    if connection.dialect.name != "sqlite":  # which does it by itself
+        renew_last_id(connection, max(images))
 
 
 def insert_refusals(connection: Connection, refused: Sequence[tuple[ImageFile, Refusal]]) -> None:
@@ -252,12 +255,19 @@ def renew_removed(connection: Connection) -> None:
 
 def renew_last_id(connection: Connection, least: int) -> None:
     """Note the greatest id that was given out, which is at least so and that of each image."""
-    image, run = IMAGES.c, connection.exec_driver_sql
-    stored = connection.execute(select(func.max(image.id)).where(image.id <= LARGEST_ID)).scalar()
-    noted = [number for (number,) in run("SELECT seq FROM sqlite_sequence")]
+    image, run = IMAGES.c, connection.execute
+    stored = run(select(func.max(image.id)).where(image.id <= LARGEST_ID)).scalar()
+    noted = run(select(SEQUENCES.c.seq)).scalars().all()
     fit = [number for number in noted if isinstance(number, int) and number <= LARGEST_ID]
-    run("DELETE FROM sqlite_sequence")
-    run("INSERT INTO sqlite_sequence VALUES ('images', ?)", (max(0, least, stored or 0, *fit),))
+    run(delete(SEQUENCES))
+    run(insert(SEQUENCES).values(name="images", seq=max(0, least, stored or 0, *fit)))
+
+
+def defer_foreign_keys(connection: Connection) -> None:
+    """Let rows refer to rows that are not there, until the end of the transaction."""
+    is_sqlite = connection.dialect.name == "sqlite"
+    deferring = "PRAGMA defer_foreign_keys=ON" if is_sqlite else "SET CONSTRAINTS ALL DEFERRED"
+    connection.exec_driver_sql(deferring)
 
 
 def delete_unfit(connection: Connection) -> None:

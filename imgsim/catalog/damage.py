@@ -8,6 +8,7 @@ from typing import TypeGuard
 from sqlalchemy import and_, exists, false, func, not_, select, text
 
 from imgsim.catalog.checksums import IMAGE_FACTS, record_of
+from imgsim.catalog.functions import is_of
 from imgsim.catalog.judgements import radii
 from imgsim.catalog.schema import (
     ENCODERS,
@@ -36,7 +37,7 @@ from imgsim.results import Damage
 
 STAGED_FITS = and_(
     STAGED.c.image_id.in_(select(IMAGES.c.id)),
-    func.typeof(STAGED.c.row) == "integer",
+    is_of(STAGED.c.row, "integer"),
     exists()
     .where(SEGMENTS.c.encoder_id == ENCODERS.c.id, not_(ENCODERS.c.active))
     .where(SEGMENTS.c.id == STAGED.c.segment_id, STAGED.c.row.between(0, SEGMENTS.c.rows - 1))
@@ -48,9 +49,10 @@ STAGED_FITS = and_(
 def damages(snapshot: Snapshot) -> Iterator[Damage]:
     """Yield what is wrong with the catalog."""
     path = str(snapshot.path)
-    for verdict in snapshot.connection.execute(text("PRAGMA integrity_check")).scalars():
-        if verdict != "ok":
-            yield Damage(path, "a sound database", verdict)
+    if snapshot.connection.dialect.name == "sqlite":
+        for verdict in snapshot.connection.execute(text("PRAGMA integrity_check")).scalars():
+            if verdict != "ok":
+                yield Damage(path, "a sound database", verdict)
     for number in altered(snapshot):
         yield Damage(path, f"image {number} as it was stored", "other facts")
     try:

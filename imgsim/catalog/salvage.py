@@ -18,10 +18,11 @@ from sqlalchemy import Connection, Table, delete, select
 from imgsim.catalog import changes
 from imgsim.catalog.checksums import record_of
 from imgsim.catalog.damage import is_size
+from imgsim.catalog.migrate import SCHEMA, upgrade
 from imgsim.catalog.restore import restore
 from imgsim.catalog.schema import IMAGES, JUDGED, RADII, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
-from imgsim.catalog.sqlite import SCHEMA, UNSOUND, as_text, engine_of, upgrade
+from imgsim.catalog.sqlite import UNSOUND, SqliteFile, as_text
 from imgsim.errors import CollectionDamaged
 from imgsim.files import replacing, writing
 from imgsim.records import Inventory
@@ -136,12 +137,12 @@ def _rebuild(damaged: Path, path: Path, found: Inventory) -> tuple[int, str]:
 
     Return how many images it has, and the name of the active encoder.
     """
-    engine = engine_of(path)
+    database = SqliteFile(path)
     try:
-        upgrade(engine, path)
-        with closing(sqlite3.connect(damaged)) as source, engine.begin() as connection:
+        upgrade(database, path.parent)
+        with closing(sqlite3.connect(damaged)) as source, database.engine.begin() as connection:
             source.text_factory = as_text
-            connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+            changes.defer_foreign_keys(connection)
             for table in (IMAGES, STAGED, REFUSED, ROOTS, RADII, JUDGED):
                 _fill(connection, table, source)
             ids = (number for (number,) in _readable(source, "sqlite_sequence", "seq"))
@@ -155,7 +156,7 @@ def _rebuild(damaged: Path, path: Path, found: Inventory) -> tuple[int, str]:
             active = (each.name for each in snapshot.encoders() if each.active)
             return snapshot.count_images(), next(active, "none")
     finally:
-        engine.dispose()
+        database.close()
 
 
 def _fill(connection: Connection, table: Table, source: sqlite3.Connection) -> None:

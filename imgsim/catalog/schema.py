@@ -11,14 +11,20 @@ from sqlalchemy import (
     MetaData,
     Named,
     Table,
+    Text,
     TypedColumns,
     UniqueConstraint,
     and_,
+    false,
     func,
     text,
 )
 
+from imgsim.catalog.functions import is_of
+
 METADATA = MetaData()
+
+_Number = Integer().with_variant(BigInteger(), "postgresql")  # SQLite's have 64 bits by themselves
 
 
 class _EncoderColumns(TypedColumns):
@@ -28,13 +34,13 @@ class _EncoderColumns(TypedColumns):
     active: Named[bool]
     created_at: Named[int] = Column(BigInteger)
     name: Named[str] = Column(unique=True, index=True, server_default="")
-    previous: Named[bool] = Column(server_default=text("0"))
+    previous: Named[bool] = Column(server_default=false())
 
 
 class _SegmentColumns(TypedColumns):
     id = Column(Integer, primary_key=True)
     name: Named[str] = Column(unique=True)
-    encoder_id: Named[int] = Column(ForeignKey("encoders.id"))
+    encoder_id: Named[int] = Column(ForeignKey("encoders.id", deferrable=True))
     rows: Named[int]
     dim: Named[int]
     sha256: Named[str]
@@ -43,23 +49,25 @@ class _SegmentColumns(TypedColumns):
 
 
 class _ImageColumns(TypedColumns):
-    id = Column(Integer, primary_key=True)
+    id = Column(_Number, primary_key=True)
     path: Named[bytes] = Column(LargeBinary, unique=True)
     size: Named[int] = Column(BigInteger)
     mtime_ns: Named[int] = Column(BigInteger)
     sha256: Named[bytes] = Column(index=True)
     width: Named[int]
     height: Named[int]
-    segment_id: Named[int] = Column(ForeignKey("segments.id"))
-    row: Named[int]
-    damaged: Named[bool] = Column(server_default=text("0"))
+    segment_id: Named[int] = Column(ForeignKey("segments.id", deferrable=True))
+    row: Named[int] = Column(_Number)
+    damaged: Named[bool] = Column(server_default=false())
     checksum: Named[int] = Column(BigInteger, server_default=text("0"))
 
 
 class _StagedColumns(TypedColumns):
-    image_id: Named[int] = Column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
-    segment_id: Named[int] = Column(ForeignKey("segments.id"), primary_key=True)
-    row: Named[int]
+    image_id: Named[int] = Column(
+        _Number, ForeignKey("images.id", ondelete="CASCADE", deferrable=True), primary_key=True
+    )
+    segment_id: Named[int] = Column(ForeignKey("segments.id", deferrable=True), primary_key=True)
+    row: Named[int] = Column(_Number)
 
 
 class _SealColumns(TypedColumns):
@@ -98,7 +106,13 @@ ENCODERS = Table(
     "encoders",
     METADATA,
     _EncoderColumns,
-    Index("one_active_encoder", "active", unique=True, sqlite_where=text("active")),
+    Index(
+        "one_active_encoder",
+        "active",
+        unique=True,
+        sqlite_where=text("active"),
+        postgresql_where=text("active"),
+    ),
 )
 """Encoders in ``encoders/<fingerprint>``; the active one made the embeddings that are searched.
 
@@ -145,25 +159,31 @@ all other columns.
 JUDGED = Table("judged", METADATA, _JudgedColumns)
 """Pairs of contents, by sha256, the lesser first, that somebody said are no duplicates."""
 
-IN_SEGMENT = and_(
-    func.typeof(IMAGES.c.row) == "integer", IMAGES.c.row >= 0, IMAGES.c.row < SEGMENTS.c.rows
+SEQUENCES = Table(
+    "sqlite_sequence", MetaData(), Column("name", Text, primary_key=True), Column("seq", BigInteger)
 )
+"""The greatest id that was given to a row of a table, ever.
+
+SQLite keeps it for ``images``. In PostgreSQL it is a table like the others.
+"""
+
+IN_SEGMENT = and_(is_of(IMAGES.c.row, "integer"), IMAGES.c.row >= 0, IMAGES.c.row < SEGMENTS.c.rows)
 """The condition that an image is in a row of the segment that it is joined with."""
 
-FIT_ROOT = and_(func.typeof(ROOTS.c.path) == "blob", func.substr(ROOTS.c.path, 1, 1) == b"/")
+FIT_ROOT = and_(is_of(ROOTS.c.path, "blob"), func.substr(ROOTS.c.path, 1, 1) == b"/")
 """The condition that the row of a folder has an absolute path."""
 
 FIT_REFUSED = and_(
-    func.typeof(REFUSED.c.path) == "blob",
-    func.typeof(REFUSED.c.size) == "integer",
-    func.typeof(REFUSED.c.mtime_ns) == "integer",
-    func.typeof(REFUSED.c.reason) == "text",
+    is_of(REFUSED.c.path, "blob"),
+    is_of(REFUSED.c.size, "integer"),
+    is_of(REFUSED.c.mtime_ns, "integer"),
+    is_of(REFUSED.c.reason, "text"),
 )
 """The condition that the row of a refused file has values of the right types."""
 
 FIT_JUDGED = and_(
-    func.typeof(JUDGED.c.first) == "blob",
-    func.typeof(JUDGED.c.second) == "blob",
+    is_of(JUDGED.c.first, "blob"),
+    is_of(JUDGED.c.second, "blob"),
     func.length(JUDGED.c.first) == 32,
     func.length(JUDGED.c.second) == 32,
     JUDGED.c.first < JUDGED.c.second,

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from imgsim.catalog.checksums import IMAGE_FACTS, last_id, record_of, seal_of
+from imgsim.catalog.functions import is_of
 from imgsim.catalog.judgements import radius_of
 from imgsim.catalog.paths import apart, encoded, is_under
 from imgsim.catalog.schema import (
@@ -80,8 +81,8 @@ class Snapshot:
         return noted == [seal_of(self.said)]
 
     def said(self, table: str, columns: str) -> Iterable[Sequence[Any]]:
-        """Return some columns of a table, as SQLite has them: SQLAlchemy hides what is unfit."""
-        return self.connection.exec_driver_sql(f"SELECT {columns} FROM {table} ORDER BY rowid")
+        """Return some columns of a table, by the first: SQLAlchemy hides what is unfit."""
+        return self.connection.exec_driver_sql(f"SELECT {columns} FROM {table} ORDER BY 1")
 
     @property
     def path(self) -> Path:
@@ -224,7 +225,7 @@ class Snapshot:
         for ours, active in self.connection.execute(owned).all():
             place, number = (IMAGES.c, IMAGES.c.id) if active else (STAGED.c, STAGED.c.image_id)
             rows = select(place.row, number).where(place.segment_id == ours)
-            are_whole = (func.typeof(each) == "integer" for each in (place.row, number))
+            are_whole = (is_of(each, "integer") for each in (place.row, number))
             inside = *are_whole, place.row.between(0, segment.rows - 1)
             for part in self.connection.execute(rows.where(*inside)).partitions(IN_LIMIT):
                 pairs = np.array([tuple(pair) for pair in part], np.int64)

@@ -1,11 +1,12 @@
-"""The SQLite file of a catalog: open it and bring its schema up to date."""
+"""The SQLite file of a catalog."""
 
-import logging
 import os
 import shutil
 import sqlite3
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 
 from sqlalchemy import (
@@ -13,10 +14,9 @@ from sqlalchemy import (
     Connection,
     Engine,
     ExceptionContext,
+    PoolProxiedConnection,
     create_engine,
     event,
-    inspect,
-    text,
 )
 from sqlalchemy.pool import QueuePool
 
@@ -24,7 +24,6 @@ from imgsim.errors import (
     CollectionDamaged,
     CollectionError,
     CollectionForbidden,
-    CollectionNewer,
 )
 from imgsim.locks import LOCAL_DISK, require_record_locks
 
@@ -34,11 +33,7 @@ _DAMAGE = "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_CONSTRAINT"
 UNSOUND = sqlite3.Error, UnicodeDecodeError
 """What the module raises; the latter for messages with names that are not UTF-8."""
 
-_LOG = logging.getLogger(__name__)
 _TRIES = 20  # a tenth of a second apart
-
-SCHEMA = "0007"
-"""The revision that this code reads and writes: the newest in migrations/versions."""
 
 _LACKING = {
     "SQLITE_PROTOCOL",
@@ -71,6 +66,53 @@ def engine_of(path: Path) -> Engine:
             raise translated(path, context.original_exception) from context.original_exception
 
     return engine
+
+
+class SqliteFile:
+    """The catalog's database in the file at ``path``, created if missing and allowed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.engine = engine_of(path)
+        with self.engine.connect():
+            self._facts = path.stat()
+        self._watching: PoolProxiedConnection | None = None
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """Begin a transaction that waits for others that write, as they do for it."""
+        with self.engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+            yield connection
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Be the one writer, which the lock of the collection's folder says."""
+        return nullcontext()
+
+    def is_in_place(self) -> bool:
+        """Say whether the file that is open is still the one at its path."""
+        return self._path.exists() and os.path.samestat(self._facts, self._path.stat())
+
+    def version(self) -> int:
+        """Return a number that is another one after each commit of whichever process."""
+        if self._watching is None:
+            self._watching = self.engine.raw_connection()
+        return int(self._watching.cursor().execute("PRAGMA data_version").fetchone()[0])
+
+    def has_content(self, sha256: bytes) -> bool:
+        """Say whether an image has this content, by a bare statement: every new file asks."""
+        try:
+            with closing(self.engine.raw_connection()) as connection:
+                cursor = connection.cursor()
+                cursor.execute("SELECT 1 FROM images WHERE sha256 = ? LIMIT 1", (sha256,))
+                return cursor.fetchone() is not None
+        except UNSOUND as error:
+            raise translated(self._path, error) from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._watching is not None:
+            self._watching.close()
+        self.engine.dispose()
 
 
 def as_text(content: bytes) -> str:
@@ -168,57 +210,3 @@ def _reason(error: BaseException | None) -> str:
     if name in _LACKING:
         return f"{error}; {lacks}"
     return f"{error}{'; is the disk full?' * (name in _WRITING)}"
-
-
-def upgrade(engine: Engine, path: Path) -> bool:
-    """Bring the schema up to date, and say whether an older collection was changed.
-
-    Raises :class:`CollectionNewer` if it is ahead, and :class:`CollectionForbidden` if it cannot be
-    changed.
-    """
-    with engine.begin() as connection:
-        found = _schema(connection)
-    if found > SCHEMA:
-        raise CollectionNewer(
-            path.parent, f"its schema is {found} and this imgsim knows {SCHEMA}; upgrade imgsim"
-        )
-    if found < SCHEMA:
-        if not os.access(path.parent, os.W_OK):
-            raise CollectionForbidden(
-                path.parent,
-                f"its schema is {found}, this imgsim needs {SCHEMA}, and the folder cannot be "
-                "written to; open it once where it can",
-            )
-        writing = engine.execution_options(begin="BEGIN IMMEDIATE")
-        with writing.begin() as connection:
-            if _schema(connection) < SCHEMA:  # nobody else did it while we waited
-                began = time.perf_counter()
-                migrate(connection, _migrations())
-                took = time.perf_counter() - began
-                _LOG.debug("the schema went from %s to %s in %.2f s", found, SCHEMA, took)
-    return "0000" < found < SCHEMA
-
-
-def _schema(connection: Connection) -> str:
-    if not inspect(connection).has_table("alembic_version"):
-        return "0000"
-    version = connection.execute(text("SELECT version_num FROM alembic_version"))
-    return version.scalar_one_or_none() or "0000"
-
-
-def migrate(connection: Connection, scripts: Path, target: str = "head") -> None:
-    """Run the Alembic revisions in ``scripts`` up to ``target``, in the open transaction."""
-    from alembic import command  # noqa: PLC0415 - a second of import, for a step that is rare
-    from alembic.config import Config  # noqa: PLC0415
-
-    config = Config()
-    config.set_main_option("script_location", os.fspath(scripts).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, target)
-
-
-def _migrations() -> Path:
-    """Return where the migrations are: inside the package, or beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "migrations"
-    return inside if inside.is_dir() else package.parent / "migrations"

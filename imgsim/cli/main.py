@@ -153,6 +153,14 @@ def _options(
             "Embeddings by cuda have other last bits; ingest and query with the same.",
         ),
     ] = "auto",
+    catalog: Annotated[
+        str,
+        typer.Option(
+            metavar="postgresql://HOST/DATABASE",
+            help="Where a new collection keeps its catalog.",
+            show_default="a file in its folder",
+        ),
+    ] = "",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Errors only: no progress, no summaries.")
     ] = False,
@@ -171,7 +179,7 @@ def _options(
 ) -> None:
     prepare_streams()
     show_warnings("imgsim.device")
-    ctx.obj = Options(collection, quiet, device)
+    ctx.obj = Options(collection, quiet, device, catalog)
     for name, wanted in (("verbose", verbose), ("debug", debug)):
         if wanted:
             ctx.obj.take(name, value=True)

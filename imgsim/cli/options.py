@@ -116,6 +116,7 @@ class Options:
     collection: Path
     quiet: bool = False
     device: Device = "auto"
+    catalog: str = ""
     verbose: bool = False
     debug: bool = False
 
@@ -133,7 +134,9 @@ class Options:
         """Open the collection that the command is about."""
         from imgsim.collection import Collection  # noqa: PLC0415 - `--help` does not pay for it
 
-        return Collection.open(self.collection, create=create, device=self.device)
+        return Collection.open(
+            self.collection, create=create, device=self.device, catalog=self.catalog
+        )
 
     def joint_searcher(self, folders: list[Path], within: SearchFilter) -> "JointSearcher":
         """Open these collections, as one."""
@@ -153,9 +156,9 @@ class Options:
     @contextmanager
     def making(self) -> "Iterator[Collection]":
         """Open the collection, made if missing; a mistake leaves none behind."""
-        from imgsim.directory import CATALOG, discard  # noqa: PLC0415 - as above
+        from imgsim.directory import discard, is_collection  # noqa: PLC0415 - as above
 
-        is_new = not (self.collection / CATALOG).exists()
+        is_new = not is_collection(self.collection)
         try:
             with self.open(create=True) as collection:
                 yield collection

@@ -14,7 +14,7 @@ from imgsim.curation.placing import (
     remove_unfinished,
     require_same,
 )
-from imgsim.directory import CATALOG, SEGMENTS
+from imgsim.directory import is_collection
 from imgsim.errors import ImageError, ImageNotFound, OutputError
 from imgsim.images.roots import Roots
 from imgsim.images.roots import State as FolderState
@@ -31,7 +31,7 @@ def require_folder(folder: str) -> None:
         raise OutputError(f"{folder}: cannot be written to")
     real = Path(os.path.realpath(folder))
     for each in (real, *real.parents):
-        if (each / CATALOG).exists() and (each / SEGMENTS).is_dir():
+        if is_collection(each):
             raise OutputError(f"{folder}: lies in the collection {each}")
 
 

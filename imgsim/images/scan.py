@@ -13,7 +13,9 @@ from imgsim.images.formats import suffixes
 from imgsim.images.roots import parents
 from imgsim.records import ImageFile
 
-_COLLECTION = "catalog.db", "segments"  # what a folder that is one holds
+_CATALOGS = "catalog.db", "catalog.url"
+"""Of these a folder that is a collection holds one, and beside it the folder ``segments``."""
+
 COLLECTIONS = "other collections"
 """What the folders of other collections count as that were left out."""
 
@@ -195,7 +197,9 @@ class _Walk:
 
 def _kind(directory: str, found: list[str]) -> str | None:
     """Return what a directory counts as that is left out for what it holds, if it is one."""
-    if all(os.path.join(directory, name) in found for name in _COLLECTION):
+    if os.path.join(directory, "segments") in found and any(
+        os.path.join(directory, name) in found for name in _CATALOGS
+    ):
         return COLLECTIONS
     return MOVED_AWAY if any(path.endswith(MANIFEST) for path in found) else None
 

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
-from imgsim.catalog.sqlite import SCHEMA
+from imgsim.catalog.migrate import SCHEMA
 from imgsim.directory import Directory
 from imgsim.encoder.onnx_model import devices
 from imgsim.encoder.preprocessing import read_preprocessing

@@ -13,17 +13,22 @@ def upgrade() -> None:
     op.execute("UPDATE encoders SET name = substr(fingerprint, 1, 12)")
     op.create_index("ix_encoders_name", "encoders", ["name"], unique=True)
     op.add_column(
-        "encoders", sa.Column("former", sa.Boolean(), nullable=False, server_default=sa.text("0"))
+        "encoders", sa.Column("former", sa.Boolean(), nullable=False, server_default=sa.false())
     )
     op.create_table(
         "placements",
         sa.Column(
             "image_id",
-            sa.Integer(),
-            sa.ForeignKey("images.id", ondelete="CASCADE"),
+            sa.Integer().with_variant(sa.BigInteger(), "postgresql"),
+            sa.ForeignKey("images.id", ondelete="CASCADE", deferrable=True),
             primary_key=True,
         ),
-        sa.Column("segment_id", sa.Integer(), sa.ForeignKey("segments.id"), primary_key=True),
-        sa.Column("row", sa.Integer(), nullable=False),
+        sa.Column(
+            "segment_id",
+            sa.Integer(),
+            sa.ForeignKey("segments.id", deferrable=True),
+            primary_key=True,
+        ),
+        sa.Column("row", sa.Integer().with_variant(sa.BigInteger(), "postgresql"), nullable=False),
         sa.UniqueConstraint("segment_id", "row"),
     )

@@ -16,7 +16,7 @@ _AT_ONCE = 10_000
 
 def upgrade() -> None:
     op.add_column(
-        "images", sa.Column("damaged", sa.Boolean(), nullable=False, server_default=sa.text("0"))
+        "images", sa.Column("damaged", sa.Boolean(), nullable=False, server_default=sa.false())
     )
     op.add_column(
         "images",
