@@ -21,7 +21,7 @@ import numpy as np
 from measure import print_table, write_json
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from imgsim import Collection, SearchFilter, TrainingSettings
+from imgsim import Collection, EncoderSource, SearchFilter, TrainingSettings
 from imgsim.curation_options import DuplicateSettings
 from imgsim.images.source import images_in
 from imgsim.parallel import in_threads
@@ -167,9 +167,12 @@ def hash_pairs(values: np.ndarray[Any, np.dtype[np.uint64]], most: int) -> Itera
             yield [place, place + 1 + other]
 
 
-def made_encoder(collection: Collection, kind: str, images: Sequence[Path], minutes: float) -> None:
-    if kind == "trained":
-        collection.train(list(images), TrainingSettings(time_budget=60 * minutes))
+def made_encoder(collection: Collection, kind: str, options: argparse.Namespace) -> None:
+    images = options.images
+    if kind == "trained" and options.encoder is not None:
+        collection.encoders.add(EncoderSource(str(options.encoder)))
+    elif kind == "trained":
+        collection.train(list(images), TrainingSettings(time_budget=60 * options.minutes))
     else:
         collection.encoders.add_pretrained(NETWORK, name="bare")
         collection.encoders.adapt("bare", list(images))
@@ -181,7 +184,7 @@ def measured(
 ) -> dict[str, Any]:
     """Return the figures of imgsim with an encoder."""
     with Collection.open(scratch / f"{kind}.imgsim", create=True) as collection:
-        made_encoder(collection, kind, options.images, options.minutes)
+        made_encoder(collection, kind, options)
         collection.ingest([scratch / "copies", *options.images])
         began = time.perf_counter()
         curves = collection.curation.learn_radius()
@@ -229,6 +232,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="+", help="two folders of photographs, or more")
     parser.add_argument("--encoders", nargs="+", default=["adapted", "trained"])
     parser.add_argument("--minutes", type=float, default=5, help="to train an encoder for")
+    parser.add_argument("--encoder", type=Path, help="encoder.onnx that was trained before")
     parser.add_argument("--poses", action="store_true", help="look for mirrored, turned ones too")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
