@@ -29,6 +29,7 @@ if sys.platform == "win32":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
+    from imgsim.cluster.searcher import ClusterSearcher
     from imgsim.collection import Collection
     from imgsim.curation.curation import Curation
     from imgsim.curation_options import DuplicateSettings, Folders, Keep
@@ -160,8 +161,10 @@ __all__ = [
     "Channels",
     "ClassScore",
     "Cluster",
+    "ClusterError",
     "ClusterMember",
     "ClusterReport",
+    "ClusterSearcher",
     "Collection",
     "CollectionDamaged",
     "CollectionError",
@@ -271,6 +274,7 @@ _HOMES = (
     "imgsim.curation.curation",
     "imgsim.collection",
     "imgsim.joint",
+    "imgsim.cluster.searcher",
 )
 
 

@@ -25,6 +25,7 @@ TrainingDiverged          33  the loss is no longer a finite number; also an Ari
 StoreError                40  embeddings or results cannot be written or are unfit
 LabelError                50  the labels do not fit the images; also a ValueError
 RadiusUnknown             51  nobody can tell yet how near duplicates are; also a LookupError
+ClusterError              60  a cluster cannot be joined, or does not answer
 ======================  ====  ==================================================================
 
 Exit code 2 is a mistake in the command's arguments, 130 an interrupt by the user. An argument that
@@ -173,6 +174,12 @@ class RadiusUnknown(ImgsimError, LookupError):
     """There are too few images to tell at which distance they are duplicates."""
 
     exit_code = 51
+
+
+class ClusterError(ImgsimError):
+    """A cluster cannot be joined, or its workers do not answer."""
+
+    exit_code = 60
 
 
 _UNAVAILABLE: dict[type[OSError], type[ImageUnavailable]] = {

@@ -13,7 +13,7 @@ from imgsim.errors import ImageError
 from imgsim.images.source import Images
 from imgsim.index.search import Answer
 from imgsim.options import MAX_PIXELS, Damaged, DecodeRules, SearchFilter, checked_k
-from imgsim.reading import Reading
+from imgsim.reading import OpenGallery, Reading
 from imgsim.records import EncoderRecord
 from imgsim.results import (
     EmbeddingMatches,
@@ -39,8 +39,10 @@ class Searcher:
         directory: Directory,
         within: SearchFilter | None,
         load_encoder: Callable[[EncoderRecord], Encoder],
+        open_gallery: OpenGallery | None = None,
     ) -> None:
-        self._open = partial(Reading, directory, within or SearchFilter(), load_encoder)
+        within = within or SearchFilter()
+        self._open = partial(Reading, directory, within, load_encoder, open_gallery)
         self._reading = self._open()
         self._is_closed = False
 
@@ -66,9 +68,8 @@ class Searcher:
 
     def refresh(self) -> None:
         """Go on with the collection as it is now; no search may be under way."""
-        self.close()
+        self._reading.close()
         self._reading = self._open()
-        self._is_closed = False
 
     def search(
         self,

@@ -22,6 +22,7 @@ from imgsim.results import EncoderInfo
 from imgsim.text import printable
 
 if TYPE_CHECKING:
+    from imgsim.cluster.searcher import ClusterSearcher
     from imgsim.collection import Collection
     from imgsim.joint import JointSearcher
     from imgsim.output.plots import Drawing
@@ -138,12 +139,18 @@ class Options:
             self.collection, create=create, device=self.device, catalog=self.catalog
         )
 
-    def joint_searcher(self, folders: list[Path], within: SearchFilter) -> "JointSearcher":
-        """Open these collections, as one."""
+    def searcher(
+        self, folders: list[Path], within: SearchFilter, cluster: str | None
+    ) -> "JointSearcher | ClusterSearcher":
+        """Open these collections as one, or one with the machines of a cluster."""
+        from imgsim.cluster.searcher import ClusterSearcher  # noqa: PLC0415 - as above
         from imgsim.joint import JointSearcher  # noqa: PLC0415 - as above
 
         try:
-            return JointSearcher(folders, within, device=self.device)
+            if cluster is None:
+                return JointSearcher(folders, within, device=self.device)
+            (folder,) = folders
+            return ClusterSearcher(folder, within, address=cluster, device=self.device)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
 

@@ -1,6 +1,7 @@
 """The embeddings of all images at one instant."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,15 @@ from imgsim.index.projection import Projection
 from imgsim.index.scan_numpy import Backend
 from imgsim.index.search import Answer, Source
 from imgsim.index.searcher import SegmentSearcher
+
+
+class Searchable(Protocol):
+    """Embeddings that can be searched, wherever they are."""
+
+    def __len__(self) -> int: ...
+
+    def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
+        """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""
 
 
 class Gallery:

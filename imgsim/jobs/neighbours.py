@@ -11,7 +11,7 @@ from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import Directory
 from imgsim.errors import CollectionDamaged
 from imgsim.index.distance import Block, Nearest
-from imgsim.index.gallery import Gallery
+from imgsim.index.gallery import Gallery, Searchable
 from imgsim.index.search import Answer
 from imgsim.jobs.nearest import Contents, Own, nearest_but
 from imgsim.options import SearchFilter
@@ -99,7 +99,7 @@ def in_portions(
 
 
 def nearest_others(
-    gallery: Gallery,
+    gallery: Searchable,
     ids: NDArray[np.int64],
     rows: NDArray[np.float32],
     k: int | None,

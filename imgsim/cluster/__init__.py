@@ -1,0 +1,1 @@
+"""A collection that many machines work on, by Ray."""

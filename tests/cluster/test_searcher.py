@@ -1,0 +1,196 @@
+"""A collection searched by a real cluster on this machine: a head and nodes as processes."""
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from imgsim import (
+    BatchLimits,
+    ClusterError,
+    ClusterSearcher,
+    Collection,
+    ExtraMissing,
+    IngestSettings,
+    SearchFilter,
+)
+from imgsim.cluster import ray_cluster
+from imgsim.cluster.shards import balanced
+from imgsim.records import Segment, SegmentRows
+from tests.conftest import make_collection
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that does no work, and two nodes with a core each."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(2):
+        running.add_node(num_cpus=1)
+    ray.init(running.address, log_to_driver=False, logging_level=logging.ERROR)
+    yield running
+    ray.shutdown()
+    running.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Whatever hangs ends soon."""
+    monkeypatch.setattr(ray_cluster, "PATIENCE", 20.0)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, crops) -> Iterator[Collection]:
+    """Thirty-six photographs and copies of some, in five segments; some are gone again."""
+    folder = tmp_path_factory.mktemp("stored")
+    for number, path in enumerate(crops[:12]):
+        shutil.copy(path, folder / f"copy-{number}.jpg")
+    with Collection.open(make_collection(folder / "c")) as collection:
+        collection.ingest(crops)
+        collection.remove(crops[20:23])
+        collection.ingest(folder, IngestSettings(batch=BatchLimits(images=3)))
+        assert collection.info().segments == 5
+        yield collection
+
+
+def answers(searcher, crops):
+    """What is found, in several ways."""
+    one, many = searcher.search(crops[3], k=9), searcher.search(crops, k=3)
+    return [*one, *many, *searcher.search(crops[:2], k=None)], searcher.search_ids([1, 9], k=4)
+
+
+def same(found, expected):
+    assert found[0] == expected[0]
+    assert np.array_equal(found[1].ids, expected[1].ids)
+    assert np.array_equal(found[1].distances, expected[1].distances)
+
+
+@pytest.mark.parametrize("shards", [0, 1])
+@pytest.mark.parametrize("kind", ["all", "distinct", "under", "radius", "none"])
+def test_the_answers_are_those_of_one_process(cluster, stored, crops, shards, kind):
+    """To the last bit: with ties, rows that are gone, filters, and where nothing is left."""
+    within = {
+        "all": SearchFilter(),
+        "distinct": SearchFilter(distinct=True, no_self=True),
+        "under": SearchFilter(under=stored.path.parent),
+        "radius": SearchFilter(radius=4.0),
+        "none": SearchFilter(under="/nowhere"),
+    }[kind]
+    with (
+        stored.searcher(within) as alone,
+        ClusterSearcher(stored.path, within, address=cluster.address, shards=shards) as searcher,
+    ):
+        assert len(searcher) == len(alone)
+        same(answers(searcher, crops), answers(alone, crops))
+        both = (each.search(crops[:5], k=2).stats.queries for each in (searcher, alone))
+        assert len({*both}) == 1
+
+
+def test_it_goes_on_with_the_collection_as_it_is(cluster, empty, crops):
+    with Collection.open(empty) as collection:
+        collection.ingest(crops[:8])
+        with ClusterSearcher(empty, address=cluster.address) as searcher:
+            collection.ingest(crops[8:])
+            assert len(searcher) == 8
+            searcher.refresh()
+            assert len(searcher) == 36
+            assert searcher.search(crops[20], k=1)[0].matches[0].path == crops[20]
+        with pytest.raises(ValueError, match="closed"):
+            searcher.search(crops[0])
+
+
+def shards_running():
+    found = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"])
+    return [each for each in found if each.info["cmdline"][0].startswith("ray::Shard")]
+
+
+@pytest.mark.parametrize("killed", ["worker", "node"])
+def test_a_death_costs_time_alone(cluster, stored, crops, killed):
+    """While it searches: the answers stay what they were."""
+    victim = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    with (
+        stored.searcher() as alone,
+        ClusterSearcher(stored.path, address=cluster.address, shards=3) as searcher,
+    ):
+        expected = answers(alone, crops)
+        same(answers(searcher, crops), expected)  # there is a worker on each node by now
+        spare = cluster.add_node(num_cpus=1)
+
+        def kill():
+            time.sleep(0.2)
+            if killed == "node":
+                cluster.remove_node(victim, allow_graceful=False)
+            else:
+                shards_running()[0].send_signal(signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        until = time.monotonic() + 1
+        while thread.is_alive() or time.monotonic() < until:
+            same(answers(searcher, crops), expected)
+        same(answers(searcher, crops), expected)
+    for node in (spare, victim) if killed == "worker" else (spare,):
+        cluster.remove_node(node, allow_graceful=False)
+
+
+def test_no_room_for_workers_is_told(cluster, stored, crops, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "PATIENCE", 3.0)
+    with (
+        ClusterSearcher(stored.path, address=cluster.address, shards=8) as searcher,
+        pytest.raises(ClusterError, match="have not answered for 3 s; are there still machines"),
+    ):
+        searcher.search(crops[0])
+
+
+def test_a_segment_that_a_worker_lacks_is_told(cluster, empty, crops):
+    with Collection.open(empty) as collection:
+        collection.ingest(crops)
+        for path in (empty / "segments").glob("*.faiss"):
+            path.rename(path.with_suffix(".gone"))
+        with (
+            ClusterSearcher(empty, address=cluster.address) as searcher,
+            pytest.raises(ClusterError, match="a worker failed: "),
+        ):
+            searcher.search(crops[0])
+
+
+def test_segments_are_dealt_out_by_their_size():
+    rows = [SegmentRows(Segment(f"{n}", n, 4, "0"), np.empty(0, np.uint8)) for n in (9, 1, 5, 4, 1)]
+    parts = balanced(rows, 2)
+    assert [[each.segment.rows for each in part] for part in parts] == [[9, 1], [5, 4, 1]]
+    assert len(balanced(rows, 9)) == 5
+    assert balanced([], 2) == []
+
+
+def test_mistakes(stored, monkeypatch):
+    with pytest.raises(ValueError, match="shard"):
+        ClusterSearcher(stored.path, shards=-1)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ExtraMissing, match=r"imgsim\[cluster\]"):
+        ClusterSearcher(stored.path)
+
+
+def test_the_command(imgsim, stored, crops):
+    here = imgsim("-c", stored.path, "query", "--json", crops[0])
+    cluster = "query", "--json", "--cluster", "local"
+    there = imgsim("-c", stored.path, *cluster, crops[0], timeout=100)  # a process of its own
+    assert (there.returncode, there.stdout, there.stderr) == (0, here.stdout, here.stderr)
+    nowhere = "query", "--cluster", "127.0.0.1:1"
+    done = imgsim("-c", stored.path, *nowhere, crops[0], timeout=100)
+    assert done.returncode == ClusterError.exit_code
+    assert done.stderr.startswith(b"imgsim: error: 127.0.0.1:1: cannot be joined: ")
+    assert done.stderr.count(b"\n") == 1
+    both = "-c", stored.path, "-c", Path(stored.path).parent
+    assert imgsim("query", *both, "--cluster", "local", crops[0]).returncode == 2
