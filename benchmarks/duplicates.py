@@ -144,7 +144,7 @@ def scored(groups: Sequence[Sequence[str]], made: Counter[str]) -> dict[str, Any
         "recall": light,
         **recall,
         "largest group": max((len(group) for group in groups), default=0),
-        "wrong": wrong,
+        "wrong, the first": wrong[:10],
     }
 
 
