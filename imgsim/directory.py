@@ -25,6 +25,7 @@ from imgsim.errors import (
     EncoderMismatch,
     StoreError,
 )
+from imgsim.files import replacing
 from imgsim.index.gallery import Gallery
 from imgsim.index.vector_store import VectorStore
 from imgsim.inventory import take_inventory
@@ -277,8 +278,13 @@ def _new_collection(directory: Path, catalog: str) -> None:
     try:
         with writer_lock(directory):
             if catalog:
-                (directory / URL_NAME).write_text(address(catalog, directory) + "\n")
-            Catalog(directory / CATALOG).close()
+                with replacing(directory / URL_NAME) as temporary:
+                    temporary.write_text(address(catalog, directory) + "\n")
+            new = Catalog(directory / CATALOG)
+            try:
+                new.refuse_another(directory)
+            finally:
+                new.close()
     except CollectionLocked:  # somebody else makes it
         raise
     except CollectionError:

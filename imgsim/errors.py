@@ -40,6 +40,17 @@ class ImgsimError(Exception):
 
     exit_code = 1
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it be sent to another process, whatever it was made of."""
+        return _remade, (type(self), self.args, vars(self))
+
+
+def _remade(kind: type[ImgsimError], told: tuple[object, ...], facts: dict[str, object]) -> object:
+    error = kind.__new__(kind)
+    error.args = told
+    vars(error).update(facts)
+    return error
+
 
 class ExtraMissing(ImgsimError, ImportError):
     """A package is not installed that one of imgsim's extras asks for."""

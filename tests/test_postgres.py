@@ -22,6 +22,7 @@ from imgsim import (
     IngestSettings,
     SearchFilter,
 )
+from imgsim.catalog.browse import Browse, browse, folders
 from imgsim.catalog.postgres import URL_NAME
 from imgsim.catalog.schema import METADATA
 from tests.models import write_projection
@@ -107,7 +108,7 @@ def test_there_is_one_writer_on_whichever_machine(stored, tmp_path, pictures):
     with (
         Collection.open(other) as second,
         stored._directory.writing(),
-        pytest.raises(CollectionLocked, match="another process is writing to it on this machine"),
+        pytest.raises(CollectionLocked, match="another process is writing to it, since 20"),
     ):
         second.ingest(pictures)
     with Collection.open(other) as second:
@@ -159,6 +160,8 @@ def test_what_was_altered_is_noticed_and_mended(stored):
         ("postgresql://nobody@/none?host=/nowhere", "PostgreSQL says: .*No such file"),
         ("postgresql://me:secret@host/photos", "PGPASSWORD or ~/.pgpass"),
         ("mysql://me:secret@host/photos", "must begin with postgresql://"),
+        ("postgresql://host/photos?password=secret", "PGPASSWORD or ~/.pgpass"),
+        ("postgresql://host:port/photos", "no address of a database"),
         ("nonsense", "no address of a database"),
     ],
 )
@@ -168,6 +171,66 @@ def test_addresses_that_lead_nowhere(tmp_path, address, reason):
         Collection.open(tmp_path / "c", create=True, catalog=address)
     assert "secret" not in str(caught.value)
     assert not (tmp_path / "c").exists()
+
+
+def test_a_catalog_is_of_one_collection(postgres, tmp_path, model):
+    address = postgres.new_address()
+    made(tmp_path / "first", model, address).close()
+    with pytest.raises(CollectionError, match="another collection's"):
+        Collection.open(tmp_path / "second", create=True, catalog=address)
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_writer_that_lost_its_lock_commits_nothing(stored, pictures):
+    """Its connection with the lock is ended by the server, and the others go on."""
+    directory = stored._directory
+    with directory.writing():
+        alter(
+            stored,
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' "
+            "AND classid = 6909287 AND objid::bigint = "
+            "hashtext(current_schema())::bigint & 4294967295",
+        )
+        with pytest.raises(CollectionError, match="PostgreSQL says: "):
+            directory.catalog.forget([1], (), ())
+    assert stored.info().images == 36
+
+
+def test_a_version_is_known_again_after_a_restart(stored, postgres):
+    catalog = stored._directory.catalog
+    before = catalog.version()
+    postgres.kill()
+    with pytest.raises(CollectionError, match="PostgreSQL says: "):
+        catalog.version()
+    postgres.start()
+    assert catalog.version() != before
+    assert stored.info().images == 36
+
+
+def test_pages_are_those_of_a_file(stored, tmp_path, model, pictures):
+    """By suffixes of any letters, by pixels of which there are many, and folders."""
+    names = "a.JPG", "b.jpg", "Ü.jpg", "back\\slash.JPG"
+    folder = pictures / "ünder"
+    folder.mkdir()
+    for number, name in enumerate(names):
+        shutil.copy(sorted(pictures.glob("*.jpg"))[number], folder / name)
+    with closing(made(tmp_path / "file", model)) as other:
+        other.ingest(pictures)
+        stored.ingest(pictures)
+        for suffix in (".jpg", "ü.jpg", "slash.jpg", "\\slash.jpg"):
+            pages = [found(each, Browse(suffix=suffix, most=50)) for each in (stored, other)]
+            assert pages[0] == pages[1]
+        assert found(stored, Browse(suffix="slash.jpg")) != []
+        alter(stored, "UPDATE images SET width = 60000, height = 60000 WHERE id = 1")
+        with stored._directory.catalog.snapshot() as snapshot:
+            assert folders(snapshot, str(pictures)) == ["ünder"]
+            with pytest.raises(CollectionDamaged, match="image 1 as it was stored"):
+                browse(snapshot, Browse(order="pixels", most=1))
+
+
+def found(collection, asked):
+    with collection._directory.catalog.snapshot() as snapshot:
+        return [image.path for image in browse(snapshot, asked).images.values()]
 
 
 def test_a_collection_keeps_its_catalog(stored, postgres, empty):

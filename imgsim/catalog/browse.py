@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sqlalchemy import ColumnElement, and_, func, literal, or_, select
+from sqlalchemy import BigInteger, ColumnElement, and_, cast, func, literal, or_, select
 
-from imgsim.catalog.functions import contains, ending
+from imgsim.catalog.functions import contains, ends_with
 from imgsim.catalog.paths import is_under
 from imgsim.catalog.schema import IMAGES
 from imgsim.catalog.snapshot import Snapshot
@@ -21,7 +21,7 @@ _KEYS: dict[str, ColumnElement[int] | ColumnElement[bytes]] = {
     "path": IMAGES.c.path,
     "newest": -IMAGES.c.mtime_ns,
     "largest": -IMAGES.c.size,
-    "pixels": -IMAGES.c.width * IMAGES.c.height,
+    "pixels": -cast(IMAGES.c.width, BigInteger) * IMAGES.c.height,
 }
 
 
@@ -95,7 +95,7 @@ def _conditions(asked: Browse) -> Iterator[ColumnElement[bool]]:
     if asked.under:
         yield is_under(path, asked.under)
     if asked.suffix:
-        yield ending(path, len(os.fsencode(asked.suffix))) == asked.suffix.lower()
+        yield ends_with(path, os.fsencode(asked.suffix.lower()))
     if asked.least_side:
         yield and_(IMAGES.c.width >= asked.least_side, IMAGES.c.height >= asked.least_side)
 

@@ -16,7 +16,7 @@ from imgsim.catalog.restore import restore
 from imgsim.catalog.schema import ENCODERS, IMAGES, RADII, REFUSED, ROOTS, SEGMENTS, STAGED
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.catalog.sqlite import SqliteFile
-from imgsim.errors import EncoderError, EncoderMismatch
+from imgsim.errors import CollectionError, EncoderError, EncoderMismatch
 from imgsim.findings import LearntRadius
 from imgsim.records import EncoderRecord, ImageFile, ImageRecord, Inventory, Segment
 from imgsim.results import Refusal
@@ -40,6 +40,12 @@ class Catalog:
         self.version = self._database.version
         self.has_content = self._database.has_content
         self.writing = self._database.writing
+
+    def refuse_another(self, folder: Path) -> None:
+        """Raise :class:`CollectionError` if the catalog of a new collection has something in it."""
+        with self.snapshot() as snapshot:
+            if snapshot.encoders() or snapshot.count_images():
+                raise CollectionError(folder, "the catalog at that address is another collection's")
 
     def close(self) -> None:
         """Close the database; whatever is asked of it raises ValueError from then on."""
@@ -153,6 +159,7 @@ class Catalog:
             snapshot.verify()
             yield snapshot
             changes.seal(snapshot.connection)
+            self._database.confirm()
 
     def commit_batch(
         self,

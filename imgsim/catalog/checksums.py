@@ -17,9 +17,11 @@ from sqlalchemy import select
 from imgsim.catalog.schema import IMAGES
 from imgsim.records import ImageRecord
 
-IMAGE_FACTS = select(
-    IMAGES.c.id, IMAGES.c.path, IMAGES.c.size, IMAGES.c.mtime_ns, IMAGES.c.sha256
-).add_columns(IMAGES.c.width, IMAGES.c.height, IMAGES.c.damaged, IMAGES.c.checksum)
+IMAGE_FACTS = (
+    select(IMAGES.c.id, IMAGES.c.path, IMAGES.c.size, IMAGES.c.mtime_ns, IMAGES.c.sha256)
+    .add_columns(IMAGES.c.width, IMAGES.c.height, IMAGES.c.damaged, IMAGES.c.checksum)
+    .execution_options(stream_results=True)  # or PostgreSQL gives all rows at once
+)
 """Selects what :func:`record_of` takes."""
 
 _IMAGE = struct.Struct("<6q")

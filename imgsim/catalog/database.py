@@ -19,11 +19,14 @@ class Database(Protocol):
     def writing(self) -> AbstractContextManager[None]:
         """Be the one writer; raise :class:`CollectionLocked` if somebody else is."""
 
+    def confirm(self) -> None:
+        """Raise :class:`CollectionError` if the one writer may be another by now."""
+
     def is_in_place(self) -> bool:
         """Say whether what is open is still the collection's."""
 
-    def version(self) -> int:
-        """Return a number that is another one after each commit of whichever process.
+    def version(self) -> int | str:
+        """Return what is something else after each commit of whichever process.
 
         It is for one thread at a time.
         """

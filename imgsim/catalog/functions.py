@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from sqlalchemy import Boolean, Text
+from sqlalchemy import Boolean
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
@@ -34,14 +34,17 @@ class contains(_Function):  # noqa: N801 - as above
     }
 
 
-class ending(_Function):  # noqa: N801 - as above
-    """So many of the last bytes, as text whose letters of ASCII are small."""
+class ends_with(_Function):  # noqa: N801 - as above
+    """Whether the last bytes are those, whose letters of ASCII are small, or capitals of them."""
 
-    type = Text()
+    type = Boolean()
     inherit_cache = True
     forms: ClassVar = {
-        "sqlite": "lower(CAST(substr({0}, -{1}) AS TEXT))",
-        "postgresql": "lower(encode(substr({0}, greatest(length({0}) - {1} + 1, 1)), 'escape'))",
+        "sqlite": "(lower(CAST(substr({0}, -length({1})) AS TEXT)) = CAST({1} AS TEXT))",
+        "postgresql": (
+            "(lower(convert_from(substr({0}, greatest(length({0}) - length({1}) + 1, 1)), "
+            "'LATIN1') COLLATE \"C\") = convert_from({1}, 'LATIN1'))"
+        ),
     }
 
 

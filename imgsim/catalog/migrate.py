@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, func, inspect, select, text
 
 from imgsim.catalog.database import Database
 from imgsim.errors import CollectionForbidden, CollectionNewer
@@ -45,7 +45,9 @@ def upgrade(database: Database, folder: Path) -> bool:
 
 
 def _schema(connection: Connection) -> str:
-    if not inspect(connection).has_table("alembic_version"):
+    is_postgres = connection.dialect.name == "postgresql"  # which looks further than that
+    schema = connection.execute(select(func.current_schema())).scalar() if is_postgres else None
+    if not inspect(connection).has_table("alembic_version", schema=schema):
         return "0000"
     version = connection.execute(text("SELECT version_num FROM alembic_version"))
     return version.scalar_one_or_none() or "0000"

@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from imgsim.catalog.schema import IMAGES
 from imgsim.errors import CollectionError, CollectionLocked
+from imgsim.locks import require_locks
 
 URL_NAME = "catalog.url"
 """The file beside where the SQLite file would be; it says where the catalog is."""
@@ -45,11 +46,11 @@ def address(url: str, path: Path) -> str:
 def _parsed(url: str, path: Path) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise CollectionError(path, "its catalog has no address of a database") from error
     if parsed.get_backend_name() != "postgresql":
-        raise CollectionError(path, f"{parsed}: must begin with postgresql://")
-    if parsed.password is not None:
+        raise CollectionError(path, "the address of its catalog must begin with postgresql://")
+    if parsed.password is not None or any("password" in name for name in parsed.query):
         raise CollectionError(
             path, "keep the password out of the address: PGPASSWORD or ~/.pgpass has it"
         )
@@ -67,16 +68,19 @@ class PostgresDatabase:
             raise CollectionError(
                 path, "its catalog is in PostgreSQL: `pip install 'imgsim[postgresql]'`"
             ) from error
+        require_locks(path.parent)
         self.engine = create_engine(
             _parsed(url, path).set(drivername=_DRIVER),
             isolation_level="REPEATABLE READ",
             pool_pre_ping=True,
             max_overflow=-1,
+            execution_options={"path": path},
         )
         self._bare = create_engine(
             self.engine.url, isolation_level="AUTOCOMMIT", poolclass=NullPool
         )
         self._watching: Connection | None = None
+        self._writing: Connection | None = None
         for engine in (self.engine, self._bare):
             event.listen(engine, "handle_error", self._translate)
 
@@ -100,22 +104,34 @@ class PostgresDatabase:
     def writing(self) -> Iterator[None]:
         """Be the one writer, on whichever machine; the server knows when a process ends."""
         with self._bare.connect() as connection:
+            for setting in ("idle = 60", "interval = 10", "count = 3"):  # or it waits for hours
+                connection.execute(text(f"SET tcp_keepalives_{setting}"))
             mine = connection.execute(select(func.pg_try_advisory_lock(_LOCK, _SCHEMA)))
             if not mine.scalar_one():
                 raise CollectionLocked(self._path.parent, self._writer(connection))
-            yield
+            self._writing = connection
+            try:
+                yield
+            finally:
+                self._writing = None
+
+    def confirm(self) -> None:
+        """Raise :class:`CollectionError` if the connection that has the writer's lock is gone."""
+        if self._writing is not None:
+            self._writing.execute(text("SELECT 1"))
 
     def _writer(self, connection: Connection) -> str:
         """Return who is the writer."""
         who = connection.execute(
             text(
-                "SELECT coalesce(host(client_addr), 'this machine'), backend_start::text "
+                "SELECT coalesce(' on ' || host(client_addr), ''), backend_start::text "
                 "FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' "
-                "AND classid = :ours AND granted LIMIT 1"
+                "AND datname = current_database() AND classid = :ours AND granted "
+                "AND objid::bigint = hashtext(current_schema())::bigint & 4294967295"
             ),
             {"ours": _LOCK},
         ).first()
-        where = "" if who is None else f" on {who[0]}, since {who[1]}"
+        where = "" if who is None or who[1] is None else f"{who[0]}, since {who[1]}"
         return f"another process is writing to it{where}; try again when it has finished"
 
     def is_in_place(self) -> bool:
@@ -125,12 +141,18 @@ class PostgresDatabase:
             self.engine.url
         )
 
-    def version(self) -> int:
-        """Return a number that is another one after each commit on the server."""
-        if self._watching is None:
-            self._watching = self._bare.connect()
-        last = text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
-        return int(self._watching.execute(last).scalar_one())
+    def version(self) -> str:
+        """Return what is another text after each commit on the server, and after its start."""
+        now = text("SELECT pg_current_snapshot()::text || ' ' || pg_postmaster_start_time()::text")
+        try:
+            if self._watching is None:
+                self._watching = self._bare.connect()
+            return str(self._watching.execute(now).scalar_one())
+        except CollectionError:
+            if self._watching is not None:
+                self._watching.close()
+            self._watching = None
+            raise
 
     def has_content(self, sha256: bytes) -> bool:
         """Say whether an image has this content."""

@@ -203,6 +203,11 @@ def _write(
         row |= {"created_at": _time(segment.created_at), "removed": bits}
         connection.execute(insert(SEGMENTS).values(**row))
 
+    if connection.dialect.name == "postgresql":  # the next rows get ids after these
+        for table in ("encoders", "segments"):
+            after = f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}"
+            connection.exec_driver_sql(after)
+
 
 def _time(noted: object) -> int:
     return noted if isinstance(noted, int) else 0

@@ -87,7 +87,7 @@ class Snapshot:
     @property
     def path(self) -> Path:
         """Return where the catalog is."""
-        return Path(self.connection.engine.url.database or "")
+        return Path(self.connection.get_execution_options()["path"])
 
     def encoder(self) -> EncoderRecord:
         """Return the active encoder, or raise :class:`EncoderMissing`."""
@@ -140,10 +140,10 @@ class Snapshot:
         return [each.segment for each in self.segment_rows()]
 
     def segment_rows(self, within: SearchFilter | None = None) -> list[SegmentRows]:
-        """Return the segments of the active encoder with the rows that images use.
+        """Return the segments of the active encoder, by their images' ids, with the rows in use.
 
-        They are in the order of their images' ids. Rows count whose image's path ``within`` admits;
-        the time for that grows with the images in the folders that it names.
+        Rows count whose image's path ``within`` admits, which takes longer the more images there
+        are in the folders that it names.
         """
         self.verify()
         segment = SEGMENTS.c
@@ -187,6 +187,7 @@ class Snapshot:
             )
             pairs = select(IMAGES.c.segment_id, IMAGES.c.row).where(inside)
             pairs = pairs.join(SEGMENTS, IMAGES.c.segment_id == SEGMENTS.c.id).where(IN_SEGMENT)
+            pairs = pairs.execution_options(stream_results=True)
             for part in self.connection.execute(pairs).partitions(IN_LIMIT):
                 for segment, row in part:
                     found.setdefault(segment, []).append(row)
@@ -325,15 +326,13 @@ class Snapshot:
             yield ImageInfo(number, each.path, each.width, each.height, each.size, each.damaged)
 
     def _images(self, chosen: Select[Any]) -> Iterator[tuple[int, ImageRecord]]:
-        """Yield id and facts of the images that a statement chooses.
-
-        Raises :class:`CollectionDamaged` for facts that are not those that were stored.
-        """
-        for number, path, *facts, checksum in self.connection.execute(chosen):
-            image = record_of(number, path, facts, checksum)
-            if image is None:
-                raise CollectionDamaged(self.path, f"image {number} as it was stored", "others")
-            yield number, image
+        """Yield id and facts of images; raise :class:`CollectionDamaged` for altered ones."""
+        with self.connection.execute(chosen) as rows:
+            for number, path, *facts, checksum in rows:
+                image = record_of(number, path, facts, checksum)
+                if image is None:
+                    raise CollectionDamaged(self.path, f"image {number} as it was stored", "others")
+                yield number, image
 
     def count_under(self, places: Iterable[str]) -> int:
         """Return the number of images at and below at least one of some paths."""

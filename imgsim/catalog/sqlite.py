@@ -53,6 +53,7 @@ def engine_of(path: Path) -> Engine:
         URL.create("sqlite", database=os.fspath(path)),
         creator=lambda: _connect(path),
         poolclass=QueuePool,
+        execution_options={"path": path},
         max_overflow=-1,  # each open searcher has a connection, and nobody waits for another
     )
 
@@ -87,6 +88,9 @@ class SqliteFile:
     def writing(self) -> AbstractContextManager[None]:
         """Be the one writer, which the lock of the collection's folder says."""
         return nullcontext()
+
+    def confirm(self) -> None:
+        """Do nothing: the kernel keeps the lock."""
 
     def is_in_place(self) -> bool:
         """Say whether the file that is open is still the one at its path."""

@@ -30,8 +30,8 @@ Exit codes: 0 success, 1 other error, 2 wrong arguments, 10 unusable collection,
 12 collection in use by another writer, 13 collection of a newer imgsim, 14 damaged collection,
 20 unreadable image, 21 no such image, 22 not an image, 30 unusable encoder, 31 no encoder yet,
 32 wrong encoder, 33 training diverged, 40 output or embeddings cannot be written,
-50 labels that do not fit, 51 too few pictures to tell how near
-duplicates are, 130 interrupted.
+50 labels that do not fit, 51 too few pictures to tell how near duplicates are, 60 no such cluster,
+or no answer from it, 130 interrupted.
 """
 
 

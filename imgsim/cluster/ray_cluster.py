@@ -2,45 +2,65 @@
 
 import logging
 import os
+import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
 from imgsim.errors import ClusterError, ExtraMissing
 
 PATIENCE = 120.0
-"""Seconds in which some worker must answer, or take the place of one that died."""
+"""Seconds in which a worker must say that it is there, or another take the place of one that died.
+
+"""
 
 _HERE = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class _Membership:
+    """How many in this process use the cluster that one of them joined."""
+
+    lock = Lock()
+    users = 0
 
 
 @contextmanager
 def joined(address: str) -> Iterator[ModuleType]:
     """Join the cluster at an address, or make one of this machine if it is ``local``; yield Ray.
 
-    A process that has joined one stays in that. Raises :class:`ClusterError` if there is none, and
-    :class:`ExtraMissing` without Ray.
+    A process that has joined one stays in that, until the last leaves who asked for it here. Raises
+    :class:`ClusterError` if there is none, and :class:`ExtraMissing` without Ray.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray tells its makers
     try:
         import ray  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ExtraMissing("a cluster needs Ray: `pip install 'imgsim[cluster]'`") from error
-    if ray.is_initialized():
+    with _Membership.lock:
+        is_ours = _Membership.users > 0 or not ray.is_initialized()
+        if not ray.is_initialized():
+            _join(ray, address)
+        _Membership.users += is_ours
+    try:
         yield ray
-        return
+    finally:
+        with _Membership.lock:
+            _Membership.users -= is_ours
+            if is_ours and not _Membership.users:
+                ray.shutdown()
+
+
+def _join(ray: ModuleType, address: str) -> None:
     options: dict[str, Any] = _HERE if address == "local" else {}
     try:
         _knock(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"{address}: cannot be joined: {_first_line(error)}") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+        raise ClusterError(f"{address}: cannot be joined: {_said(error)}") from error
 
 
 def _knock(address: str) -> None:
@@ -50,22 +70,35 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10.0).close()
 
 
-def answers(ray: ModuleType, calls: Sequence[Any]) -> list[Any]:
-    """Return what calls return, in order; raise :class:`ClusterError` if one fails for good."""
-    pending = list(calls)
+def answers(ray: ModuleType, workers: Sequence[Any], ask: Callable[[Any], Any]) -> list[Any]:
+    """Return what each of some workers answers, in order.
+
+    They may take their time, as long as each says now and then that it is there. Raises
+    :class:`ClusterError` if one does not, or fails for good.
+    """
     try:
+        calls = [ask(worker) for worker in workers]
+        pending = calls
         while pending:
             done, pending = ray.wait(pending, num_returns=len(pending), timeout=PATIENCE)
             if not done:
-                raise ClusterError(
-                    f"{len(pending)} of {len(calls)} workers have not answered for {PATIENCE:g} s; "
-                    "are there still machines with a free core?"
-                )
-        return list(ray.get(list(calls)))
+                _require_life(ray, workers)
+        return list(ray.get(calls))
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise ClusterError(f"a worker failed: {_first_line(cause)}") from error
+        raise ClusterError(f"a worker failed: {_said(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _require_life(ray: ModuleType, workers: Sequence[Any]) -> None:
+    calls = [worker.is_there.remote() for worker in workers]
+    _, silent = ray.wait(calls, num_returns=len(calls), timeout=PATIENCE)
+    if silent:
+        raise ClusterError(
+            f"{len(silent)} of {len(calls)} workers have not begun in {PATIENCE:g} s; are there "
+            "still machines with a free core?"
+        )
+
+
+def _said(error: BaseException) -> str:
+    """Return the last line of an error, which says why: those before are a traceback."""
+    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

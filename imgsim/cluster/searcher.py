@@ -22,7 +22,7 @@ class ClusterSearcher(Searcher):
     die, as long as others have a free core. ``address`` is that of the cluster's head (``auto``:
     the one that this machine is in), or ``local`` to make one of this machine.
 
-    Raises :class:`ClusterError` if it cannot be joined, or if no worker answers for two minutes;
+    Raises :class:`ClusterError` if it cannot be joined, or if a worker cannot begin in two minutes;
     :class:`ExtraMissing` without Ray; and what :meth:`Collection.open` raises.
     """
 
@@ -56,5 +56,7 @@ class ClusterSearcher(Searcher):
 
     def close(self) -> None:
         """End the workers, and leave the cluster; a search raises ValueError from then on."""
-        super().close()
-        self._cluster.close()
+        try:
+            super().close()
+        finally:
+            self._cluster.close()

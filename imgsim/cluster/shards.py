@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,10 @@ class Shard:
         """Return the ``k`` nearest (None: all) of each of ``queries`` (q, dim)."""
         return self._gallery.search(queries, k)
 
+    def is_there(self) -> bool:
+        """Answer, also while it searches."""
+        return True
+
 
 class ShardedGallery:
     """The embeddings of all images that count, in up to so many shards, a worker each.
@@ -51,7 +56,11 @@ class ShardedGallery:
         self._count = sum(each.count for each in rows)
         shards, self.dim = shape
         worker: Any = ray.remote(
-            num_cpus=1, max_restarts=_TRIES, max_task_retries=_TRIES, scheduling_strategy="SPREAD"
+            num_cpus=1,
+            max_restarts=_TRIES,
+            max_task_retries=_TRIES,
+            max_concurrency=2,  # a search, and whether it is there
+            scheduling_strategy="SPREAD",
         )(Shard)
         parts = balanced([each for each in rows if each.count], shards)
         self._shards = [worker.remote(folder, part, self.dim, radius) for part in parts]
@@ -70,12 +79,16 @@ class ShardedGallery:
         parts = [queries[at : at + _AT_ONCE] for at in range(0, len(queries), _AT_ONCE)]
         nearest, stats = list[Nearest](), SearchStats()
         for part in parts:
-            calls = [shard.search.remote(part, k) for shard in self._shards]
-            found: list[Answer] = answers(self._ray, calls)
+            ask = partial(_ask, part, k)
+            found: list[Answer] = answers(self._ray, self._shards, ask)
             lists = zip(*(answer.nearest for answer in found), strict=True)
             nearest += [merged(each, k) for each in lists] or [merged((), k)] * len(part)
             stats = sum((answer.stats for answer in found), stats)
         return Answer(nearest, replace(stats, queries=len(queries)))
+
+
+def _ask(queries: NDArray[np.float32], k: int | None, shard: Any) -> Any:  # noqa: ANN401 - Ray's
+    return shard.search.remote(queries, k)
 
 
 def balanced(rows: Sequence[SegmentRows], shards: int) -> list[list[SegmentRows]]:

@@ -30,5 +30,6 @@ class Frame:
         if self.fit == "stretch":
             return 0, 0, *size
         scale = min(size[0] / self.width, size[1] / self.height)
-        left, top = (size[0] - scale * self.width) / 2, (size[1] - scale * self.height) / 2
+        left = max(0.0, (size[0] - scale * self.width) / 2)  # rounding may leave less than nothing
+        top = max(0.0, (size[1] - scale * self.height) / 2)
         return left, top, size[0] - left, size[1] - top

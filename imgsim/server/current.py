@@ -7,6 +7,7 @@ from threading import Lock
 
 from imgsim.collection import Collection
 from imgsim.directory import Directory
+from imgsim.errors import CollectionError
 from imgsim.searcher import Searcher
 
 
@@ -22,7 +23,7 @@ class Current:
     def __init__(self, directory: Directory) -> None:
         self._collection, self._catalog = Collection(directory), directory.catalog
         self._lock = Lock()
-        self._version = self._catalog.version()
+        self._version: int | str | None = self._catalog.version()
         self._newest = _Lease(self._collection.searcher())
 
     @contextmanager
@@ -34,6 +35,9 @@ class Current:
             lease.users += 1
         try:
             yield lease.searcher
+        except CollectionError:  # what it has open may be no good any more
+            self._version = None
+            raise
         finally:
             with self._lock:
                 lease.users -= 1

@@ -729,7 +729,7 @@ class TestErrors:
     def test_exit_codes_are_distinct_and_documented(self, imgsim):
         classes = [c for c in vars(errors).values() if isinstance(c, type)]
         codes = [c.exit_code for c in classes if issubclass(c, errors.ImgsimError)]
-        assert len(set(codes)) == 17
+        assert len(set(codes)) == 18
         told = imgsim("--help").stdout.decode()
         assert set(codes) <= set(map(int, re.findall(r"\d+", told)))
         table = dict(re.findall(r"^(\w+) +(\d+)  ", errors.__doc__, re.MULTILINE))

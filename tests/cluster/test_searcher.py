@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -110,9 +109,12 @@ def test_it_goes_on_with_the_collection_as_it_is(cluster, empty, crops):
             searcher.search(crops[0])
 
 
-def shards_running():
-    found = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"])
-    return [each for each in found if each.info["cmdline"][0].startswith("ray::Shard")]
+def worker_of(collection):
+    """Return a worker that has some of its segments mapped."""
+    named = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"])
+    shards = [each for each in named if each.info["cmdline"][0].startswith("ray::Shard")]
+    place = str(collection.path)
+    return next(each for each in shards if any(place in m.path for m in each.memory_maps()))
 
 
 @pytest.mark.parametrize("killed", ["worker", "node"])
@@ -133,7 +135,7 @@ def test_a_death_costs_time_alone(cluster, stored, crops, killed):
             if killed == "node":
                 cluster.remove_node(victim, allow_graceful=False)
             else:
-                shards_running()[0].send_signal(signal.SIGKILL)
+                worker_of(stored).kill()
 
         thread = threading.Thread(target=kill)
         thread.start()
@@ -149,7 +151,7 @@ def test_no_room_for_workers_is_told(cluster, stored, crops, monkeypatch):
     monkeypatch.setattr(ray_cluster, "PATIENCE", 3.0)
     with (
         ClusterSearcher(stored.path, address=cluster.address, shards=8) as searcher,
-        pytest.raises(ClusterError, match="have not answered for 3 s; are there still machines"),
+        pytest.raises(ClusterError, match="have not begun in 3 s; are there still machines"),
     ):
         searcher.search(crops[0])
 
@@ -161,9 +163,34 @@ def test_a_segment_that_a_worker_lacks_is_told(cluster, empty, crops):
             path.rename(path.with_suffix(".gone"))
         with (
             ClusterSearcher(empty, address=cluster.address) as searcher,
-            pytest.raises(ClusterError, match="a worker failed: "),
+            pytest.raises(ClusterError, match=r"a worker failed: .*\.faiss"),
         ):
             searcher.search(crops[0])
+
+
+def test_two_searchers_are_in_one_cluster(cluster, stored, crops):
+    """Whichever closes first."""
+    first = ClusterSearcher(stored.path, address=cluster.address, shards=1)
+    with ClusterSearcher(stored.path, address=cluster.address, shards=1) as second:
+        first.close()
+        assert len(second.search(crops[0], k=2)[0].matches) == 2
+        with pytest.raises(ValueError, match="closed"):
+            first.search(crops[0])
+
+
+def test_a_search_may_take_its_time(cluster, stored, crops, monkeypatch):
+    """As long as its workers say that they are there."""
+    monkeypatch.setattr(ray_cluster, "PATIENCE", 0.001)
+    with ClusterSearcher(stored.path, address=cluster.address, shards=1) as searcher:
+        with pytest.raises(ClusterError, match="have not begun"):
+            searcher.search(crops[0])  # it takes longer to start
+        monkeypatch.setattr(ray_cluster, "PATIENCE", 20.0)
+        searcher.search(crops[0])
+        calls = []
+        monkeypatch.setattr(ray_cluster, "_require_life", lambda *asked: calls.append(asked))
+        monkeypatch.setattr(ray_cluster, "PATIENCE", 0.0001)
+        assert len(searcher.search(crops, k=3)) == 36
+        assert calls
 
 
 def test_segments_are_dealt_out_by_their_size():

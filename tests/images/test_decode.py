@@ -263,6 +263,14 @@ class TestDecode:
         assert small.values.shape == (10, 20, 3)
         assert small.size == dimensions(path) == (40, 20)
 
+    def test_the_middle_is_within_the_image(self):
+        """Whatever is rounded."""
+        for side in range(1, 2_500):
+            for size in ((side, side), (side, side + side // 3), (side + 50, side)):
+                left, top, right, bottom = Frame(224, 224, "crop").box(size)
+                assert 0 <= left < right <= size[0]
+                assert 0 <= top < bottom <= size[1]
+
     @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("size", [(48, 32), (32, 48), (960, 641), (33, 400), (1, 500)])
