@@ -34,7 +34,10 @@ from tests.conftest import make_collection
 def cluster() -> Iterator[Cluster]:
     """A head that does no work, and two nodes with a core each."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    soon = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500}
+    soon["health_check_failure_threshold"] = 4  # a node that was killed is missed in seconds
+    head = {"num_cpus": 0, "_system_config": soon}
+    running = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         running.add_node(num_cpus=1)
     ray.init(running.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -109,12 +112,16 @@ def test_it_goes_on_with_the_collection_as_it_is(cluster, empty, crops):
             searcher.search(crops[0])
 
 
-def worker_of(collection):
-    """Return a worker that has some of its segments mapped."""
+def worker_of(cluster):
+    """Return a worker that searches on one of its nodes."""
+    raylets = {
+        each.process.pid
+        for node in cluster.list_all_nodes()
+        for each in node.all_processes.get("raylet", [])
+    }
     named = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"])
-    shards = [each for each in named if each.info["cmdline"][0].startswith("ray::Shard")]
-    place = str(collection.path)
-    return next(each for each in shards if any(place in m.path for m in each.memory_maps()))
+    shards = (each for each in named if each.info["cmdline"][0].startswith("ray::Shard"))
+    return next(each for each in shards if each.ppid() in raylets)
 
 
 @pytest.mark.parametrize("killed", ["worker", "node"])
@@ -135,7 +142,7 @@ def test_a_death_costs_time_alone(cluster, stored, crops, killed):
             if killed == "node":
                 cluster.remove_node(victim, allow_graceful=False)
             else:
-                worker_of(stored).kill()
+                worker_of(cluster).kill()
 
         thread = threading.Thread(target=kill)
         thread.start()
