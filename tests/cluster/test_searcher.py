@@ -34,8 +34,8 @@ from tests.conftest import make_collection
 def cluster() -> Iterator[Cluster]:
     """A head that does no work, and two nodes with a core each."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    soon = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500}
-    soon["health_check_failure_threshold"] = 4  # a node that was killed is missed in seconds
+    soon = {"health_check_initial_delay_ms": 1_000, "health_check_period_ms": 1_000}
+    soon["health_check_failure_threshold"] = 8  # a node that was killed is missed in seconds
     head = {"num_cpus": 0, "_system_config": soon}
     running = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
@@ -49,7 +49,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Whatever hangs ends soon."""
-    monkeypatch.setattr(ray_cluster, "PATIENCE", 20.0)
+    monkeypatch.setattr(ray_cluster, "PATIENCE", 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_a_search_may_take_its_time(cluster, stored, crops, monkeypatch):
     with ClusterSearcher(stored.path, address=cluster.address, shards=1) as searcher:
         with pytest.raises(ClusterError, match="have not begun"):
             searcher.search(crops[0])  # it takes longer to start
-        monkeypatch.setattr(ray_cluster, "PATIENCE", 20.0)
+        monkeypatch.setattr(ray_cluster, "PATIENCE", 60.0)
         searcher.search(crops[0])
         calls = []
         monkeypatch.setattr(ray_cluster, "_require_life", lambda *asked: calls.append(asked))
