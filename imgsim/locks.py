@@ -119,13 +119,13 @@ def sole_reader(directory: Path) -> Iterator[bool]:
 
 def require_locks(directory: Path) -> None:
     """Raise :class:`CollectionError` where the file system gives no locks that machines share."""
-    with open(_descriptor(directory / "readers", os.O_RDONLY), "rb") as file:
-        try:
+    try:
+        with open(_descriptor(directory / "readers", os.O_RDONLY), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            raise _refusal(directory, error) from error
+    except BlockingIOError:  # somebody sweeps
+        return
+    except OSError as error:
+        raise _refusal(directory, error) from error
 
 
 def require_record_locks(directory: Path) -> None:

@@ -25,6 +25,7 @@ from imgsim import (
 from imgsim.catalog.browse import Browse, browse, folders
 from imgsim.catalog.postgres import URL_NAME
 from imgsim.catalog.schema import METADATA
+from imgsim.server.current import Current
 from tests.models import write_projection
 
 SMALL = IngestSettings(batch=BatchLimits(images=5))
@@ -205,6 +206,20 @@ def test_a_version_is_known_again_after_a_restart(stored, postgres):
     postgres.start()
     assert catalog.version() != before
     assert stored.info().images == 36
+
+
+def test_a_server_goes_on_after_a_restart(stored, postgres, crops):
+    """What it had open of the former server is given up."""
+    current = Current(stored._directory)
+    with current.searcher() as searcher:
+        expected = searcher.search(crops[0], k=3)[0].matches
+    postgres.kill()
+    with pytest.raises(CollectionError), current.searcher() as searcher:
+        searcher.search(crops[0])
+    postgres.start()
+    with current.searcher() as searcher:
+        assert searcher.search(crops[0], k=3)[0].matches == expected
+    current.close()
 
 
 def test_pages_are_those_of_a_file(stored, tmp_path, model, pictures):

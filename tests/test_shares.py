@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imgsim import Collection, CollectionError, StoreError
+from imgsim import Collection, CollectionError, EncoderSource, StoreError
 from imgsim.locks import writer_lock
 from tests.conftest import GOLDEN
 from tests.jobs.test_ingest import facts
@@ -102,6 +102,18 @@ class TestLocks:
         done = faulty(f"{call}:ENOLCK:", "-c", tmp_path / "c", "encoder", "import", model)
         assert told(done).startswith(f"{tmp_path}/c: this file system gives no file locks")
         assert not (tmp_path / "c").exists()
+
+    def test_a_catalog_in_postgresql_wants_locks_of_readers_too(
+        self, tmp_path, postgres, faulty, crops
+    ):
+        """The writer may be on another machine, which would remove what nobody locks."""
+        path = tmp_path / "c"
+        with Collection.open(path, create=True, catalog=postgres.new_address()) as collection:
+            collection.encoders.add(EncoderSource(write_projection(tmp_path / "model.onnx")))
+            collection.ingest(crops)
+        assert told(faulty("flock:ENOLCK:", "-c", path, "query", crops[0])) == lockless(
+            path, "ENOLCK"
+        )
 
     def test_an_older_collection_is_read_without_locks(self, tmp_path, faulty):
         path = shutil.copytree(GOLDEN / "0001.imgsim", tmp_path / "c")

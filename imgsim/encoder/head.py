@@ -142,7 +142,7 @@ def _shares(nodes: _Nodes, fed: Preprocessing, colours: Affine) -> str:
     x = nodes.add("Reshape", x, nodes.constant(np.array([-1, pixels, many, 1])))
     least = nodes.constant(np.array([LEAST_POWER], np.float32))
     x = nodes.add("Sub", x, nodes.add("Add", nodes.add("GlobalMaxPool", x), least))
-    x = nodes.add("Relu", x)  # Max is slow
+    x = nodes.add("Relu", x)  # what Max with a number gives, which is slow
     x = nodes.add("Reshape", x, nodes.constant(np.array([-1, pixels, many])))
     mean = nodes.constant(np.full((1, pixels), 1 / pixels, np.float32))
     x = nodes.add("MatMul", mean, nodes.add("Softmax", x, axis=2))

@@ -1,7 +1,7 @@
 """The searcher of a collection that changes underneath."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Lock
 
@@ -57,4 +57,5 @@ class Current:
 
     def _drop(self, lease: _Lease) -> None:
         if lease is not self._newest and not lease.users:
-            lease.searcher.close()
+            with suppress(CollectionError):  # its database may be gone
+                lease.searcher.close()
