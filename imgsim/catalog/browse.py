@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from sqlalchemy import BigInteger, ColumnElement, and_, cast, func, literal, or_, select
 
-from imgsim.catalog.functions import contains, ends_with
+from imgsim.catalog.functions import Contains, EndsWith
 from imgsim.catalog.paths import is_under
 from imgsim.catalog.schema import IMAGES
 from imgsim.catalog.snapshot import Snapshot
@@ -75,7 +75,7 @@ def folders(snapshot: Snapshot, place: str) -> list[str]:
     """Return the names of the folders in the folder ``place`` that images are in or below."""
     path, prefix = IMAGES.c.path, os.fsencode(place.rstrip("/")) + b"/"
     rest = func.substr(path, len(prefix) + 1)
-    first = select(path).where(contains(rest, b"/")).order_by(path).limit(1)
+    first = select(path).where(Contains(rest, b"/")).order_by(path).limit(1)
     names, start, end = [], prefix, prefix[:-1] + b"0"  # the character after a slash
     while found := snapshot.connection.execute(
         first.where(path > start, path < end)
@@ -95,7 +95,7 @@ def _conditions(asked: Browse) -> Iterator[ColumnElement[bool]]:
     if asked.under:
         yield is_under(path, asked.under)
     if asked.suffix:
-        yield ends_with(path, os.fsencode(asked.suffix.lower()))
+        yield EndsWith(path, os.fsencode(asked.suffix.lower()))
     if asked.least_side:
         yield and_(IMAGES.c.width >= asked.least_side, IMAGES.c.height >= asked.least_side)
 

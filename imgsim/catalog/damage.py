@@ -8,7 +8,7 @@ from typing import TypeGuard
 from sqlalchemy import and_, exists, false, func, not_, select, text
 
 from imgsim.catalog.checksums import IMAGE_FACTS, record_of
-from imgsim.catalog.functions import is_of
+from imgsim.catalog.functions import IsOf
 from imgsim.catalog.judgements import radii
 from imgsim.catalog.schema import (
     ENCODERS,
@@ -37,7 +37,7 @@ from imgsim.results import Damage
 
 STAGED_FITS = and_(
     STAGED.c.image_id.in_(select(IMAGES.c.id)),
-    is_of(STAGED.c.row, "integer"),
+    IsOf(STAGED.c.row, "integer"),
     exists()
     .where(SEGMENTS.c.encoder_id == ENCODERS.c.id, not_(ENCODERS.c.active))
     .where(SEGMENTS.c.id == STAGED.c.segment_id, STAGED.c.row.between(0, SEGMENTS.c.rows - 1))

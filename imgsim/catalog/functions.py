@@ -15,7 +15,7 @@ class _Function(GenericFunction[Any]):
     inherit_cache = False
 
 
-class is_of(_Function):  # noqa: N801 - as functions of SQL are called
+class IsOf(_Function):
     """Whether a value has a type of SQLite, by its name; PostgreSQL has no others."""
 
     type = Boolean()
@@ -23,7 +23,7 @@ class is_of(_Function):  # noqa: N801 - as functions of SQL are called
     forms: ClassVar = {"sqlite": "(typeof({0}) = {1})", "postgresql": "({0} IS NOT NULL)"}
 
 
-class contains(_Function):  # noqa: N801 - as above
+class Contains(_Function):
     """Whether bytes have others in them."""
 
     type = Boolean()
@@ -34,7 +34,7 @@ class contains(_Function):  # noqa: N801 - as above
     }
 
 
-class ends_with(_Function):  # noqa: N801 - as above
+class EndsWith(_Function):
     """Whether the last bytes are those, whose letters of ASCII are small, or capitals of them."""
 
     type = Boolean()

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from imgsim.catalog import changes
 from imgsim.catalog.damage import is_encoder, is_segment, is_size
-from imgsim.catalog.functions import is_of
+from imgsim.catalog.functions import IsOf
 from imgsim.catalog.schema import ENCODERS, IMAGES, SEGMENTS, STAGED
 from imgsim.records import Inventory, Segment
 
@@ -105,7 +105,7 @@ def _as_lost(number: int, raw: Sequence[Any], rows: int) -> Segment:
 def _rows_needed(connection: Connection, number: int) -> int:
     """Return how many rows the images of a segment need."""
     row = IMAGES.c.row
-    inside = is_of(row, "integer"), row.between(0, _MOST_ROWS - 1)
+    inside = IsOf(row, "integer"), row.between(0, _MOST_ROWS - 1)
     last = select(func.max(row)).where(IMAGES.c.segment_id == number, *inside)
     return (connection.execute(last).scalar() or 0) + 1
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-from imgsim.catalog.functions import is_of
+from imgsim.catalog.functions import IsOf
 
 METADATA = MetaData()
 
@@ -167,23 +167,23 @@ SEQUENCES = Table(
 SQLite keeps it for ``images``. In PostgreSQL it is a table like the others.
 """
 
-IN_SEGMENT = and_(is_of(IMAGES.c.row, "integer"), IMAGES.c.row >= 0, IMAGES.c.row < SEGMENTS.c.rows)
+IN_SEGMENT = and_(IsOf(IMAGES.c.row, "integer"), IMAGES.c.row >= 0, IMAGES.c.row < SEGMENTS.c.rows)
 """The condition that an image is in a row of the segment that it is joined with."""
 
-FIT_ROOT = and_(is_of(ROOTS.c.path, "blob"), func.substr(ROOTS.c.path, 1, 1) == b"/")
+FIT_ROOT = and_(IsOf(ROOTS.c.path, "blob"), func.substr(ROOTS.c.path, 1, 1) == b"/")
 """The condition that the row of a folder has an absolute path."""
 
 FIT_REFUSED = and_(
-    is_of(REFUSED.c.path, "blob"),
-    is_of(REFUSED.c.size, "integer"),
-    is_of(REFUSED.c.mtime_ns, "integer"),
-    is_of(REFUSED.c.reason, "text"),
+    IsOf(REFUSED.c.path, "blob"),
+    IsOf(REFUSED.c.size, "integer"),
+    IsOf(REFUSED.c.mtime_ns, "integer"),
+    IsOf(REFUSED.c.reason, "text"),
 )
 """The condition that the row of a refused file has values of the right types."""
 
 FIT_JUDGED = and_(
-    is_of(JUDGED.c.first, "blob"),
-    is_of(JUDGED.c.second, "blob"),
+    IsOf(JUDGED.c.first, "blob"),
+    IsOf(JUDGED.c.second, "blob"),
     func.length(JUDGED.c.first) == 32,
     func.length(JUDGED.c.second) == 32,
     JUDGED.c.first < JUDGED.c.second,

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from imgsim.catalog.checksums import IMAGE_FACTS, last_id, record_of, seal_of
-from imgsim.catalog.functions import is_of
+from imgsim.catalog.functions import IsOf
 from imgsim.catalog.judgements import radius_of
 from imgsim.catalog.paths import apart, encoded, is_under
 from imgsim.catalog.schema import (
@@ -226,7 +226,7 @@ class Snapshot:
         for ours, active in self.connection.execute(owned).all():
             place, number = (IMAGES.c, IMAGES.c.id) if active else (STAGED.c, STAGED.c.image_id)
             rows = select(place.row, number).where(place.segment_id == ours)
-            are_whole = (is_of(each, "integer") for each in (place.row, number))
+            are_whole = (IsOf(each, "integer") for each in (place.row, number))
             inside = *are_whole, place.row.between(0, segment.rows - 1)
             for part in self.connection.execute(rows.where(*inside)).partitions(IN_LIMIT):
                 pairs = np.array([tuple(pair) for pair in part], np.int64)

@@ -115,11 +115,8 @@ class TrainingImages:
         They are fewer if they would take more than half a gigabyte. Raises :class:`EncoderError` if
         there are none.
         """
-        found = list(
-            self.decoded(
-                numbers, min(most, _STACKED // (3 * self._frame.height * self._frame.width) or 1)
-            )
-        )
+        size = 3 * self._frame.height * self._frame.width
+        found = list(self.decoded(numbers, min(most, _STACKED // size or 1)))
         if not found:
             raise EncoderError(f"none of the training images can be decoded{self._first_refused()}")
         return np.stack(found)
