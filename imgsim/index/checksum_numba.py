@@ -1,17 +1,13 @@
 """The checksums of checksum.py, compiled for the scans."""
 
-from typing import Any
-
 import numpy as np
-from numba import njit
 
+from imgsim.index.first_level import inlined
 from imgsim.index.mapped_segment import StoredRows
 from imgsim.index.scan_numpy import Words
 
-_inlined: Any = njit(forceinline=True)
 
-
-@_inlined
+@inlined
 def is_whole(stored: StoredRows, row: int) -> bool:
     """Say whether the checksum of a row is what the table says."""
     noted = stored.table[row]
@@ -19,7 +15,7 @@ def is_whole(stored: StoredRows, row: int) -> bool:
     return equal
 
 
-@_inlined
+@inlined
 def _row_sum(words: Words, number: int, weights: Words) -> np.uint64:
     """Return the checksum of a row, as checksum.py explains it."""
     dim, bits = len(words), np.uint64(number)

@@ -24,6 +24,7 @@ add at most 1.5 A to the magnitudes that are summed, where A = sum f 15 |k_j|, a
 (p + 8) 1.5 u A to the error. Both are in ``doubts``.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,8 +49,17 @@ _LEAST = 1e-35  # a factor below is 0: float32 has no digits left
 ROUNDING = {"contract", "reassoc", "nsz"}
 """What compiled code may change: the order of sums, and the sign of zero, but not infinities."""
 
-_compiled: Any = njit(fastmath=ROUNDING)
-inlined: Any = njit(fastmath=ROUNDING, forceinline=True)
+_allocating: Any = njit(fastmath=ROUNDING)
+
+uncounted: Any = partial(njit, fastmath=ROUNDING, _nrt=False)
+"""Compiles what neither allocates nor returns an array.
+
+numba counts the references to the arrays of all others, in numbers that all threads share, which
+took a tenth of a search.
+"""
+
+_compiled: Any = uncounted()
+inlined: Any = uncounted(forceinline=True)
 
 
 class Scratch(NamedTuple):
@@ -61,7 +71,7 @@ class Scratch(NamedTuple):
     """
 
     exact: Doubles
-    rounded: Doubles
+    rounded: Integers
     inverse: Doubles
     reach: Doubles
     leading: Doubles
@@ -85,7 +95,7 @@ class Weights(NamedTuple):
     scratch: Scratch
 
 
-@inlined
+@_allocating
 def room_for_weights(group: Group) -> Weights:
     """Return room for the weights of these queries."""
     queries, count = group.near.shape
@@ -99,7 +109,11 @@ def room_for_weights(group: Group) -> Weights:
         np.empty((groups, first // 4, together, 2), np.uint32),
         np.empty((groups, 1, together), np.float32),
         Scratch(
-            np.empty(count), np.empty(count), np.empty(count), np.empty(blocks), np.empty(queries)
+            np.empty(count),
+            np.empty(count, np.int32),
+            np.empty(count),
+            np.empty(blocks),
+            np.empty(queries),
         ),
     )
 
@@ -201,11 +215,13 @@ def _look_at_tile(scale: Singles, norm: float, blocks: Integers, scratch: Scratc
 
 
 @inlined
-def _write_pairs(rounded: Doubles, pairs: Words, some: int, place: int) -> None:
-    """Write the pairs of k_j (p,) of one query."""
+def _write_pairs(rounded: Integers, pairs: Words, some: int, place: int) -> None:
+    """Write the pairs of k_j (p,) of one query: two signed bytes each, twice."""
     for i in range(pairs.shape[1]):
-        pairs[some, i, place, 0] = _pair(rounded[4 * i], rounded[4 * i + 1])
-        pairs[some, i, place, 1] = _pair(rounded[4 * i + 2], rounded[4 * i + 3])
+        for half in range(2):
+            first, second = rounded[4 * i + 2 * half], rounded[4 * i + 2 * half + 1]
+            bits = np.uint32(first & 255) | np.uint32(second & 255) << np.uint32(8)
+            pairs[some, i, place, half] = bits | bits << np.uint32(16)
 
 
 @inlined
@@ -234,7 +250,7 @@ def _round(blocks: Integers, block: int, scratch: Scratch) -> tuple[float, float
     for j in range(start, stop):
         whole = np.rint(exact[j] * times)
         rest = exact[j] - whole * factor
-        rounded[j], exact[j] = whole, rest
+        rounded[j], exact[j] = np.int32(whole), rest
         total += whole
         magnitude += abs(whole)
         lost += abs(rest)
@@ -242,13 +258,6 @@ def _round(blocks: Integers, block: int, scratch: Scratch) -> tuple[float, float
     change = min(MIDDLE * lost, np.sqrt(moved) * scratch.reach[block])
     doubt = 1.5 * UNIT * 15 * factor * magnitude
     return factor, -MIDDLE * factor * total, 1.000001 * change, doubt
-
-
-@inlined
-def _pair(first: float, second: float) -> np.uint32:
-    """Return two signed bytes, twice."""
-    bits = (np.int64(first) & 255) | (np.int64(second) & 255) << 8
-    return np.uint32(bits | bits << 16)
 
 
 @inlined

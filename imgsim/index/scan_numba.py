@@ -19,7 +19,7 @@ from imgsim.index.candidates import (
     sink,
     square_of_difference,
 )
-from imgsim.index.first_level import ROUNDING, inlined, room_for_weights, write_scores
+from imgsim.index.first_level import ROUNDING, inlined, room_for_weights, uncounted, write_scores
 from imgsim.index.projection import Projection
 from imgsim.index.scan_numpy import (
     RAISED,
@@ -42,7 +42,7 @@ if (TILE, LANES, MIDDLE, WIDE_MIDDLE) != (1_024, 128, 7.5, 127.5) or (
     # They are compiled in, and numba keeps what it compiled until the text of this file changes.
     raise ImportError("these constants have changed: change them here too")
 
-COMPILED_IN = "0edc88171b614d92"
+COMPILED_IN = "7d43d6efc111db67"
 """XXH3 of the modules that these scans import compiled; a test compares it for that reason."""
 
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
@@ -56,6 +56,9 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(nogil=True, cache=True, fastmath=ROUNDING)(function)
     except RuntimeError:  # numba finds no directory that it can write to
         return njit(nogil=True, fastmath=ROUNDING)(function)
+
+
+_uncounted: Any = uncounted()
 
 
 def project(projection: Projection, queries: Singles) -> Projected:
@@ -178,7 +181,7 @@ def _threshold(
     return np.float32(exactly - 2 * UNIT * abs(exactly))  # surely not above
 
 
-@_compiled
+@_uncounted
 def _first_level(
     inputs: BoundsInput, group: Group, state: ScanState, span: tuple[int, int], known: _Scores
 ) -> int:
@@ -193,10 +196,12 @@ def _first_level(
         if state.limits[a] < 0:
             continue
         square = group.norms[a] ** 2 - 2 * doubts[a]
-        start, better = state.tally[2], False
+        start = count = state.tally[2]
+        better, least = False, np.float32(0)
         for chunk in range(first, stop, CHUNK):
             number, lane = (chunk - first) // LANES, chunk % LANES
-            least = _threshold(inputs, group, state.limits, a, chunk, doubts[a])
+            if lane == 0:
+                least = _threshold(inputs, group, state.limits, a, chunk, doubts[a])
             bits = reached(scores, (number * len(doubts) + a) * LANES + lane, least)
             while bits:
                 place, bits = lowest(bits), bits & (bits - np.uint64(1))
@@ -207,10 +212,10 @@ def _first_level(
                 if k > 0 and score > -state.best[a, 0]:
                     sink(state.best[a], -score)
                     better = True
-                count = state.tally[2]
                 waiting.queries[count], waiting.rows[count] = a, row
                 waiting.squares[count] = square - 2 * np.float64(score)
-                state.tally[2] += 1
+                count += 1
+        state.tally[2] = count
         if better:
             most = square + 2 * np.float64(state.best[a, 0])
             wrong = _look_at_best(inputs, group, state, start, most)
@@ -219,7 +224,7 @@ def _first_level(
     return -1
 
 
-@_compiled
+@_uncounted
 def _look_at_best(
     inputs: BoundsInput, group: Group, state: ScanState, start: int, most: float
 ) -> int:
@@ -243,7 +248,7 @@ def _look_at_best(
     return -1
 
 
-@_compiled
+@_uncounted
 def _still_near(
     inputs: BoundsInput, state: ScanState, span: tuple[int, int], left: Integers
 ) -> int:
@@ -265,7 +270,7 @@ def _still_near(
     return count
 
 
-@_compiled
+@_uncounted
 def _second_level(
     inputs: BoundsInput, group: Group, state: ScanState, left: Integers, lows: Doubles
 ) -> int:
@@ -304,7 +309,7 @@ def _square_of_far(codes: Bits, scale: Singles, coordinates: Singles) -> np.floa
     return total
 
 
-@_compiled
+@_uncounted
 def _write_squares(rows: Singles, embeddings: Singles, squares: Singles) -> None:
     """Write the squares of the distances of rows (n, d) to queries (q, d): squares (n, q)."""
     for a in range(0, len(embeddings), 4):

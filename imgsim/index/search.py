@@ -1,7 +1,8 @@
 """One search over some sources, by one thread or several."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property, partial, reduce
 from operator import add
 from typing import NamedTuple
@@ -64,12 +65,24 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Searched:
-    """Some sources, where the rows of each begin, their parts, and the projection of the bounds."""
+    """Some sources, where the rows of each begin, their parts, and the projection of the bounds.
+
+    ``spare`` has buffers that no scan uses: a system takes its time to give out memory.
+    """
 
     sources: Sequence[Source]
     firsts: NDArray[np.int64]
     parts: Sequence[Part]
     projection: Projection
+    spare: list[Waiting] = field(default_factory=list)
+
+    def room(self, most: int) -> Waiting:
+        """Return buffers for so many rows that wait, or more."""
+        with suppress(IndexError):
+            spare = self.spare.pop()
+            if len(spare.rows) >= most:
+                return spare
+        return Waiting(np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most))
 
 
 class Answer(NamedTuple):
@@ -211,7 +224,7 @@ class Scan:
             np.empty((queries, room), np.int64),
             np.empty((queries, room)),
             np.zeros(queries, np.int64),
-            Waiting(np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most)),
+            search.searched.room(most),
             np.zeros(3, np.int64),
         )
 
@@ -226,6 +239,7 @@ class Scan:
                 self._settle()
             self._note(number)
         self._look_closer()
+        self._search.searched.spare.append(self.state.waiting)
         return self
 
     def stats(self) -> SearchStats:
