@@ -29,7 +29,7 @@ if sys.platform == "win32":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from imgsim.cluster.searcher import ClusterSearcher
+    from imgsim.cluster_options import ClusterSettings
     from imgsim.collection import Collection
     from imgsim.curation.curation import Curation
     from imgsim.curation_options import DuplicateSettings, Folders, Keep
@@ -164,7 +164,7 @@ __all__ = [
     "ClusterError",
     "ClusterMember",
     "ClusterReport",
-    "ClusterSearcher",
+    "ClusterSettings",
     "Collection",
     "CollectionDamaged",
     "CollectionError",
@@ -268,13 +268,13 @@ _HOMES = (
     "imgsim.scores",
     "imgsim.options",
     "imgsim.curation_options",
+    "imgsim.cluster_options",
     "imgsim.errors",
     "imgsim.output.listing",
     "imgsim.images.source",
     "imgsim.curation.curation",
     "imgsim.collection",
     "imgsim.joint",
-    "imgsim.cluster.searcher",
 )
 
 

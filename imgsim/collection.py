@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim import __version__
+from imgsim.cluster_options import ClusterSettings
 from imgsim.curation.curation import Curation
 from imgsim.directory import Directory, mend
 from imgsim.encoder.embed import embed_images
@@ -22,12 +23,12 @@ from imgsim.files import absolute
 from imgsim.images.scan import Notes, find
 from imgsim.images.source import Images
 from imgsim.jobs import forget
-from imgsim.jobs.compact import compact, everything, tidy, what_pays
+from imgsim.jobs.compact import compact_all, tidy, what_pays
 from imgsim.jobs.facts import facts
 from imgsim.jobs.ingest import ingest, preview
 from imgsim.jobs.neighbours import NeighbourLists
 from imgsim.jobs.repair import damages, repair
-from imgsim.jobs.rows import write_rows
+from imgsim.jobs.rows import write_lists, write_rows
 from imgsim.jobs.watch import watch
 from imgsim.options import (
     MAX_PIXELS,
@@ -84,18 +85,27 @@ class Collection:
 
     @classmethod
     def open(
-        cls, path: PathLike, *, create: bool = False, device: Device = "auto", catalog: str = ""
+        cls,
+        path: PathLike,
+        *,
+        create: bool = False,
+        device: Device = "auto",
+        catalog: str = "",
+        cluster: ClusterSettings | None = None,
     ) -> Self:
         """Open the collection in the directory ``path``; with ``create``, make it if there is none.
 
-        A new one has its catalog in a file, or in PostgreSQL at the address ``catalog``.
+        A new one has its catalog in a file, or in PostgreSQL at the address ``catalog``. The
+        machines of a ``cluster`` search and ingest, with the same answers.
         ``device`` cuda lets a GPU train and compute embeddings, where there is one. These have
         other last bits than the CPU's, so stick to one device. With ``auto`` it trains alone.
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
         :class:`CollectionError` if the directory is something else, damaged, or of a newer imgsim.
         """
-        place = Path(absolute(os.fspath(path)))
-        return cls(Directory.open(place, create=create, device=device, catalog=catalog))
+        at = Path(absolute(os.fspath(path)))
+        return cls(
+            Directory.open(at, create=create, device=device, catalog=catalog, cluster=cluster)
+        )
 
     @staticmethod
     def mend(path: PathLike) -> str:
@@ -192,14 +202,7 @@ class Collection:
         Ingest does so by itself when it pays, but never drops those by previous encoders.
         """
         with self._writing(dry_run=dry_run):
-            with self._directory.catalog.snapshot() as snapshot:
-                previous = snapshot.count_previous()
-            if dry_run:
-                report = compact(self._directory, everything, dry_run=True)
-            else:
-                self._directory.catalog.forget_previous()
-                report = tidy(self._directory, everything)
-        return replace(report, dropped=report.dropped + previous)
+            return compact_all(self._directory, dry_run=dry_run)
 
     def prune(self, *, dry_run: bool = False) -> UpkeepReport:
         """Forget the images whose files are gone; see :class:`UpkeepReport`.
@@ -302,9 +305,7 @@ class Collection:
         """
         check_target(Path(path), NEIGHBOURS)
         lists = NeighbourLists(self._directory, checked_k(k), within or SearchFilter())
-        with self._directory.catalog.snapshot() as snapshot:
-            longest = snapshot.longest_path()
-        return export.write_neighbours(Path(path), lists(on_progress), longest)
+        return write_lists(lists, on_progress, Path(path))
 
     def export_embeddings(self, path: PathLike) -> int:
         """Write ids, paths and embeddings as .npz, .parquet or .pkl; return the row count."""
@@ -328,9 +329,9 @@ class Collection:
         """Say how well the encoder retrieves the labelled images at and under a path.
 
         With names of ``encoders``, these are measured instead of the active one. With ``images``,
-        files and folders, only those of them count. They need not be stored; a
-        file gets the embedding that an ingest would store. Raises :class:`LabelError` if the labels
-        match no images, or allow no retrieval.
+        files and folders, only those of them count. They need not be stored; a file gets the
+        embedding that an ingest would store. Raises :class:`LabelError` if the labels match no
+        images, or allow no retrieval.
         """
         from imgsim.evaluation.evaluate import evaluate  # noqa: PLC0415 - scikit-learn takes seconds
 
@@ -387,10 +388,8 @@ class Collection:
                 tidy(self._directory, what_pays)
         return report
 
-    @contextmanager
-    def _writing(self, *, dry_run: bool) -> Iterator[None]:
-        with nullcontext() if dry_run else self._directory.writing():
-            yield
+    def _writing(self, *, dry_run: bool) -> AbstractContextManager[None]:
+        return nullcontext() if dry_run else self._directory.writing()
 
     def _loaded(self, record: EncoderRecord) -> Encoder:
         """Return an encoder, which stays loaded."""

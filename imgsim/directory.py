@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self, get_args
 
@@ -15,6 +16,9 @@ from imgsim.catalog import salvage
 from imgsim.catalog.catalog import Catalog
 from imgsim.catalog.postgres import URL_NAME, address, url_of
 from imgsim.catalog.snapshot import Snapshot
+from imgsim.cluster.shards import Sharded
+from imgsim.cluster.workers import Workers
+from imgsim.cluster_options import ClusterSettings
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
 from imgsim.errors import (
     CollectionDamaged,
@@ -26,7 +30,7 @@ from imgsim.errors import (
     StoreError,
 )
 from imgsim.files import replacing
-from imgsim.index.gallery import Gallery
+from imgsim.index.gallery import Searchable
 from imgsim.index.vector_store import VectorStore
 from imgsim.inventory import take_inventory
 from imgsim.locks import reading, sole_reader, writer_lock
@@ -62,16 +66,25 @@ _LOG = logging.getLogger(__name__)
 class Directory:
     """The folder of a collection: the catalog says what exists, the store has the embeddings.
 
-    Its encoders compute on ``device``.
+    Its encoders compute on ``device``. Where there are ``workers``, they search and encode.
     """
 
     path: Path
     catalog: Catalog
     store: VectorStore
     device: Device = "auto"
+    workers: Workers | None = None
 
     @classmethod
-    def open(cls, path: Path, *, create: bool, device: Device = "auto", catalog: str = "") -> Self:
+    def open(
+        cls,
+        path: Path,
+        create: bool,
+        *,
+        device: Device = "auto",
+        catalog: str = "",
+        cluster: ClusterSettings | None = None,
+    ) -> Self:
         """Open the collection at ``path``, or create it there.
 
         The catalog of a new one is a file in it, or in the database at the address ``catalog``.
@@ -103,15 +116,19 @@ class Directory:
         except OSError as error:
             raise CollectionError(path, f"cannot be opened: {error.strerror}") from error
         _refuse_links(path)
-        directory = cls(path, Catalog(path / CATALOG), VectorStore(path / SEGMENTS), device)
+        workers = Workers(cluster) if cluster else None
+        store = VectorStore(path / SEGMENTS)
+        directory = cls(path, Catalog(path / CATALOG), store, device, workers)
         if directory.catalog.was_upgraded:
             with suppress(CollectionError, StoreError), directory.writing():
                 directory.build_tables()  # or the next writer does
         return directory
 
     def close(self) -> None:
-        """Close the catalog."""
+        """Close the catalog, and leave the cluster."""
         self.catalog.close()
+        if self.workers:
+            self.workers.close()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -129,15 +146,19 @@ class Directory:
             yield snapshot
 
     @contextmanager
-    def gallery(self, snapshot: Snapshot, within: SearchFilter | None = None) -> Iterator[Gallery]:
-        """Map the embeddings that exist in ``snapshot``, or those that ``within`` admits."""
+    def gallery(
+        self, snapshot: Snapshot, within: SearchFilter | None = None
+    ) -> Iterator[Searchable]:
+        """Lend the embeddings that exist in ``snapshot``, or those that ``within`` admits."""
         within = within or SearchFilter()
-        gallery = self.store.gallery(
-            snapshot.segment_rows(within),
-            snapshot.encoder().dim,
-            within.radius,
-            snapshot.segment_ids,
-        )
+        rows, dim = snapshot.segment_rows(within), snapshot.encoder().dim
+        here = partial(self.store.gallery, rows, dim, within.radius, snapshot.segment_ids)
+        gallery: Searchable
+        if self.workers:
+            common = Sharded(self.path / SEGMENTS, dim, within.radius)
+            gallery = self.workers.gallery(common, rows, here)
+        else:
+            gallery = here()
         try:
             yield gallery
         finally:

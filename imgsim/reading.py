@@ -3,13 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import Directory
 from imgsim.encoder.embed import Query, embed_images
 from imgsim.encoder.encoder import Encoder
@@ -18,7 +17,6 @@ from imgsim.files import absolute
 from imgsim.images.roots import is_same_file
 from imgsim.images.source import Images
 from imgsim.index.distance import Nearest
-from imgsim.index.gallery import Searchable
 from imgsim.index.search import Answer
 from imgsim.jobs.nearest import Own, nearest_but
 from imgsim.jobs.neighbours import matches, nearest_others
@@ -32,10 +30,6 @@ Embedded = tuple[list[Query], NDArray[np.float32]]
 """Some query images, and their embeddings (q, dim)."""
 
 
-OpenGallery = Callable[[Snapshot, SearchFilter], AbstractContextManager[Searchable]]
-"""Opens the embeddings of an instant that a filter admits."""
-
-
 class Reading:
     """What a search needs of one collection, until it is closed; several threads may use it."""
 
@@ -44,7 +38,6 @@ class Reading:
         directory: Directory,
         within: SearchFilter,
         load_encoder: Callable[[EncoderRecord], Encoder],
-        open_gallery: OpenGallery | None = None,
     ) -> None:
         began = time.perf_counter()
         self._directory = directory
@@ -55,8 +48,7 @@ class Reading:
         with ExitStack() as opening:
             self._snapshot = opening.enter_context(directory.reading())
             self.encoder = self._snapshot.encoder()
-            gallery = (open_gallery or directory.gallery)(self._snapshot, within)
-            self._gallery: Searchable = opening.enter_context(gallery)
+            self._gallery = opening.enter_context(directory.gallery(self._snapshot, within))
             self._opened = opening.pop_all()
         _LOG.debug("opened %d images in %.1f ms", len(self), _milliseconds(began))
 

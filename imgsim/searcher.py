@@ -13,7 +13,7 @@ from imgsim.errors import ImageError
 from imgsim.images.source import Images
 from imgsim.index.search import Answer
 from imgsim.options import MAX_PIXELS, Damaged, DecodeRules, SearchFilter, checked_k
-from imgsim.reading import OpenGallery, Reading
+from imgsim.reading import Reading
 from imgsim.records import EncoderRecord
 from imgsim.results import (
     EmbeddingMatches,
@@ -39,10 +39,9 @@ class Searcher:
         directory: Directory,
         within: SearchFilter | None,
         load_encoder: Callable[[EncoderRecord], Encoder],
-        open_gallery: OpenGallery | None = None,
     ) -> None:
         within = within or SearchFilter()
-        self._open = partial(Reading, directory, within, load_encoder, open_gallery)
+        self._open = partial(Reading, directory, within, load_encoder)
         self._reading = self._open()
         self._is_closed = False
 

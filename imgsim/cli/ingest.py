@@ -50,6 +50,13 @@ def ingest(
     strict: Annotated[
         bool, typer.Option(help="Exit with 20 if any file was not read, not only if none was.")
     ] = False,
+    allow_mixed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-mixed",
+            help="Take embeddings from machines of a --cluster that give other last bits.",
+        ),
+    ] = False,
     watch: Annotated[
         bool,
         typer.Option(
@@ -64,6 +71,7 @@ def ingest(
     options: Options = ctx.obj
     if watch and (from_file is not None or dry_run or strict):
         raise typer.BadParameter("--watch goes with none of --from-file, --dry-run and --strict")
+    options.allow_mixed = allow_mixed
     roots = roots_of(paths, from_file, null=null)
     try:
         settings = IngestSettings(

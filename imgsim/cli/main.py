@@ -35,7 +35,7 @@ or no answer from it, 130 interrupted.
 """
 
 
-_ANYWHERE = {"collection", "device", "quiet", "verbose", "debug"}
+_ANYWHERE = {"collection", "device", "cluster", "quiet", "verbose", "debug"}
 
 
 class _Boundary(TyperGroup):
@@ -161,6 +161,15 @@ def _options(
             show_default="a file in its folder",
         ),
     ] = "",
+    cluster: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Search and ingest with the machines of a Ray cluster: its head's address, auto "
+            "for the one that this machine is in, or local for one of this machine.",
+            show_default="this machine alone",
+        ),
+    ] = "",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Errors only: no progress, no summaries.")
     ] = False,
@@ -179,7 +188,7 @@ def _options(
 ) -> None:
     prepare_streams()
     show_warnings("imgsim.device")
-    ctx.obj = Options(collection, quiet, device, catalog)
+    ctx.obj = Options(collection, quiet, device, catalog, cluster)
     for name, wanted in (("verbose", verbose), ("debug", debug)):
         if wanted:
             ctx.obj.take(name, value=True)

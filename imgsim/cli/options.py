@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgsim.cli.console import say, show_log, unmute_libraries
+from imgsim.cluster_options import ClusterSettings
 from imgsim.errors import EncoderError, ImageError
 from imgsim.findings import LearntRadius
 from imgsim.options import Device, SearchFilter
@@ -22,7 +23,6 @@ from imgsim.results import EncoderInfo
 from imgsim.text import printable
 
 if TYPE_CHECKING:
-    from imgsim.cluster.searcher import ClusterSearcher
     from imgsim.collection import Collection
     from imgsim.joint import JointSearcher
     from imgsim.output.plots import Drawing
@@ -118,6 +118,8 @@ class Options:
     quiet: bool = False
     device: Device = "auto"
     catalog: str = ""
+    cluster: str = ""
+    allow_mixed: bool = False
     verbose: bool = False
     debug: bool = False
 
@@ -136,21 +138,26 @@ class Options:
         from imgsim.collection import Collection  # noqa: PLC0415 - `--help` does not pay for it
 
         return Collection.open(
-            self.collection, create=create, device=self.device, catalog=self.catalog
+            self.collection,
+            create=create,
+            device=self.device,
+            catalog=self.catalog,
+            cluster=self.cluster_settings,
         )
 
-    def searcher(
-        self, folders: list[Path], within: SearchFilter, cluster: str | None
-    ) -> "JointSearcher | ClusterSearcher":
-        """Open these collections as one, or one with the machines of a cluster."""
-        from imgsim.cluster.searcher import ClusterSearcher  # noqa: PLC0415 - as above
+    @property
+    def cluster_settings(self) -> ClusterSettings | None:
+        """Return which machines do the work, if others than this one do."""
+        if not self.cluster:
+            return None
+        return ClusterSettings(self.cluster, allow_mixed=self.allow_mixed)
+
+    def searcher(self, folders: list[Path], within: SearchFilter) -> "JointSearcher":
+        """Open these collections as one."""
         from imgsim.joint import JointSearcher  # noqa: PLC0415 - as above
 
         try:
-            if cluster is None:
-                return JointSearcher(folders, within, device=self.device)
-            (folder,) = folders
-            return ClusterSearcher(folder, within, address=cluster, device=self.device)
+            return JointSearcher(folders, within, device=self.device, cluster=self.cluster_settings)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
 

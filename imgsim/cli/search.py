@@ -63,14 +63,6 @@ def query(
         QueryFormat, typer.Option("--format", help="How to print the matches.")
     ] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Search with the machines of a Ray cluster: its head's address, auto for the one "
-            "that this machine is in, or local for one of this machine.",
-        ),
-    ] = None,
     figure: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw the queries and matches: .png, .pdf or .svg."),
@@ -96,8 +88,6 @@ def query(
             check_target(target, suffixes)
     if as_json and form not in {"table", "jsonl"}:
         raise typer.BadParameter("--json is --format jsonl; give one of them")
-    if cluster is not None and len(collections or ()) > 1:
-        raise typer.BadParameter("--cluster is for one collection")
     k, within = requested(k, radius, under, not_under, no_self=no_self, distinct=distinct)
     failures: list[ImageError] = []
 
@@ -107,7 +97,7 @@ def query(
 
     folders = collections or [options.collection]
     paths = list(expanded(images, folders, fail, null=null))
-    with options.searcher(folders, within, cluster) as searcher:
+    with options.searcher(folders, within) as searcher:
         results = searcher.search(paths, k, fail, max_pixels=max_pixels, damaged=damaged)
         searched = len(searcher)
     _note_silence(results, searched, within, options)

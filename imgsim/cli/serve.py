@@ -64,4 +64,5 @@ def serve(
         settings,
         lambda address: say(f"Ctrl-C ends it; open {address}"),
         options.device,
+        options.cluster_settings,
     )

@@ -12,10 +12,13 @@ from typing import Any
 
 from imgsim.errors import ClusterError, ExtraMissing
 
-PATIENCE = 120.0
-"""Seconds in which a worker must say that it is there, or another take the place of one that died.
+_LOG = logging.getLogger(__name__)
 
-"""
+PATIENCE = 120.0
+"""Seconds in which a worker must say that it is there, or another take a dead one's place."""
+
+SLOWEST = 900.0
+"""Seconds that some images may take, once workers have answered."""
 
 _HERE = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -60,7 +63,7 @@ def _join(ray: ModuleType, address: str) -> None:
         _knock(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"{address}: cannot be joined: {_said(error)}") from error
+        raise ClusterError(f"{address}: cannot be joined: {said(error)}") from error
 
 
 def _knock(address: str) -> None:
@@ -85,7 +88,38 @@ def answers(ray: ModuleType, workers: Sequence[Any], ask: Callable[[Any], Any]) 
                 _require_life(ray, workers)
         return list(ray.get(calls))
     except ray.exceptions.RayError as error:
-        raise ClusterError(f"a worker failed: {_said(error)}") from error
+        raise ClusterError(f"a worker failed: {said(error)}") from error
+
+
+def answer(
+    ray: ModuleType,
+    call: Any,  # noqa: ANN401 - Ray's
+    others: Sequence[Any],
+    patience: float,
+) -> Any | None:  # noqa: ANN401 - Ray's
+    """Return what a task answers, or None if its worker died, or the machine.
+
+    Raises :class:`ClusterError` if it fails, or if for ``patience`` seconds neither it nor any of
+    the ``others`` came to an end.
+    """
+    errors, finished = ray.exceptions, 0
+    try:
+        while not ray.wait([call], timeout=patience)[0]:
+            done = ray.wait([call, *others], num_returns=1 + len(others), timeout=0)[0]
+            if len(done) == finished:
+                raise ClusterError(
+                    f"no worker has answered for {patience:g} s; are there still machines with a "
+                    "free core?"
+                )
+            finished = len(done)
+        return ray.get(call)
+    except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError) as error:
+        _LOG.debug("a worker died: %s", said(error))
+    except errors.OutOfMemoryError as error:
+        _LOG.warning("a worker had no memory left: %s", said(error))
+    except errors.RayError as error:
+        raise ClusterError(f"a worker failed: {said(error)}") from error
+    return None
 
 
 def _require_life(ray: ModuleType, workers: Sequence[Any]) -> None:
@@ -98,7 +132,7 @@ def _require_life(ray: ModuleType, workers: Sequence[Any]) -> None:
         )
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """Return the last line of an error, which says why: those before are a traceback."""
     lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

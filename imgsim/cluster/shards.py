@@ -1,9 +1,11 @@
 """The embeddings of a collection, searched by workers that have some segments each."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from imgsim.cluster.ray_cluster import answers
 from imgsim.errors import StoreError
-from imgsim.index.distance import Nearest, checked_queries
+from imgsim.index.distance import Block, Nearest, checked_queries
 from imgsim.index.gallery import Gallery
 from imgsim.index.search import Answer
 from imgsim.index.vector_store import VectorStore
@@ -23,11 +25,24 @@ _TRIES = 8  # of a worker, on whichever machine, and of what it was asked
 _AT_ONCE = 1_024  # queries
 
 
-class Shard:
-    """What a worker searches: some segments, whose files lie in the same folder everywhere."""
+@dataclass(frozen=True)
+class Sharded:
+    """What all shards have in common: the folder of the segments, the same on all machines.
 
-    def __init__(self, folder: Path, rows: Sequence[SegmentRows], dim: int, radius: float) -> None:
-        self._gallery: Gallery = VectorStore(folder).gallery(rows, dim, radius, _no_ids)
+    Embeddings have ``dim`` values, and those within ``radius`` of a query are found.
+    """
+
+    folder: Path
+    dim: int
+    radius: float
+
+
+class Shard:
+    """What a worker searches: some segments."""
+
+    def __init__(self, common: Sharded, rows: Sequence[SegmentRows]) -> None:
+        store = VectorStore(common.folder)
+        self._gallery: Gallery = store.gallery(rows, common.dim, common.radius, _no_ids)
 
     def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
         """Return the ``k`` nearest (None: all) of each of ``queries`` (q, dim)."""
@@ -39,39 +54,39 @@ class Shard:
 
 
 class ShardedGallery:
-    """The embeddings of all images that count, in up to so many shards, a worker each.
+    """The embeddings of all images that count, in up to so many shards (0: as many as machines).
 
-    Ray puts them on as many machines as it can. One that dies is started anew, and asked again.
+    The first search joins the cluster, and starts a worker for each shard; Ray puts them on as many
+    machines as it can. One that dies is started anew, and asked again. ``here`` opens the same
+    embeddings in this process, which reads them for :meth:`blocks`.
     """
 
     def __init__(
         self,
-        ray: ModuleType,
-        folder: Path,
+        join: Callable[[], ModuleType],
+        shards: int,
+        common: Sharded,
         rows: Sequence[SegmentRows],
-        shape: tuple[int, int],
-        radius: float,
+        here: Callable[[], Gallery],
     ) -> None:
-        self._ray = ray
-        self._count = sum(each.count for each in rows)
-        shards, self.dim = shape
-        worker: Any = ray.remote(
-            num_cpus=1,
-            max_restarts=_TRIES,
-            max_task_retries=_TRIES,
-            max_concurrency=2,  # a search, and whether it is there
-            scheduling_strategy="SPREAD",
-        )(Shard)
-        parts = balanced([each for each in rows if each.count], shards)
-        self._shards = [worker.remote(folder, part, self.dim, radius) for part in parts]
+        self.dim = common.dim
+        self._join, self._most, self._common, self._here = join, shards, common, here
+        self._rows = [each for each in rows if each.count]
+        self._shards: list[Any] = []
+        self._lock = Lock()
 
     def __len__(self) -> int:
-        return self._count
+        return sum(each.count for each in self._rows)
 
     def close(self) -> None:
         """End the workers."""
         for shard in self._shards:
-            self._ray.kill(shard)
+            self._join().kill(shard)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield ids and embeddings of all images in the order of segments, in bounded pieces."""
+        with closing(self._here()) as gallery:
+            yield from gallery.blocks()
 
     def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
         """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""
@@ -79,12 +94,28 @@ class ShardedGallery:
         parts = [queries[at : at + _AT_ONCE] for at in range(0, len(queries), _AT_ONCE)]
         nearest, stats = list[Nearest](), SearchStats()
         for part in parts:
-            ask = partial(_ask, part, k)
-            found: list[Answer] = answers(self._ray, self._shards, ask)
+            found: list[Answer] = answers(self._join(), self._started(), partial(_ask, part, k))
             lists = zip(*(answer.nearest for answer in found), strict=True)
             nearest += [merged(each, k) for each in lists] or [merged((), k)] * len(part)
             stats = sum((answer.stats for answer in found), stats)
         return Answer(nearest, replace(stats, queries=len(queries)))
+
+    def _started(self) -> list[Any]:
+        """Return the workers, which are started if they are not yet."""
+        with self._lock:
+            if not self._shards:
+                ray = self._join()
+                machines = sum(node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
+                worker: Any = ray.remote(
+                    num_cpus=1,
+                    max_restarts=_TRIES,
+                    max_task_retries=_TRIES,
+                    max_concurrency=2,  # a search, and whether it is there
+                    scheduling_strategy="SPREAD",
+                )(Shard)
+                parts = balanced(self._rows, self._most or machines or 1)
+                self._shards = [worker.remote(self._common, part) for part in parts]
+            return self._shards
 
 
 def _ask(queries: NDArray[np.float32], k: int | None, shard: Any) -> Any:  # noqa: ANN401 - Ray's

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.index.gallery import Gallery
+from imgsim.index.gallery import Searchable
 from imgsim.jobs.neighbours import nearest_others
 from imgsim.results import Progress
 
@@ -31,7 +31,7 @@ class NeighbourGraph:
         return NeighbourGraph(self.ids[order], places[self.nearest[order]], self.distances[order])
 
 
-def neighbour_graph(gallery: Gallery, k: int, on_progress: Progress) -> NeighbourGraph:
+def neighbour_graph(gallery: Searchable, k: int, on_progress: Progress) -> NeighbourGraph:
     """Return the exact graph of the images in a gallery without a radius; k is at most n - 1."""
     n = len(gallery)
     k = max(0, min(k, n - 1))

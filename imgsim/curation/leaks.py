@@ -20,7 +20,7 @@ from imgsim.findings import Leak, LeakReport, MemberKind
 from imgsim.images.decode import sorted_out
 from imgsim.images.likeness import ALIKE, Looks, likeness
 from imgsim.images.scan import find
-from imgsim.index.gallery import Gallery
+from imgsim.index.gallery import Searchable
 from imgsim.options import DECODE_RULES, listed
 from imgsim.parallel import in_threads
 from imgsim.records import ImageFile, ImageRecord
@@ -109,7 +109,7 @@ def _refuse_unstored(directory: Directory, snapshot: Snapshot, source: str, targ
 class _LeakSearch:
     directory: Directory
     snapshot: Snapshot
-    gallery: Gallery
+    gallery: Searchable
     encoder: Encoder
     poses: Sequence[Pose]
     by_distance: bool

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.curation.linkage import Links
 from imgsim.index.distance import Block, Nearest
-from imgsim.index.gallery import Gallery
+from imgsim.index.gallery import Searchable
 from imgsim.jobs.neighbours import in_portions
 
 _AT_ONCE = 10_000  # images whose records are in memory
@@ -64,7 +64,7 @@ def stand(nodes: Nodes, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def candidates(
-    gallery: Gallery, nodes: Nodes, blocks: Iterable[Block]
+    gallery: Searchable, nodes: Nodes, blocks: Iterable[Block]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
     """Yield pairs of nodes (n,), the ones of queries and others, and distances (n,).
 

@@ -18,7 +18,7 @@ from imgsim.errors import ImageError
 from imgsim.findings import Look, Outlier, OutlierReport
 from imgsim.images.decode import thumbnail
 from imgsim.index.distance import Nearest
-from imgsim.index.gallery import Gallery
+from imgsim.index.gallery import Searchable
 from imgsim.jobs.neighbours import matches, nearest_others, paths_of
 from imgsim.options import STORED_RULES, SearchFilter
 from imgsim.parallel import in_threads
@@ -78,7 +78,7 @@ class _Search:
     """Looks for the ``k`` nearest others of stored images, copies of these apart."""
 
     snapshot: Snapshot
-    gallery: Gallery
+    gallery: Searchable
     k: int
 
     @cached_property

@@ -15,7 +15,7 @@ from imgsim.encoder.encoder import Encoder
 from imgsim.errors import ImageError
 from imgsim.images.likeness import ALIKE, Looks, grey_square, likeness
 from imgsim.index.distance import Block
-from imgsim.index.gallery import Gallery
+from imgsim.index.gallery import Searchable
 from imgsim.parallel import in_threads
 from imgsim.records import ImageRecord
 from imgsim.results import Progress
@@ -31,7 +31,7 @@ class PairSearch:
     """
 
     snapshot: Snapshot
-    gallery: Gallery
+    gallery: Searchable
     nodes: Nodes
     encoder: Encoder
     poses: Sequence[Pose]

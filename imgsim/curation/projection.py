@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imgsim.errors import ExtraMissing
 from imgsim.findings import MapMethod
-from imgsim.index.gallery import Gallery
+from imgsim.index.gallery import Searchable
 from imgsim.results import Progress
 
 NEAREST = 10
@@ -36,7 +36,7 @@ def refuse_without(method: MapMethod) -> None:
         )
 
 
-def principal_positions(gallery: Gallery, seed: int) -> NDArray[np.float32]:
+def principal_positions(gallery: Searchable, seed: int) -> NDArray[np.float32]:
     """Return the positions (n, 2) float32 of all images along two principal directions.
 
     They are those of up to 10,000 embeddings, drawn with ``seed``.

@@ -34,7 +34,7 @@ from imgsim.images.likeness import ALIKE, SIDE, Looks, as_grey, grey_square, lik
 from imgsim.images.source import decode_source
 from imgsim.images.variants import CHANGES, changed
 from imgsim.index.distance import distances
-from imgsim.index.gallery import Gallery
+from imgsim.index.gallery import Searchable
 from imgsim.jobs.neighbours import nearest_others
 from imgsim.options import STORED_RULES
 from imgsim.parallel import in_threads
@@ -136,7 +136,7 @@ def _refuse_few(images: int) -> None:
         )
 
 
-def _sample(directory: Directory, snapshot: Snapshot, gallery: Gallery) -> _Sample:
+def _sample(directory: Directory, snapshot: Snapshot, gallery: Searchable) -> _Sample:
     blocks = [ids for ids, _ in gallery.blocks()]
     ids = np.concatenate(blocks) if blocks else np.empty(0, np.int64)
     chosen = nodes_of(snapshot, ids, apart=False).firsts[:_COMPARED]
@@ -209,7 +209,7 @@ class _Neighbours:
 
 
 def _neighbours(
-    snapshot: Snapshot, gallery: Gallery, sample: _Sample, done: _Counter
+    snapshot: Snapshot, gallery: Searchable, sample: _Sample, done: _Counter
 ) -> _Neighbours:
     found = nearest_others(gallery, sample.ids, sample.rows, _COUNTED, snapshot.contents).nearest
     near = [(ids[:_NEIGHBOURS], far[:_NEIGHBOURS]) for ids, far in found]

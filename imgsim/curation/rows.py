@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import Directory
 from imgsim.files import writing
-from imgsim.index.gallery import Gallery
+from imgsim.index.gallery import Searchable
 from imgsim.options import SearchFilter
 
 BLOCK = 8_192
@@ -60,7 +60,7 @@ def rows_by_path(directory: Directory, within: SearchFilter) -> Iterator[Rows]:
         yield Rows(snapshot, ids, rows)
 
 
-def _copy(gallery: Gallery, ids: NDArray[np.int64], file: IO[bytes]) -> None:
+def _copy(gallery: Searchable, ids: NDArray[np.int64], file: IO[bytes]) -> None:
     """Write the embeddings of images in the order of ``ids``.
 
     Nothing is mapped for writing: where the disk is full, that would end the process.

@@ -14,12 +14,20 @@ from imgsim.index.searcher import SegmentSearcher
 
 
 class Searchable(Protocol):
-    """Embeddings that can be searched, wherever they are."""
+    """The embeddings (n, dim) of images, wherever they are searched."""
+
+    dim: int
 
     def __len__(self) -> int: ...
 
+    def close(self) -> None:
+        """Release what is open."""
+
     def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
         """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield ids and embeddings of all images in the order of segments, in bounded pieces."""
 
 
 class Gallery:

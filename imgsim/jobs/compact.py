@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -118,3 +119,15 @@ def _runs(live: Sequence[int], start: int) -> Iterator[slice]:
         total += live[number]
     if start < len(live):
         yield slice(start, len(live))
+
+
+def compact_all(directory: Directory, *, dry_run: bool) -> CompactReport:
+    """Merge all that can be, and drop what is by previous encoders; or only say what would be."""
+    with directory.catalog.snapshot() as snapshot:
+        previous = snapshot.count_previous()
+    if dry_run:
+        report = compact(directory, everything, dry_run=True)
+    else:
+        directory.catalog.forget_previous()
+        report = tidy(directory, everything)
+    return replace(report, dropped=report.dropped + previous)

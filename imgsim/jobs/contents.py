@@ -1,16 +1,20 @@
 """Embeddings of image files: each content is decoded and encoded once."""
 
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock
+from typing import TypeVar
 
 from imgsim.directory import Directory
 from imgsim.encoder.embed import EmbeddedImage, embed, embed_file, record_of
 from imgsim.encoder.encoder import Encoder
-from imgsim.errors import CollectionDamaged
+from imgsim.errors import CollectionDamaged, ImageError
 from imgsim.images.decode import OpenImage, opened
 from imgsim.options import DecodeRules
+from imgsim.parallel import in_threads
 from imgsim.records import ImageRecord, StoredImage
 
 
@@ -22,32 +26,46 @@ class KnownContent:
     stored: tuple[StoredImage, ...]
 
 
+Tried = TypeVar("Tried", EmbeddedImage | KnownContent, KnownContent)
+
+
 class Contents:
-    """Embeddings of files for one writer, who may ask from many threads.
+    """Embeddings of files for one writer.
 
     What the catalog has is not computed again, nor what this object has computed before and is not
-    yet told to forget.
+    yet told to forget; but the workers of a cluster, who do not see the catalog, compute all.
     """
 
     def __init__(self, encoder: Encoder, directory: Directory, rules: DecodeRules) -> None:
         self._encoder, self._rules = encoder, rules
         self._catalog = directory.catalog
         self._store = directory.store
+        self._workers = directory.workers
         self._new: dict[bytes, Future[EmbeddedImage | KnownContent | None]] = {}
         self._lock = Lock()
 
-    def of(self, path: str) -> EmbeddedImage | KnownContent:
-        """Encode the image at ``path`` unless its content is known.
+    def of(
+        self, paths: Iterable[str | None]
+    ) -> Iterator[EmbeddedImage | KnownContent | ImageError | None]:
+        """Yield the embedding of each image unless its content is known, and None for None."""
+        if self._workers is None:
+            yield from in_threads(partial(self._attempt, self._once), paths)
+            return
+        for each in self._workers.encoding(self._encoder, self._rules)(paths):
+            if isinstance(each, EmbeddedImage) and (stored := self._stored(each.record.sha256)):
+                yield KnownContent(each.record, stored)
+            else:
+                yield each
 
-        Raises :class:`ImageError`.
-        """
-        with opened(path, self._rules) as image:
-            return self._once(image)
+    def known(self, paths: Iterable[str | None]) -> Iterator[KnownContent | ImageError | None]:
+        """Yield for each image which stored images, if any, have its content; None for None."""
+        return in_threads(partial(self._attempt, self._known), paths)
 
-    def known(self, path: str) -> KnownContent:
-        """Return the image at ``path`` and which stored images, if any, have its content."""
+    def _attempt(self, work: Callable[[OpenImage], Tried], path: str | None) -> Tried | None:
+        if path is None:
+            return None
         with opened(path, self._rules) as image:
-            return self._known(image)
+            return work(image)
 
     def copied(self, known: KnownContent) -> EmbeddedImage:
         """Return the embedding that is stored for a content, or anew if its file is damaged."""
@@ -80,10 +98,13 @@ class Contents:
         return found
 
     def _known(self, image: OpenImage) -> KnownContent:
-        stored: tuple[StoredImage, ...] = ()
-        if self._catalog.has_content(image.sha256):
-            with self._catalog.snapshot() as snapshot:
-                stored = snapshot.with_content(image.sha256)
+        stored = self._stored(image.sha256)
         size = (stored[0].width, stored[0].height) if stored else (0, 0)
         damaged = any(each.damaged for each in stored)
         return KnownContent(record_of(image, size, damaged=damaged), stored)
+
+    def _stored(self, content: bytes) -> tuple[StoredImage, ...]:
+        if not self._catalog.has_content(content):
+            return ()
+        with self._catalog.snapshot() as snapshot:
+            return snapshot.with_content(content)

@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, tee
-from typing import TypeVar
 
 import numpy as np
 
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import Directory
 from imgsim.encoder.embed import EmbeddedImage
-from imgsim.errors import ImageError, ImageUnavailable, ImgsimError
+from imgsim.errors import ClusterError, ImageError, ImageUnavailable, ImgsimError
 from imgsim.images.decode import is_other_file, is_outdated
 from imgsim.images.roots import Roots, State, is_gone, is_same_file
 from imgsim.images.scan import Notes
@@ -21,7 +20,6 @@ from imgsim.jobs.batch import Batch
 from imgsim.jobs.compact import tidy, what_pays
 from imgsim.jobs.contents import Contents, KnownContent
 from imgsim.options import BatchLimits, DecodeRules, IngestSettings
-from imgsim.parallel import in_threads
 from imgsim.records import ImageFile, ImageRecord, StoredImage
 from imgsim.results import IngestReport, Progress, Refusal
 
@@ -29,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 _Files = Iterable[ImageFile | ImageError]
 _Find = Callable[..., _Files]
-_Result = TypeVar("_Result")
+_Result = EmbeddedImage | KnownContent | ImageError
 
 
 def ingest(
@@ -136,14 +134,15 @@ class _Ingest:
         for file, known, result in filter(None, self._tried(found, self._contents.known)):
             if isinstance(result, ImageError):
                 self._refuse(file, result, known=known)
-            else:
+            elif isinstance(result, KnownContent):
                 self._counts[self._place(file, result.stored, known=known)[0]] += 1
         return self.report
 
     def run(self, found: _Files) -> IngestReport:
         """Store what is new or changed.
 
-        On an interrupt (``KeyboardInterrupt``) what is encoded is committed before it goes on up.
+        On an interrupt (``KeyboardInterrupt``), or where a cluster fails, what is encoded is
+        committed before it goes on up.
         """
         told = False
         try:
@@ -157,24 +156,21 @@ class _Ingest:
                     self._commit()
                 self._on_progress(self._done())
             self._commit()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ClusterError):
             self._commit()
             raise
         return self.report
 
     def _tried(
-        self, found: _Files, work: Callable[[str], _Result]
-    ) -> Iterator[tuple[ImageFile, bool, _Result | ImageError] | None]:
+        self, found: _Files, results_of: Callable[[Iterable[str | None]], Iterator[_Result | None]]
+    ) -> Iterator[tuple[ImageFile, bool, _Result] | None]:
         """Yield the files to try, whether another content of each is stored, and the result.
 
         None comes now and then, so that the caller need not wait while there is nothing new.
         """
-
-        def attempt(item: tuple[ImageFile, bool] | None) -> _Result | None:
-            return None if item is None else work(item[0].path)
-
         files, ahead = tee(self._new_files(found))
-        for item, result in zip(files, in_threads(attempt, ahead), strict=True):
+        paths = (None if item is None else item[0].path for item in ahead)
+        for item, result in zip(files, results_of(paths), strict=True):
             yield None if item is None or result is None else (*item, result)
 
     def _new_files(self, found: _Files) -> Iterator[tuple[ImageFile, bool] | None]:
@@ -237,9 +233,7 @@ class _Ingest:
     def _is_unmounted(self, path: str) -> bool:
         return self._roots.state(self._roots.of(path)) is State.empty
 
-    def _keep(
-        self, file: ImageFile, known: bool, found: EmbeddedImage | KnownContent | ImageError
-    ) -> None:
+    def _keep(self, file: ImageFile, known: bool, found: _Result) -> None:
         if isinstance(found, ImageError):
             self._refuse(file, found, known=known)
             return

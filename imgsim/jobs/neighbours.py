@@ -11,7 +11,7 @@ from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import Directory
 from imgsim.errors import CollectionDamaged
 from imgsim.index.distance import Block, Nearest
-from imgsim.index.gallery import Gallery, Searchable
+from imgsim.index.gallery import Searchable
 from imgsim.index.search import Answer
 from imgsim.jobs.nearest import Contents, Own, nearest_but
 from imgsim.options import SearchFilter
@@ -51,8 +51,8 @@ class NeighbourLists:
     def _lists(
         self,
         snapshot: Snapshot,
-        everything: Gallery,
-        admitted: Gallery,
+        everything: Searchable,
+        admitted: Searchable,
         on_progress: Progress | None,
     ) -> Iterator[ImageNeighbours]:
         done, total = 0, len(everything)
@@ -65,7 +65,7 @@ class NeighbourLists:
                     on_progress(done, total)
 
     def _searched(
-        self, snapshot: Snapshot, everything: Gallery, admitted: Gallery
+        self, snapshot: Snapshot, everything: Searchable, admitted: Searchable
     ) -> Iterator[tuple[NDArray[np.int64], list[Nearest]]]:
         """Yield ids of some images, and the nearest others of each."""
         contents = snapshot.contents if self.within.distinct else None

@@ -1,11 +1,12 @@
-"""The stored embeddings, with ids and paths, as a file has them."""
+"""What is exported: the stored embeddings, or the neighbours of each image, in a file."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from imgsim.directory import Directory
-from imgsim.jobs.neighbours import paths_of
-from imgsim.output.export import Embeddings
+from imgsim.jobs.neighbours import NeighbourLists, paths_of
+from imgsim.output.export import Embeddings, write_neighbours
+from imgsim.results import Progress
 
 
 def write_rows(directory: Directory, write: Callable[[Path, Embeddings], None], path: Path) -> int:
@@ -19,3 +20,10 @@ def write_rows(directory: Directory, write: Callable[[Path, Embeddings], None], 
         n = len(gallery)
         write(path, Embeddings(blocks, n, gallery.dim, snapshot.longest_path()))
     return n
+
+
+def write_lists(lists: NeighbourLists, on_progress: Progress | None, path: Path) -> int:
+    """Write lists of neighbours to a file; return how many rows it has."""
+    with lists.directory.catalog.snapshot() as snapshot:
+        longest = snapshot.longest_path()
+    return write_neighbours(path, lists(on_progress), longest)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
+from imgsim.cluster_options import ClusterSettings
 from imgsim.directory import Directory
 from imgsim.errors import ImgsimError
 from imgsim.files import absolute
@@ -27,13 +28,15 @@ def serve(
     settings: ServerSettings,
     on_start: Callable[[str], None],
     device: Device = "auto",
+    cluster: ClusterSettings | None = None,
 ) -> None:
     """Serve the collection at ``path`` until the process is interrupted.
 
     ``on_start`` gets the address when it listens; with port 0, the system chooses one. Raises
     :class:`PortTaken` if it cannot.
     """
-    directory = Directory.open(Path(absolute(os.fspath(path))), create=False, device=device)
+    place = Path(absolute(os.fspath(path)))
+    directory = Directory.open(place, create=False, device=device, cluster=cluster)
     with closing(directory), _listening(settings) as listening:
         settings = replace(settings, token=settings.key)
         if not settings.unix_socket:

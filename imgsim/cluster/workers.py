@@ -1,0 +1,48 @@
+"""The workers of a cluster, for one collection."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from threading import Lock
+from types import ModuleType
+
+from imgsim.cluster.encoding import ClusterEncoding, EncodingJob, probes
+from imgsim.cluster.ray_cluster import joined
+from imgsim.cluster.shards import Sharded, ShardedGallery
+from imgsim.cluster_options import ClusterSettings
+from imgsim.encoder.encoder import Encoder
+from imgsim.index.gallery import Gallery
+from imgsim.options import DecodeRules
+from imgsim.records import SegmentRows
+
+
+class Workers:
+    """A cluster, joined when it is needed first, and what its workers do."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self._settings = settings
+        self._opened = ExitStack()
+        self._lock = Lock()
+        self._ray: ModuleType | None = None
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._opened.close()
+
+    def gallery(
+        self, common: Sharded, rows: Sequence[SegmentRows], here: Callable[[], Gallery]
+    ) -> ShardedGallery:
+        """Return the embeddings of some rows of segments; ``here`` opens them in this process."""
+        return ShardedGallery(self._join, self._settings.shards, common, rows, here)
+
+    def encoding(self, encoder: Encoder, rules: DecodeRules) -> ClusterEncoding:
+        """Return what encodes image files with an encoder whose files are on all machines."""
+        job = EncodingJob(encoder.path.parent, encoder.fingerprint, rules)
+        expected = None if self._settings.allow_mixed else probes(encoder)
+        return ClusterEncoding(self._join(), job, expected)
+
+    def _join(self) -> ModuleType:
+        """Return Ray, which is in the cluster."""
+        with self._lock:
+            if self._ray is None:
+                self._ray = self._opened.enter_context(joined(self._settings.address))
+            return self._ray

@@ -1,0 +1,26 @@
+"""Which machines work on a collection."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """The Ray cluster whose machines search a collection, and decode and encode its images.
+
+    ``address`` is that of its head, ``auto`` the one that this machine is in, ``local`` a new one
+    of this machine alone. The collection's folder, and the images, are at the same paths on all
+    machines. Segments are dealt out to up to ``shards`` workers (0: one for each machine), which
+    use all cores of theirs. A worker that gives other last bits for the same pixels than this
+    machine, as another kind of processor does, ends an ingest, unless ``allow_mixed``.
+    """
+
+    address: str
+    shards: int = 0
+    allow_mixed: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if not self.address:
+            raise ValueError("name the address of a cluster, auto or local")
+        if self.shards < 0:
+            raise ValueError("there must be at least 1 shard, or 0 for one for each machine")
