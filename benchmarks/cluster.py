@@ -1,7 +1,7 @@
 """Measure a collection searched by workers of Ray on this machine, beside one process.
 
 The first embeddings of those that ``embeddings.py`` wrote are stored in segments of one size.
-``Searcher.search_embeddings`` and that of ``ClusterSearcher`` answer the same queries in turns,
+``Searcher.search_embeddings`` and that of a collection on a cluster answer the same queries in turns,
 with 1, 2 and 4 shards; every answer is compared, id by id and bit by bit.
 """
 
@@ -19,7 +19,7 @@ from made_up import fill
 from measure import median, print_table, write_json
 from numpy.typing import NDArray
 
-from imgsim import ClusterSearcher, Collection, Searcher
+from imgsim import ClusterSettings, Collection, Searcher
 
 K = 10
 AT_ONCE = 1, 10, 100, 1_000
@@ -44,8 +44,9 @@ def main() -> None:
         fill(path, (rows[at : at + SEGMENT] for at in range(0, len(rows), SEGMENT)))
         searchers = {"one process": opened.enter_context(Collection.open(path).searcher())}
         for shards in SHARDS:
-            searcher = opened.enter_context(ClusterSearcher(path, shards=shards))
-            searchers[f"{shards} shards"] = searcher
+            settings = ClusterSettings("local", shards)
+            collection = opened.enter_context(Collection.open(path, cluster=settings))
+            searchers[f"{shards} shards"] = opened.enter_context(collection.searcher())
         times, wrong = measured(searchers, queries, options.repeats)
         memory = resident()
     figures = {name: {n: median(ms) for n, ms in each.items()} for name, each in times.items()}

@@ -1,55 +1,31 @@
-"""A collection searched by a real cluster on this machine: a head and nodes as processes."""
+"""A collection searched by the workers of a cluster."""
 
-import logging
-import os
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 
 import numpy as np
-import psutil
 import pytest
-import ray
-from ray.cluster_utils import Cluster
 
 from imgsim import (
     BatchLimits,
     ClusterError,
-    ClusterSearcher,
+    ClusterSettings,
     Collection,
+    DuplicateSettings,
     ExtraMissing,
     IngestSettings,
+    Searcher,
     SearchFilter,
 )
 from imgsim.cluster import ray_cluster
 from imgsim.cluster.shards import balanced
 from imgsim.records import Segment, SegmentRows
+from tests.cluster.conftest import workers_of
 from tests.conftest import make_collection
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head that does no work, and two nodes with a core each."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    soon = {"health_check_initial_delay_ms": 1_000, "health_check_period_ms": 1_000}
-    soon["health_check_failure_threshold"] = 8  # a node that was killed is missed in seconds
-    head = {"num_cpus": 0, "_system_config": soon}
-    running = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        running.add_node(num_cpus=1)
-    ray.init(running.address, log_to_driver=False, logging_level=logging.ERROR)
-    yield running
-    ray.shutdown()
-    running.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    """Whatever hangs ends soon."""
-    monkeypatch.setattr(ray_cluster, "PATIENCE", 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +40,14 @@ def stored(tmp_path_factory, crops) -> Iterator[Collection]:
         collection.ingest(folder, IngestSettings(batch=BatchLimits(images=3)))
         assert collection.info().segments == 5
         yield collection
+
+
+@contextmanager
+def sharded(path, cluster, shards=0, within=None) -> Iterator[Searcher]:
+    """Open a searcher of a collection on a cluster."""
+    settings = ClusterSettings(cluster.address, shards)
+    with Collection.open(path, cluster=settings) as collection, collection.searcher(within) as it:
+        yield it
 
 
 def answers(searcher, crops):
@@ -91,7 +75,7 @@ def test_the_answers_are_those_of_one_process(cluster, stored, crops, shards, ki
     }[kind]
     with (
         stored.searcher(within) as alone,
-        ClusterSearcher(stored.path, within, address=cluster.address, shards=shards) as searcher,
+        sharded(stored.path, cluster, shards, within) as searcher,
     ):
         assert len(searcher) == len(alone)
         same(answers(searcher, crops), answers(alone, crops))
@@ -102,7 +86,7 @@ def test_the_answers_are_those_of_one_process(cluster, stored, crops, shards, ki
 def test_it_goes_on_with_the_collection_as_it_is(cluster, empty, crops):
     with Collection.open(empty) as collection:
         collection.ingest(crops[:8])
-        with ClusterSearcher(empty, address=cluster.address) as searcher:
+        with sharded(empty, cluster) as searcher:
             collection.ingest(crops[8:])
             assert len(searcher) == 8
             searcher.refresh()
@@ -112,18 +96,6 @@ def test_it_goes_on_with_the_collection_as_it_is(cluster, empty, crops):
             searcher.search(crops[0])
 
 
-def worker_of(cluster):
-    """Return a worker that searches on one of its nodes."""
-    raylets = {
-        each.process.pid
-        for node in cluster.list_all_nodes()
-        for each in node.all_processes.get("raylet", [])
-    }
-    named = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"])
-    shards = (each for each in named if each.info["cmdline"][0].startswith("ray::Shard"))
-    return next(each for each in shards if each.ppid() in raylets)
-
-
 @pytest.mark.parametrize("killed", ["worker", "node"])
 def test_a_death_costs_time_alone(cluster, stored, crops, killed):
     """While it searches: the answers stay what they were."""
@@ -131,7 +103,7 @@ def test_a_death_costs_time_alone(cluster, stored, crops, killed):
     cluster.wait_for_nodes()
     with (
         stored.searcher() as alone,
-        ClusterSearcher(stored.path, address=cluster.address, shards=3) as searcher,
+        sharded(stored.path, cluster, 3) as searcher,
     ):
         expected = answers(alone, crops)
         same(answers(searcher, crops), expected)  # there is a worker on each node by now
@@ -142,7 +114,7 @@ def test_a_death_costs_time_alone(cluster, stored, crops, killed):
             if killed == "node":
                 cluster.remove_node(victim, allow_graceful=False)
             else:
-                worker_of(cluster).kill()
+                workers_of(cluster, "Shard")[0].kill()
 
         thread = threading.Thread(target=kill)
         thread.start()
@@ -157,7 +129,7 @@ def test_a_death_costs_time_alone(cluster, stored, crops, killed):
 def test_no_room_for_workers_is_told(cluster, stored, crops, monkeypatch):
     monkeypatch.setattr(ray_cluster, "PATIENCE", 3.0)
     with (
-        ClusterSearcher(stored.path, address=cluster.address, shards=8) as searcher,
+        sharded(stored.path, cluster, 8) as searcher,
         pytest.raises(ClusterError, match="have not begun in 3 s; are there still machines"),
     ):
         searcher.search(crops[0])
@@ -169,7 +141,7 @@ def test_a_segment_that_a_worker_lacks_is_told(cluster, empty, crops):
         for path in (empty / "segments").glob("*.faiss"):
             path.rename(path.with_suffix(".gone"))
         with (
-            ClusterSearcher(empty, address=cluster.address) as searcher,
+            sharded(empty, cluster) as searcher,
             pytest.raises(ClusterError, match=r"a worker failed: .*\.faiss"),
         ):
             searcher.search(crops[0])
@@ -177,18 +149,41 @@ def test_a_segment_that_a_worker_lacks_is_told(cluster, empty, crops):
 
 def test_two_searchers_are_in_one_cluster(cluster, stored, crops):
     """Whichever closes first."""
-    first = ClusterSearcher(stored.path, address=cluster.address, shards=1)
-    with ClusterSearcher(stored.path, address=cluster.address, shards=1) as second:
-        first.close()
+    with sharded(stored.path, cluster, 1) as second:
+        with sharded(stored.path, cluster, 1) as first:
+            assert len(first.search(crops[0], k=2)[0].matches) == 2
         assert len(second.search(crops[0], k=2)[0].matches) == 2
         with pytest.raises(ValueError, match="closed"):
             first.search(crops[0])
 
 
+def test_all_pairs_are_those_of_one_process(cluster, stored, tmp_path):
+    """Lists of neighbours, groups of duplicates, outliers: whatever searches."""
+    settings = ClusterSettings(cluster.address)
+    near, within = DuplicateSettings(radius=4.0), SearchFilter(distinct=True)
+    with Collection.open(stored.path, cluster=settings) as there:
+        for collection, name in ((stored, "here.csv"), (there, "there.csv")):
+            collection.export_neighbours(tmp_path / name, 5, within)
+        assert list(there.neighbours(None)) == list(stored.neighbours(None))
+        ours, theirs = (each.curation.duplicates(near) for each in (there, stored))
+        assert ours.groups == theirs.groups
+        assert len(ours.groups)
+        assert there.curation.outliers(3).outliers == stored.curation.outliers(3).outliers
+    assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
+
+
+def test_what_needs_no_worker_joins_no_cluster(stored):
+    """Nor is it noticed then that there is none."""
+    with Collection.open(stored.path, cluster=ClusterSettings("127.0.0.1:1")) as collection:
+        assert collection.info().images == len(list(collection.images()))
+        with collection.searcher() as searcher:
+            assert len(searcher) == collection.info().images
+
+
 def test_a_search_may_take_its_time(cluster, stored, crops, monkeypatch):
     """As long as its workers say that they are there."""
     monkeypatch.setattr(ray_cluster, "PATIENCE", 0.001)
-    with ClusterSearcher(stored.path, address=cluster.address, shards=1) as searcher:
+    with sharded(stored.path, cluster, 1) as searcher:
         with pytest.raises(ClusterError, match="have not begun"):
             searcher.search(crops[0])  # it takes longer to start
         monkeypatch.setattr(ray_cluster, "PATIENCE", 60.0)
@@ -208,15 +203,19 @@ def test_segments_are_dealt_out_by_their_size():
     assert balanced([], 2) == []
 
 
-def test_mistakes(stored, monkeypatch):
-    with pytest.raises(ValueError, match="shard"):
-        ClusterSearcher(stored.path, shards=-1)
+def test_mistakes(stored, crops, monkeypatch):
+    for settings in (("auto", -1), ("",)):
+        with pytest.raises(ValueError, match="shard|address"):
+            ClusterSettings(*settings)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ExtraMissing, match=r"imgsim\[cluster\]"):
-        ClusterSearcher(stored.path)
+    with (
+        Collection.open(stored.path, cluster=ClusterSettings("local")) as collection,
+        pytest.raises(ExtraMissing, match=r"imgsim\[cluster\]"),
+    ):
+        collection.query(crops[0])
 
 
-def test_the_command(imgsim, stored, crops):
+def test_the_command(imgsim, stored, crops, tmp_path):
     here = imgsim("-c", stored.path, "query", "--json", crops[0])
     cluster = "query", "--json", "--cluster", "local"
     there = imgsim("-c", stored.path, *cluster, crops[0], timeout=100)  # a process of its own
@@ -226,5 +225,7 @@ def test_the_command(imgsim, stored, crops):
     assert done.returncode == ClusterError.exit_code
     assert done.stderr.startswith(b"imgsim: error: 127.0.0.1:1: cannot be joined: ")
     assert done.stderr.count(b"\n") == 1
-    both = "-c", stored.path, "-c", Path(stored.path).parent
-    assert imgsim("query", *both, "--cluster", "local", crops[0]).returncode == 2
+    both = "-c", stored.path, "-c", make_collection(tmp_path / "empty")
+    alone = imgsim("query", "--json", *both, crops[0])
+    joint = imgsim("query", "--json", *both, "--cluster", "local", crops[0], timeout=100)
+    assert (joint.returncode, joint.stdout, joint.stderr) == (0, alone.stdout, alone.stderr)

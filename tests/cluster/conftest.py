@@ -1,0 +1,46 @@
+"""A real cluster on this machine: a head and nodes as processes."""
+
+import logging
+import os
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from imgsim.cluster import ray_cluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that does no work, and two nodes with a core each."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    soon = {"health_check_initial_delay_ms": 1_000, "health_check_period_ms": 1_000}
+    soon["health_check_failure_threshold"] = 8  # a node that was killed is missed in seconds
+    head = {"num_cpus": 0, "_system_config": soon}
+    running = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        running.add_node(num_cpus=1)
+    ray.init(running.address, log_to_driver=False, logging_level=logging.ERROR)
+    yield running
+    ray.shutdown()
+    running.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Whatever hangs ends soon."""
+    monkeypatch.setattr(ray_cluster, "PATIENCE", 60.0)
+
+
+def workers_of(cluster, name):
+    """Return the workers on nodes of the cluster whose process is called so."""
+    raylets = {
+        each.process.pid
+        for node in cluster.list_all_nodes()
+        for each in node.all_processes.get("raylet", [])
+    }
+    named = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"])
+    found = [each for each in named if each.info["cmdline"][0].startswith(f"ray::{name}")]
+    return [each for each in found if each.ppid() in raylets]
