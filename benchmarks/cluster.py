@@ -1,7 +1,7 @@
 """Measure a collection searched by workers of Ray on this machine, beside one process.
 
 The first embeddings of those that ``embeddings.py`` wrote are stored in segments of one size.
-``Searcher.search_embeddings`` and that of a collection on a cluster answer the same queries in turns,
+``Searcher.search_embeddings`` answers the same queries for one process and on a cluster, in turns,
 with 1, 2 and 4 shards; every answer is compared, id by id and bit by bit.
 """
 

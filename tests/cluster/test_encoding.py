@@ -149,7 +149,7 @@ def test_other_bits_are_refused(cluster, empty, pictures, monkeypatch):
     """As those of another kind of processor are; nothing of them is stored."""
     monkeypatch.setattr(workers, "probes", lambda _: b"other")
     with on(cluster, empty) as collection:
-        with pytest.raises(ClusterError, match="gives other last bits .* --allow-mixed"):
+        with pytest.raises(ClusterError, match=r"gives other last bits .* --allow-mixed"):
             collection.ingest(pictures)
         assert collection.info().images == 0
     with on(cluster, empty, allow_mixed=True) as collection:
@@ -179,7 +179,7 @@ def test_an_encoder_that_a_worker_cannot_load_is_told(cluster, empty, crops):
     encoder.path.rename(folder / "gone")
     with closing(workers.Workers(ClusterSettings(cluster.address))) as cluster_workers:
         encoding = cluster_workers.encoding(encoder, DecodeRules())
-        with pytest.raises(ClusterError, match="a worker failed: .*onnx: cannot be read: No such"):
+        with pytest.raises(ClusterError, match=r"a worker failed: .*onnx: cannot be read: No such"):
             next(encoding(crops))
 
 

@@ -205,7 +205,7 @@ def test_segments_are_dealt_out_by_their_size():
 
 def test_mistakes(stored, crops, monkeypatch):
     for settings in (("auto", -1), ("",)):
-        with pytest.raises(ValueError, match="shard|address"):
+        with pytest.raises(ValueError, match=r"shard|address"):
             ClusterSettings(*settings)
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
