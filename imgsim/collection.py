@@ -92,20 +92,20 @@ class Collection:
         device: Device = "auto",
         catalog: str = "",
         cluster: ClusterSettings | None = None,
+        storage: str = "",
     ) -> Self:
         """Open the collection in the directory ``path``; with ``create``, make it if there is none.
 
-        A new one has its catalog in a file, or in PostgreSQL at the address ``catalog``. The
-        machines of a ``cluster`` search and ingest, with the same answers.
+        A new one has its catalog in a file, or in PostgreSQL at the address ``catalog``, and its
+        segments in its folder, or also in the bucket ``storage``, as ``s3://photos/2026``.
+        The machines of a ``cluster`` search and ingest, with the same answers.
         ``device`` cuda lets a GPU train and compute embeddings, where there is one. These have
         other last bits than the CPU's, so stick to one device. With ``auto`` it trains alone.
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
         :class:`CollectionError` if the directory is something else, damaged, or of a newer imgsim.
         """
-        at = Path(absolute(os.fspath(path)))
-        return cls(
-            Directory.open(at, create=create, device=device, catalog=catalog, cluster=cluster)
-        )
+        at = Path(absolute(os.fspath(path))), create, catalog, storage
+        return cls(Directory.open(*at, device=device, cluster=cluster))
 
     @staticmethod
     def mend(path: PathLike) -> str:

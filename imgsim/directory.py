@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Self, get_args
 
+from imgsim.bucket import URL_NAME as STORAGE_NAME
+from imgsim.bucket import Bucket
 from imgsim.catalog import salvage
 from imgsim.catalog.catalog import Catalog
 from imgsim.catalog.postgres import URL_NAME, address, url_of
@@ -55,6 +57,7 @@ _OWN_NAMES = {
     f"{CATALOG}-wal",
     f"{CATALOG}-shm",
     URL_NAME,
+    STORAGE_NAME,
 }
 _SCRATCH = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _SWEPT = re.compile(rf"{FINGERPRINT.pattern}|{_SCRATCH.pattern}")
@@ -80,14 +83,16 @@ class Directory:
         cls,
         path: Path,
         create: bool,
+        catalog: str = "",
+        storage: str = "",
         *,
         device: Device = "auto",
-        catalog: str = "",
         cluster: ClusterSettings | None = None,
     ) -> Self:
         """Open the collection at ``path``, or create it there.
 
-        The catalog of a new one is a file in it, or in the database at the address ``catalog``.
+        The catalog of a new one is a file in it, or in the database at the address ``catalog``; its
+        segments are files in it, of which the bucket at the address ``storage`` has all.
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
         :class:`CollectionError` if the folder is something else, damaged, or of a newer imgsim;
         ValueError for a device that is none.
@@ -95,12 +100,7 @@ class Directory:
         if device not in get_args(Device):
             raise ValueError(f"{device}: must be one of {', '.join(get_args(Device))}")
         try:
-            url = url_of(path / CATALOG)
-            size = len(url) if url is not None else (path / CATALOG).stat().st_size
-            if catalog and url != address(catalog, path):
-                raise CollectionError(path, "has its catalog elsewhere; leave out --catalog")
-            if not size and any((path / SEGMENTS).glob("*.faiss")):
-                raise CollectionDamaged(path / CATALOG, "an SQLite database", "an empty file")
+            _require(path, catalog, storage)
         except (FileNotFoundError, NotADirectoryError) as error:
             if path.exists() and not path.is_dir():
                 raise CollectionNotFound(path, "is a file; a collection is a folder") from error
@@ -110,14 +110,14 @@ class Directory:
                     "there is no collection here; `imgsim train` and `imgsim encoder import` make "
                     "one, as does `Collection.open` with `create=True`",
                 ) from error
-            _new_collection(path, catalog)
+            _new_collection(path, catalog, storage)
         except PermissionError as error:
             raise CollectionForbidden(path, f"cannot be opened: {error.strerror}") from error
         except OSError as error:
             raise CollectionError(path, f"cannot be opened: {error.strerror}") from error
         _refuse_links(path)
         workers = Workers(cluster) if cluster else None
-        store = VectorStore(path / SEGMENTS)
+        store = _store(path)
         directory = cls(path, Catalog(path / CATALOG), store, device, workers)
         if directory.catalog.was_upgraded:
             with suppress(CollectionError, StoreError), directory.writing():
@@ -155,7 +155,7 @@ class Directory:
         here = partial(self.store.gallery, rows, dim, within.radius, snapshot.segment_ids)
         gallery: Searchable
         if self.workers:
-            common = Sharded(self.path / SEGMENTS, dim, within.radius)
+            common = Sharded(self.path / SEGMENTS, dim, within.radius, bucket_url(self.path))
             gallery = self.workers.gallery(common, rows, here)
         else:
             gallery = here()
@@ -231,6 +231,31 @@ class Directory:
             self.store.build_tables(segments, snapshot.segment_ids)
 
 
+def _require(path: Path, catalog: str, storage: str) -> None:
+    """Raise OSError where there is no collection, CollectionError where its parts are elsewhere."""
+    url = url_of(path / CATALOG)
+    size = len(url) if url is not None else (path / CATALOG).stat().st_size
+    if catalog and url != address(catalog, path):
+        raise CollectionError(path, "has its catalog elsewhere; leave out --catalog")
+    if storage and storage != bucket_url(path):
+        raise CollectionError(path, "has its segments elsewhere; leave out --storage")
+    if not size and any((path / SEGMENTS).glob("*.faiss")):
+        raise CollectionDamaged(path / CATALOG, "an SQLite database", "an empty file")
+
+
+def _store(path: Path) -> VectorStore:
+    url = bucket_url(path)
+    return VectorStore(path / SEGMENTS, Bucket(url, path) if url else None)
+
+
+def bucket_url(folder: Path) -> str:
+    """Return in which bucket the segments of a collection are; empty for its folder alone."""
+    try:
+        return (folder / STORAGE_NAME).read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
 def is_collection(folder: Path) -> bool:
     """Say whether a folder is a collection, as far as the names in it say."""
     has_catalog = (folder / CATALOG).exists() or (folder / URL_NAME).exists()
@@ -246,7 +271,7 @@ def mend(path: Path) -> str:
     if not (path / CATALOG).is_file():
         return ""  # opening it says what is wrong
     with writer_lock(path):
-        store = VectorStore(path / SEGMENTS)
+        store = _store(path)
         return salvage.mend(path / CATALOG, lambda: take_inventory(path / ENCODERS, store))
 
 
@@ -281,8 +306,8 @@ def _refuse_links(path: Path) -> None:
             raise CollectionError(path, f"{name} in it is a link, which imgsim does not follow")
 
 
-def _new_collection(directory: Path, catalog: str) -> None:
-    """Make an empty collection in a new or empty directory, its catalog there or at an address."""
+def _new_collection(directory: Path, catalog: str, storage: str) -> None:
+    """Make an empty collection in a new or empty directory, what belongs elsewhere at addresses."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         strangers = sorted(set(os.listdir(directory)) - _OWN_NAMES)
@@ -301,6 +326,10 @@ def _new_collection(directory: Path, catalog: str) -> None:
             if catalog:
                 with replacing(directory / URL_NAME) as temporary:
                     temporary.write_text(address(catalog, directory) + "\n")
+            if storage:
+                Bucket(storage, directory).prepare()
+                with replacing(directory / STORAGE_NAME) as temporary:
+                    temporary.write_text(storage + "\n")
             new = Catalog(directory / CATALOG)
             try:
                 new.refuse_another(directory)
@@ -308,7 +337,7 @@ def _new_collection(directory: Path, catalog: str) -> None:
                 new.close()
     except CollectionLocked:  # somebody else makes it
         raise
-    except CollectionError:
+    except (CollectionError, StoreError):
         with suppress(OSError):
             discard(directory)
         raise

@@ -47,9 +47,9 @@ def encoder_directory() -> Path:
     return directory
 
 
-def make_collection(path: Path) -> Path:
+def make_collection(path: Path, storage: str = "") -> Path:
     """Make an empty collection with the small encoder of the golden one."""
-    Collection.open(path, create=True).close()
+    Collection.open(path, create=True, storage=storage).close()
     encoder = encoder_directory()
     shutil.copytree(encoder, path / "encoders" / encoder.name)
     catalog = Catalog(path / "catalog.db")

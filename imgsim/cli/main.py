@@ -18,6 +18,7 @@ from imgsim.cli import map as curation_map
 from imgsim.cli.console import prepare_streams, say, show_warnings
 from imgsim.cli.options import Options
 from imgsim.errors import ImgsimError
+from imgsim.files import cache_folder
 from imgsim.options import Device
 from imgsim.text import printable
 
@@ -121,7 +122,7 @@ def main() -> None:
 
 def _keep_caches_together() -> None:
     """Let libraries write what they keep into imgsim's own cache, not all over the home folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imgsim"
+    home = cache_folder()
     for variable, folder in (("KERAS_HOME", "keras"), ("MPLCONFIGDIR", "matplotlib")):
         os.environ.setdefault(variable, str(home / folder))
 
@@ -161,6 +162,14 @@ def _options(
             show_default="a file in its folder",
         ),
     ] = "",
+    storage: Annotated[
+        str,
+        typer.Option(
+            metavar="s3://BUCKET/NAME",
+            help="Where a new collection keeps its segments; its folder has copies.",
+            show_default="its folder alone",
+        ),
+    ] = "",
     cluster: Annotated[
         str,
         typer.Option(
@@ -188,7 +197,7 @@ def _options(
 ) -> None:
     prepare_streams()
     show_warnings("imgsim.device")
-    ctx.obj = Options(collection, quiet, device, catalog, cluster)
+    ctx.obj = Options(collection, quiet, device, catalog, storage, cluster)
     for name, wanted in (("verbose", verbose), ("debug", debug)):
         if wanted:
             ctx.obj.take(name, value=True)

@@ -118,6 +118,7 @@ class Options:
     quiet: bool = False
     device: Device = "auto"
     catalog: str = ""
+    storage: str = ""
     cluster: str = ""
     allow_mixed: bool = False
     verbose: bool = False
@@ -142,6 +143,7 @@ class Options:
             create=create,
             device=self.device,
             catalog=self.catalog,
+            storage=self.storage,
             cluster=self.cluster_settings,
         )
 

@@ -1,7 +1,6 @@
 """The collection's embeddings: segment files that whoever owns the catalog names."""
 
 import logging
-import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,18 +34,12 @@ from imgsim.index.segment_file import (
     write_segment,
     write_table,
 )
+from imgsim.index.segment_folder import BOUNDS_END, EMBEDDINGS_END, Origin, SegmentFolder
 from imgsim.records import SEGMENT_NAME, Segment, SegmentRows
 from imgsim.results import Damage
 
 _LOG = logging.getLogger(__name__)
 
-_PROJECTION = "basis.npz"
-_ENDS = ".faiss", TABLE_END, ".bounds"
-_OLD_ENDS = (".ids.npy",)  # of schema 0004
-_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp")
-_OWN = re.compile(
-    rf"{SEGMENT_NAME.pattern}({'|'.join(map(re.escape, _ENDS + _OLD_ENDS))})|{_TEMPORARY.pattern}"
-)
 UNCERTAIN = -2
 """Whose row it is if its checksum is another."""
 
@@ -57,16 +50,21 @@ IdsOf = Callable[[Segment], NDArray[np.int64]]
 
 
 class VectorStore:
-    """Segment files in ``directory``.
+    """Segment files in ``directory``, or at the ``origin`` of those.
 
     A projection is fitted once there are ``fewest_fitted`` embeddings; segments of fewer than
     ``fewest_bounded`` go without bounds.
     """
 
     def __init__(
-        self, directory: Path, *, fewest_fitted: int = 2_048, fewest_bounded: int = 256
+        self,
+        directory: Path,
+        origin: Origin | None = None,
+        *,
+        fewest_fitted: int = 2_048,
+        fewest_bounded: int = 256,
     ) -> None:
-        self._directory = directory
+        self._files = SegmentFolder(directory, origin)
         self._fewest_fitted = fewest_fitted
         self._fewest_bounded = fewest_bounded
         self._choose_backend = BackendChoice()
@@ -77,8 +75,10 @@ class VectorStore:
         They exist once the catalog commits the segment; until then the files are garbage.
         """
         name = secrets.token_hex(8)
-        digest = write_segment(self._path(name), embeddings)
-        write_table(self._table_path(name), table_of(ids, embeddings))
+        path, table = self._path(name), self._table_path(name)
+        digest = write_segment(path, embeddings)
+        write_table(table, table_of(ids, embeddings))
+        self._files.publish(path, table)
         return Segment(name, len(embeddings), embeddings.shape[1], digest)
 
     def merge(self, parts: Sequence[tuple[Segment, NDArray[np.int64]]]) -> Segment | None:
@@ -93,9 +93,11 @@ class VectorStore:
         for segment, _ in parts:
             self._refuse_damage(segment)
         name, dim = secrets.token_hex(8), parts[0][0].dim
+        path, table = self._path(name), self._table_path(name)
         tables: list[NDArray[np.void]] = []
-        digest = write_blocks(self._path(name), len(ids), dim, self._merged(parts, tables))
-        write_table(self._table_path(name), np.concatenate(tables))
+        digest = write_blocks(path, len(ids), dim, self._merged(parts, tables))
+        write_table(table, np.concatenate(tables))
+        self._files.publish(path, table)
         return Segment(name, len(ids), dim, digest)
 
     def _merged(
@@ -142,7 +144,7 @@ class VectorStore:
         projection = self._projection(dim)
         counted = [each for each in rows if each.count]
         with ThreadPoolExecutor() as pool:  # the bounds are read to compare their checksums
-            bounds = pool.map(lambda each: self._bounds(each.segment, projection), counted)
+            bounds = pool.map(lambda each: self._fetched(each.segment, projection), counted)
             sources = [
                 Source(self._segment(each.segment, ids_of), each.excluded, found)
                 for each, found in zip(counted, bounds, strict=True)
@@ -155,6 +157,16 @@ class VectorStore:
         if without:
             self._note_without_bounds(without, len(sources), projection)
         return Gallery(sources, projection, dim, radius, self._choose_backend)
+
+    def _fetched(self, segment: Segment, projection: Projection | None) -> Bounds | None:
+        """Return the bounds of a segment, whose other files are here then, too."""
+        self._files.here(self._path(segment.name), segment.sha256)
+        self._files.here(self._table_path(segment.name))
+        return self._bounds(segment, projection)
+
+    def renew_projection(self) -> None:
+        """Copy the projection anew: of all files at the origin, it is the one that changes."""
+        self._files.renewed(self._files.projection)
 
     def _note_without_bounds(
         self, segments: Sequence[Segment], total: int, projection: Projection | None
@@ -177,7 +189,9 @@ class VectorStore:
                 self._write_table(segment, ids_of(segment))
 
     def _write_table(self, segment: Segment, ids: NDArray[np.int64]) -> None:
-        write_table(self._table_path(segment.name), self._right_table(segment, ids))
+        path = self._table_path(segment.name)
+        write_table(path, self._right_table(segment, ids))
+        self._files.publish(path)
 
     def _right_table(self, segment: Segment, ids: NDArray[np.int64]) -> NDArray[np.void]:
         """Return the table of a segment's rows, whose file of embeddings is sound."""
@@ -198,7 +212,7 @@ class VectorStore:
     def _table(self, segment: Segment) -> MappedTable | None:
         """Return the table of a segment's rows; None where the file is missing or cut short."""
         try:
-            return MappedTable(self._table_path(segment.name), segment.rows)
+            return MappedTable(self._files.here(self._table_path(segment.name)), segment.rows)
         except (OSError, ValueError):
             return None
 
@@ -213,22 +227,23 @@ class VectorStore:
         if not segments:
             return
         mapped = [self._segment(segment, ids_of) for segment in segments]
-        with writing(self._directory, "; all images are stored, but queries take longer"):
+        with writing(self._files.path, "; all images are stored, but queries take longer"):
             projection = self._projection(segments[0].dim)
             if projection is None or sum(map(len, mapped)) >= _GROWTH * projection.rows:
                 projection = self._new_projection(mapped, segments[0].dim)
             if projection is None or not projection.near:
                 return
             for segment, rows in zip(segments, mapped, strict=True):
-                path = self._bounds_path(segment.name)
+                path = self._files.here(self._bounds_path(segment.name))
                 if not are_there(path, segment.rows, projection):
                     starts = range(0, segment.rows, TILE)
                     blocks = (rows.span(start, start + TILE)[1] for start in starts)
                     write_bounds(path, segment.rows, projection, blocks)
+                    self._files.publish(path)
 
     def forget_projection(self) -> None:
         """Remove the projection, so that the next bounds are for one that is fitted anew."""
-        (self._directory / _PROJECTION).unlink(missing_ok=True)
+        self._files.drop(self._files.projection)
 
     def _new_projection(self, mapped: Sequence[MappedSegment], dim: int) -> Projection | None:
         """Fit and write a projection; None if there are too few embeddings yet."""
@@ -237,13 +252,14 @@ class VectorStore:
             return None
         _LOG.debug("fitting a projection to a sample of %d embeddings", rows)
         projection = fit_projection(_sample(mapped, sample_size(dim)), rows)
-        write_projection_file(self._directory / _PROJECTION, projection)
+        write_projection_file(self._files.projection, projection)
+        self._files.publish(self._files.projection)
         return projection
 
     def _projection(self, dim: int) -> Projection | None:
         """Return the projection of the bounds; None if there is no sound one of this dimension."""
         try:
-            return read_projection(self._directory / _PROJECTION, dim)
+            return read_projection(self._files.here(self._files.projection), dim)
         except (OSError, ValueError):
             return None
 
@@ -251,27 +267,21 @@ class VectorStore:
         """Return the bounds of a segment; None where they are missing, stale or cut short."""
         if projection is None:
             return None
-        try:
-            return Bounds(self._bounds_path(segment.name), segment.rows, projection)
-        except (OSError, ValueError):
-            return None
+        path = self._files.here(self._bounds_path(segment.name))
+        for _ in range(2):
+            with suppress(OSError, ValueError):
+                return Bounds(path, segment.rows, projection)
+            if not path.exists() or not self._files.renewed(path):
+                break
+        return None
 
     def sweep(self, segments: Iterable[str]) -> None:
-        """Remove the files that belong to none of the segments of these names.
-
-        Only the one writer may. Files with names that are not its own stay. While a segment is
-        missing, so do those of others, of which one may be it.
-        """
-        names = set(segments)
-        swept = _OWN if all(self._path(name).exists() for name in names) else _TEMPORARY
-        kept = {f"{name}{end}" for name in names for end in _ENDS}
-        for path in self._directory.iterdir():
-            if path.name not in kept and swept.fullmatch(path.name) and not path.is_dir():
-                path.unlink(missing_ok=True)
+        """Remove the files that belong to none of these segments; only the one writer may."""
+        self._files.sweep(segments)
 
     def found(self) -> Iterator[tuple[Segment, NDArray[np.int64]]]:
         """Yield every complete segment file, and what :meth:`noted_ids` says of it."""
-        for path in sorted(self._directory.glob("*.faiss")):
+        for path in self._files.found():
             with suppress(OSError, CollectionError):  # what cannot be read is not there
                 shape = read_shape(path)
                 if shape is not None and min(shape) > 0 and SEGMENT_NAME.fullmatch(path.stem):
@@ -318,7 +328,7 @@ class VectorStore:
 
     def _has_right_table(self, segment: Segment, ids: NDArray[np.int64]) -> bool:
         """Say whether the table, if there is one, is that of all rows that are images."""
-        if not self._table_path(segment.name).exists():
+        if not self._files.here(self._table_path(segment.name)).exists():
             return True
         noted, images = self.noted_ids(segment), ids >= 0
         return bool((noted > UNCERTAIN).all() and np.array_equal(noted[images], ids[images]))
@@ -345,14 +355,14 @@ class VectorStore:
         """Remove damaged bounds, which :meth:`build_bounds` makes anew; return how many."""
         damages = list(self._bounds_damages(segments))
         for damage in damages:
-            Path(damage.path).unlink()
+            self._files.drop(Path(damage.path))
         return len(damages)
 
     def _bounds_damages(self, segments: Sequence[Segment]) -> Iterator[Damage]:
         """Yield how the projection, or bounds under it, are not what was written."""
         if not segments:
             return
-        dim, path = segments[0].dim, self._directory / _PROJECTION
+        dim, path = segments[0].dim, self._files.projection
         projection = self._projection(dim)
         if projection is None:
             if path.exists():
@@ -360,7 +370,7 @@ class VectorStore:
                 yield Damage(str(path), expected, "something else")
             return
         for segment in segments:
-            path = self._bounds_path(segment.name)
+            path = self._files.here(self._bounds_path(segment.name))
             if not path.exists() or are_of_another(path, projection):
                 continue
             if self._bounds(segment, projection) is None:
@@ -368,22 +378,17 @@ class VectorStore:
                 yield Damage(str(path), expected, "something else")
 
     def _mapped(self, segment: Segment) -> MappedEmbeddings:
-        return MappedEmbeddings(self._path(segment.name), segment.rows, segment.dim)
+        path = self._files.here(self._path(segment.name), segment.sha256)
+        return MappedEmbeddings(path, segment.rows, segment.dim)
 
     def _table_path(self, name: str) -> Path:
-        return self._file(name, TABLE_END)
+        return self._files.file(name, TABLE_END)
 
     def _bounds_path(self, name: str) -> Path:
-        return self._file(name, ".bounds")
+        return self._files.file(name, BOUNDS_END)
 
     def _path(self, name: str) -> Path:
-        return self._file(name, ".faiss")
-
-    def _file(self, name: str, end: str) -> Path:
-        """Return where a file of a segment is; a damaged catalog may have any name."""
-        if not SEGMENT_NAME.fullmatch(name):
-            raise CollectionDamaged(self._directory, "segments named by 16 digits", repr(name))
-        return self._directory / f"{name}{end}"
+        return self._files.file(name, EMBEDDINGS_END)
 
 
 def _sample(mapped: Sequence[MappedSegment], most: int) -> NDArray[np.float32]:

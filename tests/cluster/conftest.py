@@ -13,9 +13,11 @@ from imgsim.cluster import ray_cluster
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head that does no work, and two nodes with a core each."""
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    """A head that does no work, and two nodes with a core each, with a cache of their own."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    former = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     soon = {"health_check_initial_delay_ms": 1_000, "health_check_period_ms": 1_000}
     soon["health_check_failure_threshold"] = 8  # a node that was killed is missed in seconds
     head = {"num_cpus": 0, "_system_config": soon}
@@ -26,6 +28,9 @@ def cluster() -> Iterator[Cluster]:
     yield running
     ray.shutdown()
     running.shutdown()
+    del os.environ["XDG_CACHE_HOME"]
+    if former is not None:
+        os.environ["XDG_CACHE_HOME"] = former
 
 
 @pytest.fixture(autouse=True)

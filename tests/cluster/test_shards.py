@@ -23,6 +23,7 @@ from imgsim import (
 )
 from imgsim.cluster import ray_cluster
 from imgsim.cluster.shards import balanced
+from imgsim.files import cache_folder
 from imgsim.records import Segment, SegmentRows
 from tests.cluster.conftest import workers_of
 from tests.conftest import make_collection
@@ -229,3 +230,26 @@ def test_the_command(imgsim, stored, crops, tmp_path):
     alone = imgsim("query", "--json", *both, crops[0])
     joint = imgsim("query", "--json", *both, "--cluster", "local", crops[0], timeout=100)
     assert (joint.returncode, joint.stdout, joint.stderr) == (0, alone.stdout, alone.stderr)
+
+
+def test_segments_in_a_bucket_are_copied_to_workers(cluster, tmp_path, crops):
+    """Each copies those that it searches, once; the answers are those of one process."""
+    path = make_collection(tmp_path / "c", f"file://{tmp_path}/bucket")
+    few = IngestSettings(batch=BatchLimits(images=12))
+    with Collection.open(path) as collection:
+        collection.ingest(crops, few)
+        with collection.searcher() as alone:
+            expected = answers(alone, crops)
+        for _ in range(2):
+            with sharded(path, cluster, 2) as searcher:
+                same(answers(searcher, crops), expected)
+        segment = next((tmp_path / "bucket").glob("*.faiss"))
+        copy = next(cache_folder().glob(f"segments/*/{segment.name}"))
+        assert copy.read_bytes() == segment.read_bytes()
+        segment.unlink()
+        copy.unlink()
+        with (
+            sharded(path, cluster, 2) as searcher,
+            pytest.raises(ClusterError, match=rf"a worker failed: .*{segment.name}"),
+        ):
+            searcher.search(crops[0])
