@@ -11,12 +11,15 @@ class ClusterSettings:
     of this machine alone. The collection's folder, and the images, are at the same paths on all
     machines. Segments are dealt out to up to ``shards`` workers (0: one for each machine), which
     use all cores of theirs. A worker that gives other last bits for the same pixels than this
-    machine, as another kind of processor does, ends an ingest, unless ``allow_mixed``.
+    machine, as another kind of processor does, ends an ingest, unless ``allow_mixed``. Copies of
+    segments that are in a bucket take up to ``cache_bytes`` of a machine's disk, or what those take
+    that are searched.
     """
 
     address: str
     shards: int = 0
     allow_mixed: bool = False
+    cache_bytes: int = 64 << 30
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -14,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.bucket import Bucket
+from imgsim.cluster.cache import cache_of, make_room
 from imgsim.cluster.ray_cluster import answers
 from imgsim.errors import StoreError
-from imgsim.files import cache_folder
 from imgsim.index.distance import Block, Nearest, checked_queries
 from imgsim.index.gallery import Gallery
 from imgsim.index.search import Answer
@@ -32,23 +31,23 @@ _AT_ONCE = 1_024  # queries
 class Sharded:
     """What all shards have in common: the folder of the segments, the same on all machines.
 
-    If they are in the bucket at ``url``, a machine keeps copies of those that it searches in its
-    own cache instead. Embeddings have ``dim`` values, and those within ``radius`` of a query are
-    found.
+    If they are in the bucket at ``url``, a machine keeps copies of those that it searches, in a
+    cache that takes up to ``cache_bytes``. Embeddings have ``dim`` values, and those within
+    ``radius`` of a query are found.
     """
 
     folder: Path
     dim: int
     radius: float
     url: str = ""
+    cache_bytes: int = 0
 
-    def store(self) -> VectorStore:
-        """Return the store of the segments on this machine."""
+    def store(self, rows: Sequence[SegmentRows]) -> VectorStore:
+        """Return the store of these segments on this machine."""
         if not self.url:
             return VectorStore(self.folder)
-        folder = cache_folder() / "segments" / sha256(self.url.encode()).hexdigest()[:16]
-        folder.mkdir(parents=True, exist_ok=True)
-        store = VectorStore(folder, Bucket(self.url, self.folder.parent))
+        make_room({each.segment.name for each in rows}, self.cache_bytes)
+        store = VectorStore(cache_of(self.url), Bucket(self.url, self.folder.parent))
         store.renew_projection()
         return store
 
@@ -57,7 +56,7 @@ class Shard:
     """What a worker searches: some segments."""
 
     def __init__(self, common: Sharded, rows: Sequence[SegmentRows]) -> None:
-        store = common.store()
+        store = common.store(rows)
         self._gallery: Gallery = store.gallery(rows, common.dim, common.radius, _no_ids)
 
     def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from threading import Lock
 from types import ModuleType
 
@@ -32,6 +33,7 @@ class Workers:
         self, common: Sharded, rows: Sequence[SegmentRows], here: Callable[[], Gallery]
     ) -> ShardedGallery:
         """Return the embeddings of some rows of segments; ``here`` opens them in this process."""
+        common = replace(common, cache_bytes=self._settings.cache_bytes)
         return ShardedGallery(self._join, self._settings.shards, common, rows, here)
 
     def encoding(self, encoder: Encoder, rules: DecodeRules) -> ClusterEncoding:

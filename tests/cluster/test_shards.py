@@ -1,5 +1,6 @@
 """A collection searched by the workers of a cluster."""
 
+import os
 import shutil
 import sys
 import threading
@@ -22,6 +23,7 @@ from imgsim import (
     SearchFilter,
 )
 from imgsim.cluster import ray_cluster
+from imgsim.cluster.cache import cache_of, make_room
 from imgsim.cluster.shards import balanced
 from imgsim.files import cache_folder
 from imgsim.records import Segment, SegmentRows
@@ -253,3 +255,26 @@ def test_segments_in_a_bucket_are_copied_to_workers(cluster, tmp_path, crops):
             pytest.raises(ClusterError, match=rf"a worker failed: .*{segment.name}"),
         ):
             searcher.search(crops[0])
+
+
+def test_the_cache_of_a_machine_has_a_limit(monkeypatch, tmp_path):
+    """What was used longest ago goes first; what is needed stays, and what was used just now."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names = "aa", "bb", "cc", "dd"
+    for age, name in enumerate(names):
+        path = cache_of(f"s3://photos/{age % 2}") / f"{name}.faiss"
+        path.write_bytes(bytes(100))
+        os.utime(path, (time.time() - 9_000 + 3_000 * age,) * 2)
+
+    def left():
+        return sorted(path.stem for path in tmp_path.glob("imgsim/segments/*/*"))
+
+    make_room({"aa"}, 400)
+    assert left() == ["aa", "bb", "cc", "dd"]
+    make_room({"aa"}, 350)
+    assert left() == ["aa", "cc", "dd"]
+    make_room({"dd"}, 0)
+    assert left() == ["aa", "cc", "dd"]
+    os.utime(next(tmp_path.glob("imgsim/segments/*/aa.faiss")), (1, 1))
+    make_room({"dd"}, 0)
+    assert left() == ["cc", "dd"]
