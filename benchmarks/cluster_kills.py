@@ -1,0 +1,189 @@
+"""Kill nodes of a Ray cluster in the midst of each kind of work, and compare what comes of it.
+
+A head without cores and three nodes with one each, as processes of this machine. The first
+embeddings of those that ``embeddings.py`` wrote are searched for one query, 100 and 1,000; lists of
+neighbours are made of fewer; pictures are ingested. At a random moment a node gets SIGKILL, and
+another joins. What comes of it is compared with what one process gives, id by id and bit by bit.
+"""
+
+import argparse
+import logging
+import os
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from made_up import fill
+from measure import median, print_table, write_json
+from numpy.typing import NDArray
+from ray import cluster_utils
+
+from imgsim import ClusterSettings, Collection, Searcher
+
+NODES = 3
+SEGMENT = 25_000  # images
+AT_ONCE = 1, 100, 1_000
+MISSED = {  # a node after 8 s, not half a minute
+    "health_check_initial_delay_ms": 1_000,
+    "health_check_period_ms": 1_000,
+    "health_check_failure_threshold": 8,
+}
+
+
+Work = tuple[Callable[[], object], object]
+"""What is done on the cluster, and what one process gives."""
+
+
+def main() -> None:
+    """Kill, compare, say how long it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--embeddings", required=True, type=Path, help="what embeddings.py wrote")
+    parser.add_argument("--images", required=True, type=Path, nargs="+")
+    parser.add_argument("--count", type=int, default=200_000)
+    parser.add_argument("--pairs", type=int, default=25_000, help="whose neighbours are listed")
+    parser.add_argument("--pictures", type=int, default=5_000)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    rows = np.load(options.embeddings / "embeddings.npy", mmap_mode="r")
+    queries = np.load(options.embeddings / "queries.npy")[: max(AT_ONCE)]
+    encoder = options.embeddings / "encoder.imgsim"
+    with tempfile.TemporaryDirectory() as scratch, closing(Nodes()) as nodes:
+        many, few = (
+            stored(Path(scratch) / str(count), encoder, rows[:count])
+            for count in (options.count, options.pairs)
+        )
+        work = searches(many, queries, nodes)
+        work[f"neighbours of {options.pairs:,}"] = lists(few, nodes)
+        paths = pictures(options.images, options.pictures)
+        work[f"ingest of {options.pictures:,}"] = ingest(Path(scratch), encoder, paths, nodes)
+        figures = {
+            name: killed(nodes, run, expected, options.kills)
+            for name, (run, expected) in work.items()
+        }
+    print_table(
+        [("work", "kills", "differ", "s undisturbed", "s with a node killed", "most")]
+        + [
+            (name, len(each["s"]), each["differ"], each["alone"], median(each["s"]), max(each["s"]))
+            for name, each in figures.items()
+        ]
+    )
+    write_json(options.json, {**figures})
+
+
+class Nodes:
+    """A cluster that this process has joined."""
+
+    def __init__(self) -> None:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        head = {"num_cpus": 0, "_system_config": MISSED}
+        self._cluster: Any = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(NODES):
+            self._cluster.add_node(num_cpus=1)
+        self.address: str = self._cluster.address
+        ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
+
+    def replace_one(self) -> None:
+        """Kill a node; another joins."""
+        self._cluster.remove_node(self._cluster.list_all_nodes()[1], allow_graceful=False)
+        self._cluster.add_node(num_cpus=1)
+
+    def close(self) -> None:
+        """End all."""
+        ray.shutdown()
+        self._cluster.shutdown()
+
+
+def stored(path: Path, encoder: Path, rows: NDArray[np.float32]) -> Path:
+    """Store embeddings in segments of one size."""
+    shutil.copytree(encoder, path)
+    fill(path, (rows[at : at + SEGMENT] for at in range(0, len(rows), SEGMENT)))
+    return path
+
+
+def pictures(folders: list[Path], count: int) -> list[str]:
+    """Return the paths of some pictures."""
+    found = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return [str(path) for path in found if path.suffix.lower() in {".jpg", ".jpeg", ".png"}][:count]
+
+
+def searches(path: Path, queries: NDArray[np.float32], nodes: Nodes) -> dict[str, Work]:
+    """Return the searches, for which workers are started each time, and their answers."""
+
+    def answer(searcher: Searcher, n: int) -> tuple[bytes, bytes]:
+        found = searcher.search_embeddings(queries[:n])
+        return found.ids.tobytes(), found.distances.tobytes()
+
+    def run(n: int) -> tuple[bytes, bytes]:
+        settings = ClusterSettings(nodes.address, NODES)
+        with Collection.open(path, cluster=settings) as collection, ExitStack() as opened:
+            searcher = opened.enter_context(collection.searcher())
+            until = time.monotonic() + 4
+            while True:
+                found = answer(searcher, n)
+                if time.monotonic() > until or found != answer(searcher, n):
+                    return found
+
+    with Collection.open(path) as collection, collection.searcher() as searcher:
+        return {f"search for {n:,}": (partial(run, n), answer(searcher, n)) for n in AT_ONCE}
+
+
+def lists(path: Path, nodes: Nodes) -> Work:
+    """Return how lists of neighbours are made, and what they should be."""
+
+    def run(settings: ClusterSettings | None) -> list[object]:
+        with Collection.open(path, cluster=settings) as collection:
+            return list(collection.neighbours(10))
+
+    return lambda: run(ClusterSettings(nodes.address, NODES)), run(None)
+
+
+def ingest(scratch: Path, encoder: Path, paths: list[str], nodes: Nodes) -> Work:
+    """Return how pictures are ingested, and what should be stored then."""
+
+    def run(settings: ClusterSettings | None) -> tuple[bytes, list[str]]:
+        path = scratch / "ingested"
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(encoder, path)
+        with Collection.open(path, cluster=settings) as collection:
+            collection.ingest(paths)
+            collection.export_embeddings(scratch / "rows.npz")
+        with np.load(scratch / "rows.npz") as rows:
+            return rows["embedding"].tobytes(), rows["path"].tolist()
+
+    return lambda: run(ClusterSettings(nodes.address)), run(None)
+
+
+def killed(nodes: Nodes, run: Callable[[], object], expected: object, kills: int) -> dict[str, Any]:
+    """Do some work again and again, and kill a node each time."""
+    began = time.monotonic()
+    differ = int(run() != expected)
+    alone = time.monotonic() - began
+    times = []
+    for number in range(kills):
+        moment = random.Random(number).uniform(0.1, 0.9) * alone
+
+        def kill(moment: float = moment) -> None:
+            time.sleep(moment)
+            nodes.replace_one()
+
+        thread = threading.Thread(target=kill)
+        began = time.monotonic()
+        thread.start()
+        differ += int(run() != expected)
+        times.append(time.monotonic() - began)
+        thread.join()
+    return {"alone": alone, "s": times, "differ": differ}
+
+
+if __name__ == "__main__":
+    main()
