@@ -29,7 +29,7 @@ if sys.platform == "win32":
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from imgsim.cluster_options import ClusterSettings
+    from imgsim.cluster_options import ClusterSettings, MilvusSettings
     from imgsim.collection import Collection
     from imgsim.curation.curation import Curation
     from imgsim.curation_options import DuplicateSettings, Folders, Keep
@@ -224,6 +224,7 @@ __all__ = [
     "Match",
     "MeanWithInterval",
     "MemberKind",
+    "MilvusSettings",
     "Mislabelled",
     "NotAnImage",
     "Outlier",

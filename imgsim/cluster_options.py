@@ -1,5 +1,6 @@
-"""Which machines work on a collection."""
+"""Which other machines work on a collection."""
 
+import re
 from dataclasses import dataclass
 
 
@@ -27,3 +28,20 @@ class ClusterSettings:
             raise ValueError("name the address of a cluster, auto or local")
         if self.shards < 0:
             raise ValueError("there must be at least 1 shard, or 0 for one for each machine")
+
+
+@dataclass(frozen=True)
+class MilvusSettings:
+    """A Milvus server that names candidates; imgsim's own distances rank them.
+
+    ``uri`` is its address, as ``http://milvus.example:19530``; its collections begin with ``name``.
+    ``MILVUS_TOKEN`` in the environment says who asks, if the server wants to know.
+    """
+
+    uri: str
+    name: str = "imgsim"
+
+    def __post_init__(self) -> None:
+        """Refuse what Milvus takes for no name."""
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", self.name):
+            raise ValueError("a name in Milvus has letters, digits and _, and begins with no digit")

@@ -6,13 +6,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsim import __version__
-from imgsim.cluster_options import ClusterSettings
+from imgsim.cluster_options import ClusterSettings, MilvusSettings
 from imgsim.curation.curation import Curation
 from imgsim.directory import Directory, mend
 from imgsim.encoder.embed import embed_images
@@ -28,7 +27,7 @@ from imgsim.jobs.facts import facts
 from imgsim.jobs.ingest import ingest, preview
 from imgsim.jobs.neighbours import NeighbourLists
 from imgsim.jobs.repair import damages, repair
-from imgsim.jobs.rows import write_lists, write_rows
+from imgsim.jobs.rows import fill_milvus, write_lists, write_rows
 from imgsim.jobs.watch import watch
 from imgsim.options import (
     MAX_PIXELS,
@@ -72,7 +71,7 @@ from imgsim.scores import AgreementReport, Evaluation
 from imgsim.searcher import Searcher
 
 
-class Collection:
+class Collection(AbstractContextManager["Collection"]):
     """A directory of embeddings, their encoder, and a catalog of the images.
 
     Use :meth:`open`, and close it or use it as a context manager. Paths that come back are absolute
@@ -91,14 +90,14 @@ class Collection:
         create: bool = False,
         device: Device = "auto",
         catalog: str = "",
-        cluster: ClusterSettings | None = None,
+        cluster: ClusterSettings | MilvusSettings | None = None,
         storage: str = "",
-    ) -> Self:
+    ) -> "Collection":
         """Open the collection in the directory ``path``; with ``create``, make it if there is none.
 
         A new one has its catalog in a file, or in PostgreSQL at the address ``catalog``, and its
         segments in its folder, or also in the bucket ``storage``, as ``s3://photos/2026``.
-        The machines of a ``cluster`` search and ingest, with the same answers.
+        A ``cluster`` of Ray searches and ingests, one of Milvus names what may be near.
         ``device`` cuda lets a GPU train and compute embeddings, where there is one. These have
         other last bits than the CPU's, so stick to one device. With ``auto`` it trains alone.
         Raises :class:`CollectionNotFound` if there is none and ``create`` is false, and other
@@ -124,9 +123,6 @@ class Collection:
     def close(self) -> None:
         """Close the catalog; whatever is asked of the collection raises ValueError from then on."""
         self._directory.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -312,6 +308,10 @@ class Collection:
         check_target(Path(path), EMBEDDINGS)
         return write_rows(self._directory, export.write_embeddings, Path(path))
 
+    def export_milvus(self, server: MilvusSettings, on_progress: Progress | None = None) -> int:
+        """Let a Milvus server have ids, paths and embeddings; return how many there are."""
+        return fill_milvus(self._directory, server, on_progress)
+
     def export_index(self, path: PathLike) -> int:
         """Write a FAISS ``IndexIDMap2`` to a .faiss file; return the row count."""
         check_target(Path(path), INDEXES)
@@ -338,8 +338,8 @@ class Collection:
         root = absolute(os.fspath(labelled))
         settings = settings or EvaluationSettings()
         notes, chosen = Notes(), self._directory.load_encoders(encoders)
-        wanted = [root] if images is None else listed(images)
-        found = find(wanted, settings.exclude, str(self.path), notes)
+        wanted = [root] if images is None else images
+        found = find(listed(wanted), settings.exclude, str(self.path), notes)
         evaluation = evaluate(chosen, root, found, settings, on_progress)
         return replace(evaluation, excluded=dict(notes.excluded))
 

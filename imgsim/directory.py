@@ -20,7 +20,7 @@ from imgsim.catalog.postgres import URL_NAME, address, url_of
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.cluster.shards import Sharded
 from imgsim.cluster.workers import Workers
-from imgsim.cluster_options import ClusterSettings
+from imgsim.cluster_options import ClusterSettings, MilvusSettings
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
 from imgsim.errors import (
     CollectionDamaged,
@@ -36,6 +36,7 @@ from imgsim.index.gallery import Searchable
 from imgsim.index.vector_store import VectorStore
 from imgsim.inventory import take_inventory
 from imgsim.locks import reading, sole_reader, writer_lock
+from imgsim.milvus import Milvus, MilvusGallery, state_of
 from imgsim.options import Device, SearchFilter
 from imgsim.records import FINGERPRINT, EncoderRecord, Inventory
 
@@ -69,7 +70,8 @@ _LOG = logging.getLogger(__name__)
 class Directory:
     """The folder of a collection: the catalog says what exists, the store has the embeddings.
 
-    Its encoders compute on ``device``. Where there are ``workers``, they search and encode.
+    Its encoders compute on ``device``. Where there are ``workers``, they search and encode; with
+    ``milvus``, a server names candidates.
     """
 
     path: Path
@@ -77,6 +79,7 @@ class Directory:
     store: VectorStore
     device: Device = "auto"
     workers: Workers | None = None
+    milvus: MilvusSettings | None = None
 
     @classmethod
     def open(
@@ -87,7 +90,7 @@ class Directory:
         storage: str = "",
         *,
         device: Device = "auto",
-        cluster: ClusterSettings | None = None,
+        cluster: ClusterSettings | MilvusSettings | None = None,
     ) -> Self:
         """Open the collection at ``path``, or create it there.
 
@@ -116,9 +119,10 @@ class Directory:
         except OSError as error:
             raise CollectionError(path, f"cannot be opened: {error.strerror}") from error
         _refuse_links(path)
-        workers = Workers(cluster) if cluster else None
+        workers = Workers(cluster) if isinstance(cluster, ClusterSettings) else None
+        milvus = cluster if isinstance(cluster, MilvusSettings) else None
         store = _store(path)
-        directory = cls(path, Catalog(path / CATALOG), store, device, workers)
+        directory = cls(path, Catalog(path / CATALOG), store, device, workers, milvus)
         if directory.catalog.was_upgraded:
             with suppress(CollectionError, StoreError), directory.writing():
                 directory.build_tables()  # or the next writer does
@@ -157,6 +161,9 @@ class Directory:
         if self.workers:
             common = Sharded(self.path / SEGMENTS, dim, within.radius, bucket_url(self.path))
             gallery = self.workers.gallery(common, rows, here)
+        elif self.milvus:
+            server = Milvus(self.milvus, state_of(snapshot.segment_rows()))
+            gallery = MilvusGallery(server, here(), within.radius)
         else:
             gallery = here()
         try:

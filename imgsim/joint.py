@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from imgsim.cluster_options import ClusterSettings
+from imgsim.cluster_options import ClusterSettings, MilvusSettings
 from imgsim.directory import Directory
 from imgsim.errors import EncoderMismatch, EncoderMissing, ImageError
 from imgsim.files import absolute
@@ -30,8 +30,8 @@ class JointSearcher:
     """Answers queries about several collections with the same encoder as if they were one.
 
     It sees each as it was when it was opened, as a :class:`Searcher` does. Use it as a context
-    manager, or close it. ``within`` restricts which images count; the machines of a ``cluster``
-    search. A file that several have stored is found in each of them, unless copies are left out.
+    manager, or close it. ``within`` restricts which images count; a ``cluster``
+    searches. A file that several have stored is found in each of them, unless copies are left out.
 
     Raises :class:`EncoderMismatch` if their embeddings are by different encoders, ValueError for
     no collection or the same one twice, and what :meth:`Collection.open` raises.
@@ -43,7 +43,7 @@ class JointSearcher:
         within: SearchFilter | None = None,
         *,
         device: Device = "auto",
-        cluster: ClusterSettings | None = None,
+        cluster: ClusterSettings | MilvusSettings | None = None,
     ) -> None:
         self._within = within or SearchFilter()
         folders = [Path(absolute(path)) for path in listed(paths)]

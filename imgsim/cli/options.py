@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgsim.cli.console import say, show_log, unmute_libraries
-from imgsim.cluster_options import ClusterSettings
+from imgsim.cluster_options import ClusterSettings, MilvusSettings
 from imgsim.errors import EncoderError, ImageError
 from imgsim.findings import LearntRadius
 from imgsim.options import Device, SearchFilter
@@ -121,6 +121,7 @@ class Options:
     storage: str = ""
     cluster: str = ""
     allow_mixed: bool = False
+    milvus: tuple[str, str] | None = None
     verbose: bool = False
     debug: bool = False
 
@@ -148,8 +149,10 @@ class Options:
         )
 
     @property
-    def cluster_settings(self) -> ClusterSettings | None:
+    def cluster_settings(self) -> ClusterSettings | MilvusSettings | None:
         """Return which machines do the work, if others than this one do."""
+        if self.milvus:
+            return MilvusSettings(*self.milvus)
         if not self.cluster:
             return None
         return ClusterSettings(self.cluster, allow_mixed=self.allow_mixed)

@@ -24,6 +24,7 @@ from imgsim.cli.options import (
     requested,
     told_left_out,
 )
+from imgsim.cluster_options import MilvusSettings
 from imgsim.errors import ImageError
 from imgsim.options import MAX_PIXELS, STORED_RULES, Damaged, SearchFilter
 from imgsim.output.listing import neighbour_rows
@@ -63,6 +64,17 @@ def query(
         QueryFormat, typer.Option("--format", help="How to print the matches.")
     ] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+    milvus: Annotated[
+        str,
+        typer.Option(
+            metavar="URI",
+            help="Let a Milvus server name what may be near; see `imgsim export milvus`.",
+            show_default="none",
+        ),
+    ] = "",
+    milvus_name: Annotated[
+        str, typer.Option(metavar="NAME", help="What its collections there begin with.")
+    ] = MilvusSettings.name,
     figure: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw the queries and matches: .png, .pdf or .svg."),
@@ -83,6 +95,7 @@ def query(
     of theirs. An answer without matches is no error; a line on stderr says why.
     """
     options: Options = ctx.obj
+    options.milvus = (milvus, milvus_name) if milvus else None
     for target, suffixes in ((figure, FIGURES), (page, PAGES)):
         if target is not None:
             check_target(target, suffixes)
@@ -178,6 +191,28 @@ def export_embeddings(ctx: typer.Context, output: Output) -> None:
     with options.open() as collection:
         rows = collection.export_embeddings(output)
     options.note(f"{rows:,} rows: {output}")
+
+
+@export_app.command("milvus")
+def export_milvus(
+    ctx: typer.Context,
+    uri: Annotated[str, typer.Argument(metavar="URI", help="As http://localhost:19530.")],
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="What its collections there begin with.")
+    ] = MilvusSettings.name,
+) -> None:
+    """Let a Milvus server have ids, paths and embeddings, for `query --milvus`.
+
+    What it had of the collection before goes when all is there. `pip install 'imgsim[milvus]'`.
+    """
+    options: Options = ctx.obj
+    try:
+        server = MilvusSettings(uri, name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    with options.open() as collection, progress_bar("milvus", quiet=options.quiet) as on_progress:
+        rows = collection.export_milvus(server, on_progress)
+    options.note(f"{rows:,} images: {uri}")
 
 
 @export_app.command("index")

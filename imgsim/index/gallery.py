@@ -1,6 +1,7 @@
 """The embeddings of all images at one instant."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from imgsim.index.projection import Projection
 from imgsim.index.scan_numpy import Backend
 from imgsim.index.search import Answer, Source
 from imgsim.index.searcher import SegmentSearcher
+from imgsim.records import unpacked
 
 
 class Searchable(Protocol):
@@ -63,3 +65,25 @@ class Gallery:
         """Yield ids and embeddings of all images in the order of segments, in bounded pieces."""
         for source in self._sources:
             yield from source.blocks()
+
+    def pick(self, ids: NDArray[np.int64]) -> Block:
+        """Return those of some ids (n,) whose images count, and their embeddings."""
+        found = [(np.empty(0, np.int64), np.empty((0, self.dim), np.float32))]
+        for source, (known, rows) in zip(self._sources, self._by_id, strict=True):
+            places = np.searchsorted(known, ids).clip(max=max(0, len(known) - 1))
+            mine = places[known[places] == ids] if len(known) else places[:0]
+            if len(mine):
+                found.append(source.segment.take(rows[mine]))
+        chosen, embeddings = map(np.concatenate, zip(*found, strict=True))
+        return chosen, embeddings
+
+    @cached_property
+    def _by_id(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Return for each source the ids of the rows that count, in order, and those rows."""
+        found = []
+        for source in self._sources:
+            rows = np.flatnonzero(~unpacked(source.excluded, len(source)))
+            ids = source.segment.stored.table["id"][rows]
+            order = np.argsort(ids)
+            found.append((ids[order], rows[order]))
+        return found

@@ -1,10 +1,15 @@
-"""What is exported: the stored embeddings, or the neighbours of each image, in a file."""
+"""What is exported: the stored embeddings, or the neighbours of each image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+from imgsim.cluster_options import MilvusSettings
 from imgsim.directory import Directory
+from imgsim.index.distance import Block
 from imgsim.jobs.neighbours import NeighbourLists, paths_of
+from imgsim.milvus import Milvus, state_of
 from imgsim.output.export import Embeddings, write_neighbours
 from imgsim.results import Progress
 
@@ -27,3 +32,25 @@ def write_lists(lists: NeighbourLists, on_progress: Progress | None, path: Path)
     with lists.directory.catalog.snapshot() as snapshot:
         longest = snapshot.longest_path()
     return write_neighbours(path, lists(on_progress), longest)
+
+
+def fill_milvus(
+    directory: Directory, settings: MilvusSettings, on_progress: Progress | None
+) -> int:
+    """Let a Milvus server have all embeddings, with ids and paths; return how many there are."""
+    here = replace(directory, workers=None, milvus=None)
+    with here.reading() as snapshot, here.gallery(snapshot) as gallery:
+        total = len(gallery)
+
+        def blocks() -> Iterator[tuple[Block, list[str]]]:
+            done = 0
+            for ids, rows in gallery.blocks():
+                names = paths_of(snapshot, ids.tolist())
+                yield (ids, rows), [names[number] for number in ids.tolist()]
+                done += len(ids)
+                if on_progress is not None:
+                    on_progress(done, total)
+
+        with closing(Milvus(settings, state_of(snapshot.segment_rows()))) as server:
+            server.fill(gallery.dim, blocks())
+    return total

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
-from imgsim.cluster_options import ClusterSettings
+from imgsim.cluster_options import ClusterSettings, MilvusSettings
 from imgsim.directory import Directory
 from imgsim.errors import ImgsimError
 from imgsim.files import absolute
@@ -28,7 +28,7 @@ def serve(
     settings: ServerSettings,
     on_start: Callable[[str], None],
     device: Device = "auto",
-    cluster: ClusterSettings | None = None,
+    cluster: ClusterSettings | MilvusSettings | None = None,
 ) -> None:
     """Serve the collection at ``path`` until the process is interrupted.
 

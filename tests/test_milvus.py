@@ -1,0 +1,131 @@
+"""Queries whose candidates a real Milvus server names."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from imgsim import (
+    BatchLimits,
+    Collection,
+    IngestSettings,
+    MilvusSettings,
+    SearchFilter,
+    StoreError,
+)
+from imgsim import milvus as candidates
+from tests.conftest import make_collection
+from tests.milvus_server import running_server
+
+pytest.importorskip("milvus")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running_server(tmp_path_factory.mktemp("milvus")) as address:
+        if address is None:
+            pytest.skip("no Milvus server starts here")
+        yield address
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, crops, server):
+    """Photographs, some of them many times; some are gone again. The server has the rest."""
+    folder = tmp_path_factory.mktemp("stored")
+    for number in range(90):
+        shutil.copy(crops[number % 2], folder / f"copy-{number}.jpg")
+    with Collection.open(make_collection(folder / "c")) as collection:
+        collection.ingest(crops, IngestSettings(batch=BatchLimits(images=20)))
+        collection.ingest(folder)
+        collection.remove(crops[20:23])
+        assert collection.export_milvus(MilvusSettings(server)) == 123
+        yield collection
+
+
+def same(collection, server, within, queries, k):
+    with (
+        Collection.open(collection.path, cluster=MilvusSettings(server)) as there,
+        there.searcher(within) as searcher,
+        collection.searcher(within) as alone,
+    ):
+        assert len(searcher) == len(alone)
+        found, expected = (each.search_embeddings(queries, k) for each in (searcher, alone))
+        assert np.array_equal(found.ids, expected.ids)
+        assert np.array_equal(found.distances, expected.distances)
+
+
+@pytest.mark.parametrize("k", [1, 9, 60, None])
+@pytest.mark.parametrize("kind", ["all", "distinct", "under", "radius", "none"])
+def test_the_answers_are_those_of_imgsim(stored, crops, server, kind, k):
+    """To the last bit: where more are equally near than the server is asked for at first, too."""
+    within = {
+        "all": SearchFilter(),
+        "distinct": SearchFilter(distinct=True, no_self=True),
+        "under": SearchFilter(not_under=stored.path.parent),
+        "radius": SearchFilter(radius=4.0),
+        "none": SearchFilter(under="/nowhere"),
+    }[kind]
+    far = np.full((2, 16), 1e4, np.float32)
+    far[1] = 0
+    same(stored, server, within, np.vstack([stored.embed(crops[:8]), far]), k)
+
+
+def test_what_it_lacks_is_noticed(stored, crops, server, imgsim, tmp_path):
+    """An image more or less, and it says so; the next export takes the place of the last."""
+    path = make_collection(tmp_path / "c")
+    settings = MilvusSettings(server, "other")
+    query = "query", "--milvus", server, "--milvus-name", "other", "--json", crops[3]
+    export = "export", "milvus", server, "--name", "other"
+    with Collection.open(path) as collection:
+        collection.ingest(crops[:9])
+        done = imgsim("-c", path, *query)
+        assert done.returncode == StoreError.exit_code
+        assert b"run `imgsim export milvus`" in done.stderr
+        for change in (lambda: collection.ingest(crops), lambda: collection.remove(crops[0])):
+            done = imgsim("-c", path, *export)
+            assert (done.returncode, done.stdout) == (0, b"")
+            assert (
+                imgsim("-c", path, *query).stdout
+                == imgsim("-c", path, "query", "--json", crops[3]).stdout
+            )
+            change()
+            with (
+                Collection.open(path, cluster=settings) as there,
+                pytest.raises(StoreError, match="as it is now"),
+            ):
+                there.query(crops[0])
+    same(stored, server, SearchFilter(), stored.embed(crops[:2]), 5)  # another name is another's
+
+
+def test_an_export_that_ends_early_is_none(crops, server, tmp_path):
+    path = make_collection(tmp_path / "c")
+    settings = MilvusSettings(server, "early")
+
+    def end(*_):
+        raise KeyboardInterrupt
+
+    with Collection.open(path) as collection:
+        collection.ingest(crops)
+        with pytest.raises(KeyboardInterrupt):
+            collection.export_milvus(settings, end)
+        with (
+            Collection.open(path, cluster=settings) as there,
+            pytest.raises(StoreError, match="run `imgsim export milvus`"),
+        ):
+            there.query(crops[0])
+        collection.export_milvus(settings)
+    with Collection.open(path, cluster=settings) as there:
+        assert there.query(crops[0], k=1)[0].matches[0].path == crops[0]
+
+
+def test_mistakes(stored, crops, imgsim, monkeypatch):
+    monkeypatch.setattr(candidates, "_PATIENCE", 1.0)
+    with (
+        Collection.open(stored.path, cluster=MilvusSettings("http://127.0.0.1:1")) as there,
+        pytest.raises(StoreError, match=r"^http://127.0.0.1:1: "),
+    ):
+        there.query(crops[0])
+    with pytest.raises(ValueError, match="letters"):
+        MilvusSettings("http://127.0.0.1:1", "no name")
+    done = imgsim("-c", stored.path, "export", "milvus", "nowhere", "--name", "1")
+    assert done.returncode == 2
