@@ -98,7 +98,6 @@ class Milvus:
                         unfinished,
                         [{"id": i, "path": _text(path), "embedding": row} for i, path, row in told],
                     )
-            self._client.flush(unfinished)
             self._client.drop_collection(self.name)
             self._client.rename_collection(unfinished, self.name)
             for other in self._client.list_collections():

@@ -30,6 +30,8 @@ def running_server(folder: Path) -> Iterator[str | None]:
         env=environment,
         text=True,
     ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
         line = process.stdout.readline().strip()
         yield f"http://127.0.0.1:{line}" if line.isdecimal() else None
         process.stdin.close()
