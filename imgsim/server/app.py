@@ -1,6 +1,7 @@
 """The application: routes, and what answers a request in a thread."""
 
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -83,11 +84,12 @@ class Counter:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, which is under way until all of the answer is sent."""
+        began = time.perf_counter()
         with self.desk.serving() as is_free:
             response = problem(503, "the server is busy; try again in a second")
             if is_free:
                 response = await self.desk.answer(self.endpoint, Request(scope, receive))
-            self.desk.note(self.endpoint, response)
+            self.desk.note(self.endpoint, response, time.perf_counter() - began)
             await response(scope, receive, send)
 
 
@@ -101,6 +103,7 @@ class Desk:
         self._limiter = anyio.CapacityLimiter(cores)
         self._under_way = 0
         self._answered: dict[tuple[str, int], int] = {}
+        self._seconds: dict[str, float] = {}
 
     @contextmanager
     def serving(self) -> Iterator[bool]:
@@ -111,17 +114,25 @@ class Desk:
         finally:
             self._under_way -= 1
 
-    def note(self, endpoint: Endpoint, response: Response) -> None:
-        """Count an answer."""
+    def note(self, endpoint: Endpoint, response: Response, seconds: float) -> None:
+        """Count an answer, which took so long until its first byte."""
         key = endpoint.path, response.status_code
         self._answered[key] = self._answered.get(key, 0) + 1
+        self._seconds[endpoint.path] = self._seconds.get(endpoint.path, 0) + seconds
 
     async def metrics(self, _: Request) -> Response:
         """Return what was answered so far, in the text format of Prometheus."""
         lines = ["# TYPE imgsim_responses counter"]
         for (path, status), count in sorted(self._answered.items()):
             lines.append(f'imgsim_responses{{path="{path}",status="{status}"}} {count}')
-        lines += ["# TYPE imgsim_under_way gauge", f"imgsim_under_way {self._under_way}"]
+        lines.append("# TYPE imgsim_seconds counter")
+        for path, seconds in sorted(self._seconds.items()):
+            lines.append(f'imgsim_seconds{{path="{path}"}} {seconds:.6f}')
+        for name, now in (
+            ("imgsim_under_way", self._under_way),
+            ("imgsim_waiting", max(0, self._under_way - self._limiter.total_tokens)),
+        ):
+            lines += [f"# TYPE {name} gauge", f"{name} {now:g}"]
         return PlainTextResponse("\n".join(lines) + "\n")
 
     async def answer(self, endpoint: Endpoint, request: Request) -> Response:

@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from imgsim.errors import (
+    ClusterError,
     CollectionError,
     EncoderError,
     ExtraMissing,
@@ -34,6 +35,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (RadiusUnknown, 409),
     (ExtraMissing, 501),
     (CollectionError, 503),
+    (ClusterError, 503),
     (StoreError, 503),
     (ManifestError, 409),
     (OutputError, 409),

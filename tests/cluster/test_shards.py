@@ -1,5 +1,6 @@
 """A collection searched by the workers of a cluster."""
 
+import json
 import os
 import shutil
 import sys
@@ -7,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from imgsim.files import cache_folder
 from imgsim.records import Segment, SegmentRows
 from tests.cluster.conftest import workers_of
 from tests.conftest import make_collection
+from tests.server.serving import served
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +235,23 @@ def test_the_command(imgsim, stored, crops, tmp_path):
     alone = imgsim("query", "--json", *both, crops[0])
     joint = imgsim("query", "--json", *both, "--cluster", "local", crops[0], timeout=100)
     assert (joint.returncode, joint.stdout, joint.stderr) == (0, alone.stdout, alone.stderr)
+
+
+def test_a_server_asks_the_workers(cluster, stored):
+    """They stay between requests, and the answers are those of a server without any."""
+
+    def ask(*options):
+        with served(stored.path, *options) as server:
+            found = [
+                json.load(urlopen(server.request(f"/api/v1/images/{number}/neighbours?k=5")))
+                for number in (1, 2, 3)
+            ]
+            shards = len(workers_of(cluster, "Shard"))
+        return found, shards
+
+    there, shards = ask("--cluster", cluster.address)
+    assert (there, 0) == ask()
+    assert shards == 2
 
 
 def test_segments_in_a_bucket_are_copied_to_workers(cluster, tmp_path, crops):

@@ -324,7 +324,11 @@ class TestImages:
         rows = map(json.loads, lines)
         assert [(r["image_id"], r["neighbour_id"], r["distance"]) for r in rows] == expected
         answer = client.get("/api/v1/neighbours?k=3&form=arrow")
-        assert "imgsim_under_way 0" in client.get("/api/v1/metrics").text
+        told = client.get("/api/v1/metrics").text.splitlines()
+        assert {"imgsim_under_way 0", "imgsim_waiting 0"} <= {*told}
+        assert 'imgsim_responses{path="/neighbours",status="200"} 2' in told
+        (took,) = (each for each in told if each.startswith('imgsim_seconds{path="/neighbours"} '))
+        assert 0 < float(took.split()[1]) < 60
         table = pa.ipc.open_stream(answer.content).read_all()
         columns = (table[name].to_pylist() for name in ("image_id", "neighbour_id", "distance"))
         assert [*zip(*columns, strict=True)] == expected
