@@ -1,9 +1,9 @@
 """Kill nodes of a Ray cluster in the midst of each kind of work, and compare what comes of it.
 
-A head without cores and three nodes with one each, as processes of this machine. The first
+A head without cores and four nodes with one each, as processes of this machine; three shards. The first
 embeddings of those that ``embeddings.py`` wrote are searched for one query, 100 and 1,000; lists of
-neighbours are made of fewer; pictures are ingested. At a random moment a node gets SIGKILL, and
-another joins. What comes of it is compared with what one process gives, id by id and bit by bit.
+neighbours are made of fewer; pictures are ingested. At a random moment a node gets SIGKILL;
+another joins when the work is done. What comes of it is compared with what one process gives, id by id and bit by bit.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from ray import cluster_utils
 
 from imgsim import ClusterSettings, Collection, Searcher
 
-NODES = 3
+SHARDS = 3
 SEGMENT = 25_000  # images
 AT_ONCE = 1, 100, 1_000
 MISSED = {  # a node after 8 s, not half a minute
@@ -87,15 +87,19 @@ class Nodes:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         head = {"num_cpus": 0, "_system_config": MISSED}
         self._cluster: Any = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(NODES):
+        for _ in range(SHARDS + 1):
             self._cluster.add_node(num_cpus=1)
         self.address: str = self._cluster.address
         ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
 
-    def replace_one(self) -> None:
-        """Kill a node; another joins."""
+    def kill_one(self) -> None:
+        """Kill a node."""
         self._cluster.remove_node(self._cluster.list_all_nodes()[1], allow_graceful=False)
+
+    def add_one(self) -> None:
+        """Let a node join."""
         self._cluster.add_node(num_cpus=1)
+        self._cluster.wait_for_nodes()
 
     def close(self) -> None:
         """End all."""
@@ -124,7 +128,7 @@ def searches(path: Path, queries: NDArray[np.float32], nodes: Nodes) -> dict[str
         return found.ids.tobytes(), found.distances.tobytes()
 
     def run(n: int) -> tuple[bytes, bytes]:
-        settings = ClusterSettings(nodes.address, NODES)
+        settings = ClusterSettings(nodes.address, SHARDS)
         with Collection.open(path, cluster=settings) as collection, ExitStack() as opened:
             searcher = opened.enter_context(collection.searcher())
             until = time.monotonic() + 4
@@ -144,7 +148,7 @@ def lists(path: Path, nodes: Nodes) -> Work:
         with Collection.open(path, cluster=settings) as collection:
             return list(collection.neighbours(10))
 
-    return lambda: run(ClusterSettings(nodes.address, NODES)), run(None)
+    return lambda: run(ClusterSettings(nodes.address, SHARDS)), run(None)
 
 
 def ingest(scratch: Path, encoder: Path, paths: list[str], nodes: Nodes) -> Work:
@@ -174,7 +178,7 @@ def killed(nodes: Nodes, run: Callable[[], object], expected: object, kills: int
 
         def kill(moment: float = moment) -> None:
             time.sleep(moment)
-            nodes.replace_one()
+            nodes.kill_one()
 
         thread = threading.Thread(target=kill)
         began = time.monotonic()
@@ -182,6 +186,8 @@ def killed(nodes: Nodes, run: Callable[[], object], expected: object, kills: int
         differ += int(run() != expected)
         times.append(time.monotonic() - began)
         thread.join()
+        nodes.add_one()
+        print(f"kill {number}: {times[-1]:.1f} s, {differ} differ", flush=True)
     return {"alone": alone, "s": times, "differ": differ}
 
 
