@@ -1,17 +1,23 @@
-"""Measure a collection searched by workers of Ray on this machine, beside one process.
+"""Measure a collection that workers of Ray search and ingest on this machine, beside one process.
 
 The first embeddings of those that ``embeddings.py`` wrote are stored in segments of one size.
-``Searcher.search_embeddings`` answers the same queries for one process and on a cluster, in turns,
-with 1, 2 and 4 shards; every answer is compared, id by id and bit by bit.
+``Searcher.search_embeddings`` answers the same queries for one process and on a cluster, with 1, 2
+and 4 shards, and with candidates from a Milvus server if one starts, in turns with FAISS's
+``IndexFlatL2``. Every answer of imgsim is compared, id by id and bit by bit. With ``--images``,
+these are also ingested, by one process and by workers, as a command of its own each.
 """
 
 import argparse
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import faiss
 import numpy as np
 import psutil
 import ray
@@ -19,35 +25,50 @@ from made_up import fill
 from measure import median, print_table, write_json
 from numpy.typing import NDArray
 
-from imgsim import ClusterSettings, Collection, Searcher
+from imgsim import ClusterSettings, Collection, MilvusSettings, Searcher
 
 K = 10
 AT_ONCE = 1, 10, 100, 1_000
 SHARDS = 1, 2, 4
 SEGMENT = 25_000  # images, so that shards are of one size
+INGESTS = 3
+
+Search = Callable[[NDArray[np.float32]], object]
 
 
 def main() -> None:
-    """Store, join, search, compare."""
+    """Store, join, search, compare; ingest."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--embeddings", required=True, type=Path, help="what embeddings.py wrote")
     parser.add_argument("--count", type=int, default=200_000)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--images", type=Path, nargs="*", default=[])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     rows = np.load(options.embeddings / "embeddings.npy", mmap_mode="r")[: options.count]
     queries = np.load(options.embeddings / "queries.npy")[: max(AT_ONCE)]
+    encoder = options.embeddings / "encoder.imgsim"
+    ingests = ingested(encoder, options.images) if options.images else {}
     ray.init("local", num_cpus=sum(SHARDS), include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as opened:
         path = Path(scratch) / "c.imgsim"
-        shutil.copytree(options.embeddings / "encoder.imgsim", path)
+        shutil.copytree(encoder, path)
         fill(path, (rows[at : at + SEGMENT] for at in range(0, len(rows), SEGMENT)))
         searchers = {"one process": opened.enter_context(Collection.open(path).searcher())}
         for shards in SHARDS:
             settings = ClusterSettings("local", shards)
             collection = opened.enter_context(Collection.open(path, cluster=settings))
             searchers[f"{shards} shards"] = opened.enter_context(collection.searcher())
-        times, wrong = measured(searchers, queries, options.repeats)
+        server = opened.enter_context(milvus(Path(scratch) / "milvus"))
+        if server is not None:
+            opened.enter_context(Collection.open(path)).export_milvus(server)
+            collection = opened.enter_context(Collection.open(path, cluster=server))
+            searchers["Milvus, ranked by imgsim"] = opened.enter_context(collection.searcher())
+        index = faiss.IndexFlatL2(rows.shape[1])
+        index.add(np.ascontiguousarray(rows))
+        times, wrong = measured(
+            searchers, {"faiss": lambda q: index.search(q, K)}, queries, options
+        )
         memory = resident()
     figures = {name: {n: median(ms) for n, ms in each.items()} for name, each in times.items()}
     print(f"{rows.shape[0]:,} x {rows.shape[1]}, k={K}; ms a query; {wrong} answers differ\n")
@@ -56,30 +77,85 @@ def main() -> None:
         + [(name, *(each[n] for n in AT_ONCE)) for name, each in figures.items()]
     )
     print(f"\nMB besides mapped files: {memory}")
-    write_json(options.json, {"ms": figures, "differ": wrong, "mb": memory})
+    print("".join(f"ingest, {name}: {median(s):.1f} s\n" for name, s in ingests.items()))
+    write_json(
+        options.json, {"ms": figures, "differ": wrong, "mb": memory, "ingest_s": {**ingests}}
+    )
+
+
+def ingested(encoder: Path, images: list[Path]) -> dict[str, list[float]]:
+    """Return how long commands took that ingest images, in turns."""
+    times: dict[str, list[float]] = {"one process": [], "workers": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "c.imgsim"
+        for _ in range(INGESTS):
+            for name, values in times.items():
+                shutil.rmtree(path, ignore_errors=True)
+                shutil.copytree(encoder, path)
+                how = ["--cluster", "local"] if name == "workers" else []
+                command = [
+                    sys.executable,
+                    "-m",
+                    "imgsim",
+                    "-q",
+                    "-c",
+                    path,
+                    *how,
+                    "ingest",
+                    *images,
+                ]
+                began = time.perf_counter()
+                subprocess.run(command, check=True)
+                values.append(time.perf_counter() - began)
+    return times
+
+
+@contextmanager
+def milvus(folder: Path) -> Iterator[MilvusSettings | None]:
+    """Run a Milvus server, where one is installed and starts."""
+    try:
+        from milvus import MilvusServer  # noqa: PLC0415 - it may not be there
+    except ImportError:
+        yield None
+        return
+    server = MilvusServer()
+    server.set_base_dir(str(folder))
+    server.start()
+    try:
+        yield MilvusSettings(f"http://127.0.0.1:{server.listen_port}")
+    finally:
+        server.stop()
 
 
 def measured(
-    searchers: dict[str, Searcher], queries: NDArray[np.float32], repeats: int
+    searchers: dict[str, Searcher],
+    peers: dict[str, Search],
+    queries: NDArray[np.float32],
+    options: argparse.Namespace,
 ) -> tuple[dict[str, dict[int, list[float]]], int]:
     """Return milliseconds a query by searcher and how many at once, and how many answers differ."""
-    times = {name: {n: list[float]() for n in AT_ONCE} for name in searchers}
+    times = {name: {n: list[float]() for n in AT_ONCE} for name in (*searchers, *peers)}
     wrong = 0
     for searcher in searchers.values():
         searcher.search_embeddings(queries, k=K)  # from now on with compiled scans
     for n in AT_ONCE:
-        for number in range(repeats + 1):
+        for number in range(options.repeats + 1):
             start = number * n % (len(queries) - n + 1)
-            expected = None
+            part, expected = queries[start : start + n], None
             for name, searcher in searchers.items():
                 began = time.perf_counter()
-                found = searcher.search_embeddings(queries[start : start + n], k=K)
+                found = searcher.search_embeddings(part, k=K)
                 took = 1e3 * (time.perf_counter() - began) / n
                 if number:
                     times[name][n].append(took)
                 expected = expected or found
                 wrong += not np.array_equal(found.ids, expected.ids)
                 wrong += not np.array_equal(found.distances, expected.distances)
+            for name, search in peers.items():
+                began = time.perf_counter()
+                search(part)
+                if number:
+                    times[name][n].append(1e3 * (time.perf_counter() - began) / n)
     return times, wrong
 
 
