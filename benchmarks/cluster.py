@@ -93,7 +93,7 @@ def ingested(encoder: Path, images: list[Path]) -> dict[str, list[float]]:
                 shutil.rmtree(path, ignore_errors=True)
                 shutil.copytree(encoder, path)
                 how = ["--cluster", "local"] if name == "workers" else []
-                command = [
+                command: list[str | Path] = [
                     sys.executable,
                     "-m",
                     "imgsim",

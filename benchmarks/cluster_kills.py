@@ -3,7 +3,7 @@
 A head without cores and four nodes with one each, as processes of this machine; three shards. The
 first embeddings of those that ``embeddings.py`` wrote are searched for one query, 100 and 1,000;
 lists of neighbours are made of fewer; pictures are ingested. At a random moment a node gets
-SIGKILL; another joins when the work is done. What comes of it is compared with what one process
+SIGKILL that has a worker; another joins when the work is done. What comes of it is compared with what one process
 gives, id by id and bit by bit.
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 from made_up import fill
 from measure import median, print_table, write_json
@@ -31,6 +32,7 @@ from ray import cluster_utils
 from imgsim import ClusterSettings, Collection, Searcher
 
 SHARDS = 3
+WORKERS = "ray::Shard", "ray::_encoded"  # what their processes are called
 SEGMENT = 25_000  # images
 AT_ONCE = 1, 100, 1_000
 MISSED = {  # a node after 8 s, not half a minute
@@ -94,8 +96,16 @@ class Nodes:
         ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
 
     def kill_one(self) -> None:
-        """Kill a node."""
-        self._cluster.remove_node(self._cluster.list_all_nodes()[1], allow_graceful=False)
+        """Kill a node with a worker that searches or encodes, as soon as there is one."""
+        while True:
+            named = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"])
+            busy = [each for each in named if each.info["cmdline"][0].startswith(WORKERS)]
+            parents = {each.ppid() for each in busy}
+            for node in self._cluster.list_all_nodes()[1:]:
+                if parents & {each.process.pid for each in node.all_processes["raylet"]}:
+                    self._cluster.remove_node(node, allow_graceful=False)
+                    return
+            time.sleep(0.01)
 
     def add_one(self) -> None:
         """Let a node join."""
