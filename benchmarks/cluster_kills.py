@@ -2,9 +2,9 @@
 
 A head without cores and four nodes with one each, as processes of this machine; three shards. The
 first embeddings of those that ``embeddings.py`` wrote are searched for one query, 100 and 1,000;
-lists of neighbours are made of fewer; pictures are ingested. At a random moment a node gets
-SIGKILL that has a worker; another joins when the work is done. What comes of it is compared with what one process
-gives, id by id and bit by bit.
+lists of neighbours are made of fewer; pictures are ingested. At a random moment a node that has a
+worker gets SIGKILL; another joins when the work is done. What comes of it is compared with what one
+process gives, id by id and bit by bit.
 """
 
 import argparse
