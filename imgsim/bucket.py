@@ -2,9 +2,14 @@
 
 import hashlib
 import re
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from imgsim.errors import CollectionDamaged, CollectionError, StoreError
 from imgsim.files import replacing, writing
@@ -12,95 +17,149 @@ from imgsim.files import replacing, writing
 URL_NAME = "segments.url"
 """The file in a collection's folder that says in which bucket its segments are."""
 
+_OWNER = "imgsim.owner"  # the file in a bucket that says whose it is
 _BLOCK = 4 << 20
 _DETAILS = re.compile(r"(\. |; Details| \(Request ID).*")
-_CREDENTIALS = re.compile(r"//[^/?]*@|(access|secret)_key=")
+_HARMLESS = {"region", "scheme", "endpoint_override", "enable_tls"}
+_LOCAL = "file"
 
 
+@dataclass(frozen=True)
 class Bucket:
-    """The whole files below ``url``, as Arrow reads it: ``s3://bucket/photos``, ``gs://...``.
+    """The whole files below ``url``, as Arrow reads it, of the collection with the id ``owner``."""
 
-    Raises :class:`CollectionError` for ``path``, the collection, if the address is none.
-    """
+    url: str
+    owner: str
 
-    def __init__(self, url: str, path: Path) -> None:
-        if "://" not in url:
-            raise CollectionError(path, "the address of its segments must be like s3://bucket/name")
-        if _CREDENTIALS.search(url):
-            raise CollectionError(
-                path, "keep credentials out of the address: the environment has them"
-            )
-        from pyarrow.fs import FileSystem  # noqa: PLC0415 - a tenth of a second that few need
-
+    @classmethod
+    def noted(cls, folder: Path) -> "Bucket | None":
+        """Return the bucket of the collection in a folder; None if it has none."""
         try:
-            self._system, prefix = FileSystem.from_uri(url)
-        except (ValueError, OSError, NotImplementedError) as error:
-            raise CollectionError(path, f"the address of its segments is none: {error}") from error
-        self._prefix, self.url = prefix.rstrip("/"), url
-        self._shown = url.partition("?")[0].rstrip("/")
+            url, owner = (folder / URL_NAME).read_text(encoding="utf-8").split()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise CollectionError(folder, f"{URL_NAME} does not say where segments are") from error
+        return cls(url, owner)
 
-    def prepare(self) -> None:
-        """Write and remove a file, so that whoever may not learns it now.
+    @classmethod
+    def claimed(cls, url: str, folder: Path) -> "Bucket":
+        """Make what is empty the bucket of the collection in a folder.
 
-        Raises :class:`StoreError` also if there are files: they would be swept.
+        Raises :class:`CollectionError` for what is no address, and :class:`StoreError` if there are
+        files, which would be swept, or if nothing can be written.
         """
-        if self.names():
-            raise StoreError(f"{self._shown}: is not empty; name another for a new collection")
-        with self._asking(""):
-            self._system.create_dir(self._prefix)
-            with self._system.open_output_stream(f"{self._prefix}/.new") as file:
-                file.write(b"")
-        self.remove(".new")
+        _refuse_secrets(url, folder)
+        bucket = cls(url, secrets.token_hex(16))
+        try:
+            _ = bucket._files
+        except ValueError as error:
+            raise CollectionError(folder, f"the address of its segments: {error}") from error
+        if bucket._listed():
+            raise StoreError(f"{bucket._shown}: is not empty; name another for a new collection")
+        with bucket._asking(""):
+            system, prefix = bucket._files
+            system.create_dir(prefix)
+            with system.open_output_stream(f"{prefix}/{_OWNER}") as file:
+                file.write(bucket.owner.encode())
+        with replacing(folder / URL_NAME) as temporary:
+            temporary.write_text(f"{url}\n{bucket.owner}\n")
+        return bucket
 
     def names(self) -> set[str]:
-        """Return the names of all files."""
-        from pyarrow.fs import FileSelector, FileType  # noqa: PLC0415 - as above
-
-        with self._asking(""):
-            found = self._system.get_file_info(FileSelector(self._prefix, allow_not_found=True))
-        return {each.base_name for each in found if each.type == FileType.File}
+        """Return the names of all files, or raise :class:`StoreError` if they are another's."""
+        system, prefix = self._files
+        with self._asking(_OWNER):
+            try:
+                owner = system.open_input_stream(f"{prefix}/{_OWNER}").read().decode()
+            except FileNotFoundError:
+                owner = ""
+        if owner != self.owner:
+            raise StoreError(f"{self._shown}: belongs to another collection; nothing is changed")
+        return self._listed() - {_OWNER}
 
     def get(self, target: Path, sha256: str = "") -> None:
         """Copy the file that is called as ``target`` to there; do nothing if there is none.
 
         With its ``sha256``, a file that has another raises :class:`CollectionDamaged`.
         """
-        digest, name = hashlib.sha256(), target.name
-        try:
-            with (
-                self._asking(name),
-                self._system.open_input_stream(f"{self._prefix}/{name}") as source,
-                writing(target),
-                replacing(target) as temporary,
-                temporary.open("wb") as file,
-            ):
-                while block := source.read(_BLOCK):
+        digest, blocks = hashlib.sha256(), self._blocks(target.name)
+        first = next(blocks, None)
+        if first is None:
+            return
+        with writing(target), replacing(target) as temporary:
+            with temporary.open("wb") as file:
+                for block in (first, *blocks):
                     digest.update(block)
                     file.write(block)
-                file.close()
-                if sha256 not in {"", digest.hexdigest()}:
-                    expected, found = f"sha256 {sha256}", f"sha256 {digest.hexdigest()}"
-                    raise CollectionDamaged(Path(f"{self._shown}/{name}"), expected, found)
-        except FileNotFoundError:
-            return
+            if sha256 not in {"", digest.hexdigest()}:
+                expected, found = f"sha256 {sha256}", f"sha256 {digest.hexdigest()}"
+                raise CollectionDamaged(Path(f"{self._shown}/{target.name}"), expected, found)
 
     def put(self, path: Path) -> None:
         """Copy a file to here; it is here wholly or not at all."""
-        with (
-            self._asking(path.name),
-            path.open("rb") as file,
-            self._system.open_output_stream(f"{self._prefix}/{path.name}") as target,
-        ):
-            while block := file.read(_BLOCK):
-                target.write(block)
+        system, prefix = self._files
+        target = f"{prefix}/{path.name}"
+        if self.url.startswith(f"{_LOCAL}:"):
+            with writing(Path(target)), replacing(Path(target)) as temporary:
+                temporary.write_bytes(path.read_bytes())
+            return
+        is_whole = False
+        try:
+            with (
+                self._asking(path.name),
+                path.open("rb") as file,
+                system.open_output_stream(target) as stream,
+            ):
+                while block := file.read(_BLOCK):
+                    stream.write(block)
+            is_whole = True
+        finally:
+            if not is_whole:  # to close a stream is to store what was written
+                with suppress(StoreError):
+                    self.remove(path.name)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is here."""
-        with self._asking(name):
-            try:
-                self._system.delete_file(f"{self._prefix}/{name}")
-            except FileNotFoundError:
-                return
+        system, prefix = self._files
+        with self._asking(name), suppress(FileNotFoundError):
+            system.delete_file(f"{prefix}/{name}")
+
+    @cached_property
+    def _files(self) -> tuple[Any, str]:
+        """Return Arrow's file system, and where in it the files are.
+
+        Raises ValueError for what is no address.
+        """
+        from pyarrow.fs import FileSystem  # noqa: PLC0415 - a tenth of a second that few need
+
+        with self._asking(""):
+            system, prefix = FileSystem.from_uri(self.url)
+        return system, prefix.rstrip("/")
+
+    @property
+    def _shown(self) -> str:
+        return self.url.partition("?")[0].rstrip("/")
+
+    def _listed(self) -> set[str]:
+        from pyarrow.fs import FileSelector, FileType  # noqa: PLC0415 - as above
+
+        system, prefix = self._files
+        with self._asking(""):
+            found = system.get_file_info(FileSelector(prefix, allow_not_found=True))
+        return {each.base_name for each in found if each.type == FileType.File}
+
+    def _blocks(self, name: str) -> Iterator[bytes]:
+        """Yield the blocks of a file, one at least; nothing if there is none."""
+        system, prefix = self._files
+        with (
+            self._asking(name),
+            suppress(FileNotFoundError),
+            system.open_input_stream(f"{prefix}/{name}") as source,
+        ):
+            yield source.read(_BLOCK)
+            while block := source.read(_BLOCK):
+                yield block
 
     @contextmanager
     def _asking(self, name: str) -> Iterator[None]:
@@ -112,3 +171,18 @@ class Bucket:
         except OSError as error:
             said = _DETAILS.sub("", str(error).splitlines()[0])
             raise StoreError(f"{self._shown}/{name}: {said}") from error
+
+
+def _refuse_secrets(url: str, path: Path) -> None:
+    """Raise :class:`CollectionError` for an address that has more in it than where files are."""
+    if "://" not in url:
+        raise CollectionError(path, "the address of its segments must be like s3://bucket/name")
+    parts = urlsplit(url)
+    is_named = parts.password is not None or (parts.scheme == "s3" and "@" in parts.netloc)
+    more = sorted({name for name, _ in parse_qsl(parts.query, True)} - _HARMLESS)
+    if is_named or more:
+        raise CollectionError(
+            path,
+            "keep credentials out of the address of its segments: the environment has them"
+            + (f" ({', '.join(more)})" if more else ""),
+        )

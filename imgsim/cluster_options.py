@@ -43,5 +43,7 @@ class MilvusSettings:
 
     def __post_init__(self) -> None:
         """Refuse what Milvus takes for no name."""
+        if "@" in self.uri:
+            raise ValueError("keep credentials out of the address: MILVUS_TOKEN has them")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", self.name):
             raise ValueError("a name in Milvus has letters, digits and _, and begins with no digit")

@@ -6,7 +6,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from imgsim.errors import (
     StoreError,
 )
 from imgsim.files import replacing
-from imgsim.index.gallery import Searchable
+from imgsim.index.gallery import Gallery, Searchable
 from imgsim.index.vector_store import VectorStore
 from imgsim.inventory import take_inventory
 from imgsim.locks import reading, sole_reader, writer_lock
@@ -159,17 +159,30 @@ class Directory:
         here = partial(self.store.gallery, rows, dim, within.radius, snapshot.segment_ids)
         gallery: Searchable
         if self.workers:
-            common = Sharded(self.path / SEGMENTS, dim, within.radius, bucket_url(self.path))
+            common = Sharded(self.path / SEGMENTS, dim, within.radius, Bucket.noted(self.path))
             gallery = self.workers.gallery(common, rows, here)
         elif self.milvus:
-            server = Milvus(self.milvus, state_of(snapshot.segment_rows()))
-            gallery = MilvusGallery(server, here(), within.radius)
+            gallery = self._beside_milvus(self.milvus, snapshot, here(), within.radius)
         else:
             gallery = here()
         try:
             yield gallery
         finally:
             gallery.close()
+
+    def _beside_milvus(
+        self, settings: MilvusSettings, snapshot: Snapshot, here: Gallery, radius: float
+    ) -> MilvusGallery:
+        """Return a gallery of which a server names candidates, or raise what is wrong with it."""
+        everything = snapshot.segment_rows()
+        total = sum(each.count for each in everything)
+        with ExitStack() as opening:
+            opening.callback(here.close)
+            server = Milvus(settings, self.path, state_of(everything))
+            opening.callback(server.close)
+            server.require(total)
+            opening.pop_all()
+        return MilvusGallery(server, here, radius, total)
 
     def encoder_path(self, fingerprint: str) -> Path:
         """Return where the encoder with this fingerprint belongs."""
@@ -244,23 +257,14 @@ def _require(path: Path, catalog: str, storage: str) -> None:
     size = len(url) if url is not None else (path / CATALOG).stat().st_size
     if catalog and url != address(catalog, path):
         raise CollectionError(path, "has its catalog elsewhere; leave out --catalog")
-    if storage and storage != bucket_url(path):
+    if storage and storage != getattr(Bucket.noted(path), "url", ""):
         raise CollectionError(path, "has its segments elsewhere; leave out --storage")
     if not size and any((path / SEGMENTS).glob("*.faiss")):
         raise CollectionDamaged(path / CATALOG, "an SQLite database", "an empty file")
 
 
 def _store(path: Path) -> VectorStore:
-    url = bucket_url(path)
-    return VectorStore(path / SEGMENTS, Bucket(url, path) if url else None)
-
-
-def bucket_url(folder: Path) -> str:
-    """Return in which bucket the segments of a collection are; empty for its folder alone."""
-    try:
-        return (folder / STORAGE_NAME).read_text(encoding="utf-8").strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
+    return VectorStore(path / SEGMENTS, Bucket.noted(path))
 
 
 def is_collection(folder: Path) -> bool:
@@ -334,9 +338,7 @@ def _new_collection(directory: Path, catalog: str, storage: str) -> None:
                 with replacing(directory / URL_NAME) as temporary:
                     temporary.write_text(address(catalog, directory) + "\n")
             if storage:
-                Bucket(storage, directory).prepare()
-                with replacing(directory / STORAGE_NAME) as temporary:
-                    temporary.write_text(storage + "\n")
+                Bucket.claimed(storage, directory)
             new = Catalog(directory / CATALOG)
             try:
                 new.refuse_another(directory)

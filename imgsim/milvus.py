@@ -10,13 +10,18 @@ u = 2^-24, by Higham, Accuracy and Stability of Numerical Algorithms, 3.1,
     |D(x) - |x - q|^2| <= 2 (d + 8) u (|q| + |x|)^2.
 
 For |x - q| <= r that is at most E = 2 (d + 8) u (2 |q| + r)^2. So if r^2 + E < D, an x that was not
-returned is beyond r, and the answer is certain. Else more candidates are asked for.
+returned is beyond r, and the answer is certain. Else more candidates are asked for. That the server
+computes so is not taken for granted: the D of each candidate is compared with its own square, and
+where one is further off, imgsim searches by itself.
 """
 
 import hashlib
+import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +40,10 @@ _LEAST = 64
 _INSERTED = 1_000  # at once
 _PATIENCE = 20.0  # seconds until a server must answer
 _PATH_BYTES = 65_535
+_HITS = 1 << 16  # that are asked for at once
+_LONGEST = 1e15  # a query may be; squares beyond are too great for float32
 _UNIT = 2.0**-24
+_LOG = logging.getLogger(__name__)
 
 
 def state_of(rows: Iterable[SegmentRows]) -> str:
@@ -47,16 +55,21 @@ def state_of(rows: Iterable[SegmentRows]) -> str:
 
 
 class Milvus:
-    """A server, and what it has of a collection whose state is this: a collection of its own."""
+    """A server, and the collection that it has of the one in ``folder``, whose state is this."""
 
-    def __init__(self, settings: MilvusSettings, state: str) -> None:
+    def __init__(self, settings: MilvusSettings, folder: Path, state: str) -> None:
         self._settings = settings
-        self.name = f"{settings.name}_{state}"
+        own = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+        self._prefix = f"{settings.name}_{own}_"
+        self.name = f"{self._prefix}{state}"
         try:
+            import grpc  # noqa: PLC0415 - it comes with pymilvus
             import pymilvus  # noqa: PLC0415 - an extra
         except ImportError as error:
             raise ExtraMissing("Milvus needs pymilvus: `pip install 'imgsim[milvus]'`") from error
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)  # it prints tracebacks
         self._pymilvus: Any = pymilvus
+        self._failures: tuple[type[Exception], ...] = pymilvus.MilvusException, grpc.RpcError
         token = os.environ.get("MILVUS_TOKEN", "")
         with self._asking():
             self._client: Any = pymilvus.MilvusClient(settings.uri, token=token, timeout=_PATIENCE)
@@ -65,13 +78,17 @@ class Milvus:
         """Leave the server."""
         self._client.close()
 
-    def require(self) -> None:
-        """Raise :class:`StoreError` unless the server has all of the collection as it is."""
+    def require(self, total: int) -> None:
+        """Raise :class:`StoreError` unless the server has all images of the collection, so many."""
         with self._asking():
-            is_there = self._client.has_collection(self.name, timeout=_PATIENCE)
-            if is_there:
+            count = 0
+            if self._client.has_collection(self.name, timeout=_PATIENCE):
                 self._client.load_collection(self.name)
-        if not is_there:
+                (found,) = self._client.query(
+                    self.name, output_fields=["count(*)"], consistency_level="Strong"
+                )
+                count = found["count(*)"]
+        if count != total:
             raise StoreError(
                 f"{self._settings.uri}: does not have the collection as it is now; run "
                 "`imgsim export milvus`"
@@ -100,31 +117,32 @@ class Milvus:
                     )
             self._client.drop_collection(self.name)
             self._client.rename_collection(unfinished, self.name)
+            ours = re.compile(rf"{self._prefix}[0-9a-f]{{16}}(_new)?")
             for other in self._client.list_collections():
-                if other != self.name and other.startswith(f"{self._settings.name}_"):
+                if other != self.name and ours.fullmatch(other):
                     self._client.drop_collection(other)
 
     def candidates(
         self, queries: NDArray[np.float32], most: int
-    ) -> list[tuple[NDArray[np.int64], float]]:
-        """Return for each query the ids of the nearest ``most``, and the last one's square.
-
-        The square is infinite where these are all that there are.
-        """
-        with self._asking():
-            found = self._client.search(
-                self.name,
-                data=list(queries),
-                anns_field="embedding",
-                limit=most,
-                search_params={"metric_type": "L2"},
-                consistency_level="Strong",
-                timeout=_PATIENCE,
-            )
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Return for each query the ids of the nearest ``most``, and their squares."""
+        found: list[Any] = []
+        step = max(1, _HITS // most)
+        for start in range(0, len(queries), step):
+            with self._asking():
+                found += self._client.search(
+                    self.name,
+                    data=list(queries[start : start + step]),
+                    anns_field="embedding",
+                    limit=most,
+                    search_params={"metric_type": "L2"},
+                    consistency_level="Strong",
+                    timeout=_PATIENCE,
+                )
         return [
             (
                 np.array([hit["id"] for hit in hits], np.int64),
-                float(hits[-1]["distance"]) if len(hits) >= most else np.inf,
+                np.array([hit["distance"] for hit in hits], np.float64),
             )
             for hits in found
         ]
@@ -134,26 +152,23 @@ class Milvus:
         """Raise :class:`StoreError` for what the server says."""
         try:
             yield
-        except self._pymilvus.MilvusException as error:
-            said = str(error.message).splitlines()[0]
+        except self._failures as error:
+            lines = str(getattr(error, "message", error)).strip().splitlines()
+            said = lines[0] if lines else type(error).__name__
             raise StoreError(f"{self._settings.uri}: {said}") from error
 
 
 class MilvusGallery:
     """The embeddings of images, of which a server names those that may be near.
 
-    ``here`` has the same in this process, and their distances, of which those within ``radius``
-    count. It decides alone where the server's candidates do not.
+    The server has ``total``. ``here`` has those that count, and their distances, of which those
+    within ``radius`` count. It decides alone where the server's candidates do not.
     """
 
-    def __init__(self, server: Milvus, here: Gallery, radius: float) -> None:
+    def __init__(self, server: Milvus, here: Gallery, radius: float, total: int) -> None:
         self.dim = here.dim
-        self._server, self._here, self._radius = server, here, radius
-        try:
-            server.require()
-        except StoreError:
-            self.close()
-            raise
+        self._server, self._here = server, here
+        self._radius, self._total = radius, total
 
     def __len__(self) -> int:
         return len(self._here)
@@ -174,8 +189,8 @@ class MilvusGallery:
         left, most = list(range(len(queries))), max(_LEAST, 2 * (k or 0))
         while left and k is not None and most <= _MOST:
             hits = self._server.candidates(queries[left], most)
-            for number, (ids, last) in zip(left, hits, strict=True):
-                nearest = self._certain(queries[number], ids, last, k)
+            for number, (ids, squares) in zip(left, hits, strict=True):
+                nearest = self._certain(queries[number], ids, squares, k)
                 computed += len(ids)
                 if nearest is not None:
                     found[number] = nearest
@@ -188,20 +203,38 @@ class MilvusGallery:
         return Answer([found[number] for number in range(len(queries))], stats)
 
     def _certain(
-        self, query: NDArray[np.float32], ids: NDArray[np.int64], last: float, k: int
+        self,
+        query: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        squares: NDArray[np.float64],
+        k: int,
     ) -> Nearest | None:
         """Return the nearest among candidates, or None if others may be as near."""
-        ids, rows = self._here.pick(ids)
-        found = distances(query, rows)
-        within = found <= self._radius
-        ids, found = ids[within], found[within]
-        order = np.lexsort((ids, found))[:k]
-        reach = found[order[-1]] if len(order) == k else self._radius
-        length = 2 * float(np.linalg.norm(query.astype(np.float64))) + reach
-        error = 2 * (self.dim + 8) * _UNIT * length**2
-        if last < np.inf and not reach**2 + error < last:
+        length = np.linalg.norm(query.astype(np.float64))
+        if not len(ids) or not length < _LONGEST:
             return None
-        return ids[order], found[order]
+        picked, rows = self._here.pick(ids)
+        found = distances(query, rows)
+        order = np.argsort(ids)
+        told = squares[order[np.searchsorted(ids, picked, sorter=order)]]
+        if (np.abs(told - found**2) > self._rounding(length, found)).any():
+            _LOG.warning(
+                "%s: its squares are not those of float32; imgsim searches", self._server.name
+            )
+            return None
+        within = found <= self._radius
+        picked, found = picked[within], found[within]
+        order = np.lexsort((picked, found))[:k]
+        reach = self._radius if len(order) < k else found[order[-1]]
+        if len(ids) < self._total and (
+            reach > _LONGEST or not reach**2 + self._rounding(length, reach) < squares.max()
+        ):
+            return None
+        return picked[order], found[order]
+
+    def _rounding(self, length: Any, reach: Any) -> Any:  # noqa: ANN401 - numbers, or arrays of them
+        """Return the E above, for a query of this length."""
+        return 2 * (self.dim + 8) * _UNIT * (2 * length + reach) ** 2
 
 
 def _text(path: str) -> str:

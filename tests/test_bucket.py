@@ -1,10 +1,14 @@
 """Collections whose segments are in a bucket of an object store, and what can happen to it."""
 
 import hashlib
+import io
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,9 +43,7 @@ def url(request, tmp_path, server):
 
 @pytest.fixture
 def bucket(url, tmp_path):
-    made = Bucket(url, tmp_path)
-    made.prepare()
-    return made
+    return Bucket.claimed(url, tmp_path)
 
 
 def forget_copies(path):
@@ -73,7 +75,10 @@ def test_a_bucket_keeps_whole_files(bucket, tmp_path):
         bucket.remove("a.faiss")
     assert bucket.names() == {"b.faiss"}
     with pytest.raises(StoreError, match="is not empty"):
-        bucket.prepare()
+        Bucket.claimed(bucket.url, tmp_path)
+    other = replace(bucket, owner="another")
+    with pytest.raises(StoreError, match="belongs to another collection"):
+        other.names()
 
 
 def test_another_content_is_not_kept(bucket, tmp_path):
@@ -83,7 +88,7 @@ def test_another_content_is_not_kept(bucket, tmp_path):
     target.unlink()
     with pytest.raises(CollectionDamaged, match="expected sha256 00"):
         bucket.get(target, "0" * 64)
-    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == []
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["segments.url"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +97,8 @@ def test_another_content_is_not_kept(bucket, tmp_path):
         ("photos", "must be like s3://bucket/name"),
         ("s3://key:secret@photos/mine", "keep credentials out"),
         ("s3://photos/mine?access_key=a&secret_key=b", "keep credentials out"),
-        ("s4://photos/mine", "is none: Unrecognized"),
+        ("abfs://c@a.dfs.core.windows.net/x?client_secret=s", "keep credentials out"),
+        ("s4://photos/mine", "Unrecognized filesystem"),
     ],
 )
 def test_addresses_that_are_none(tmp_path, address, said):
@@ -128,7 +134,7 @@ def test_a_collection_needs_no_copies(url, tmp_path, crops, empty):
         here.remove(crops[30:])
     assert found(path, crops) == found(empty, crops)
     held = {each.name for each in (path / "segments").iterdir()}
-    assert Bucket(url, path).names() == held
+    assert Bucket.noted(path).names() == held
     with pytest.raises(StoreError, match="is not empty"):
         Collection.open(tmp_path / "another", create=True, storage=url)
     with pytest.raises(CollectionError, match="leave out --storage"):
@@ -139,8 +145,7 @@ def test_bounds_and_projections_are_copied_anew(url, tmp_path):
     """Those of another machine's copies are old, or cut short; what is there fits together."""
     (tmp_path / "writer").mkdir()
     (tmp_path / "reader").mkdir()
-    bucket = Bucket(url, tmp_path)
-    bucket.prepare()
+    bucket = Bucket.claimed(url, tmp_path)
     ids = np.arange(3_000) + 1
     rows = np.random.default_rng(0).normal(size=(3_000, 512)) * np.geomspace(1, 1e-4, 512)
     writer, reader = (VectorStore(tmp_path / name, bucket) for name in ("writer", "reader"))
@@ -199,23 +204,104 @@ def test_a_damaged_object_is_told(server, tmp_path, crops, imgsim, wrong):
     assert found(path, crops) == before
 
 
+def test_two_collections_with_one_bucket_do_not_sweep_each_other(url, tmp_path, crops):
+    """Whichever came first; a copy of a folder shares the bucket, and that is told in the docs."""
+    paths = [make_collection(tmp_path / "a", url)]
+    for name in Bucket.noted(paths[0]).names():
+        Bucket.noted(paths[0]).remove(name)
+    Bucket.noted(paths[0]).remove("imgsim.owner")  # as it was when both looked
+    paths.append(make_collection(tmp_path / "b", url))
+    with Collection.open(paths[1]) as second:
+        second.ingest(crops[:9])
+    with (
+        Collection.open(paths[0]) as first,
+        pytest.raises(StoreError, match="belongs to another"),
+    ):
+        first.ingest(crops)
+    forget_copies(paths[1])
+    assert len(found(paths[1], crops)) == 20
+
+
+def test_a_damaged_copy_is_copied_anew(url, tmp_path, crops):
+    """No image is lost whose file is gone; a file that only the folder has is told, and sent."""
+    path = make_collection(tmp_path / "c", url)
+    gone = shutil.copy(crops[0], tmp_path / "gone.jpg")
+    with Collection.open(path) as collection:
+        collection.ingest([gone, *crops[:9]])
+        before = found(path, crops)
+        (tmp_path / "gone.jpg").unlink()
+        (copy,) = (path / "segments").glob("*.faiss")
+        content = copy.read_bytes()
+        copy.write_bytes(content[:-1] + b"\0")
+        report = collection.repair()
+        assert (report.encoded, report.forgotten) == (0, ())
+        assert copy.read_bytes() == content
+        assert found(path, crops) == before
+        Bucket.noted(path).remove(copy.name)
+        (damage,) = collection.check()
+        assert (damage.path, damage.found) == (str(copy), "none")
+        collection.repair()
+        assert copy.name in Bucket.noted(path).names()
+        assert collection.check() == []
+
+
+def test_what_was_not_sent_is_sent_by_the_next(server, tmp_path):
+    """A writer ended between writing bounds here and there."""
+    server.left = None
+    (tmp_path / "c").mkdir()
+    bucket = Bucket.claimed(server.url(tmp_path.name), tmp_path)
+    store, ids = VectorStore(tmp_path / "c", bucket), np.arange(3_000) + 1
+    rows = np.random.default_rng(0).normal(size=(3_000, 512)) * np.geomspace(1, 1e-4, 512)
+    segment = store.add(ids, rows.astype(np.float32))
+    server.left = 2_000
+    with pytest.raises(StoreError, match="AWS Error"):
+        store.build_bounds([segment], lambda _: ids)
+    server.left = None
+    store.build_bounds([segment], lambda _: ids)
+    store.build_tables([segment], lambda _: ids)
+    held = {each.name for each in (tmp_path / "c").iterdir()}
+    assert f"{segment.name}.bounds" in held
+    assert bucket.names() == held
+
+
+def test_an_upload_that_is_interrupted_leaves_nothing(server, tmp_path, monkeypatch):
+    server.left = None
+    bucket = Bucket.claimed(server.url(tmp_path.name), tmp_path)
+    path = tmp_path / "a.faiss"
+    path.write_bytes(bytes(9 << 20))
+    real = Path.open
+
+    class Interrupted(io.FileIO):
+        def read(self, size=-1):
+            if self.tell():
+                raise KeyboardInterrupt
+            return super().read(size)
+
+    monkeypatch.setattr(Path, "open", lambda self, *mode: Interrupted(self))
+    with pytest.raises(KeyboardInterrupt):
+        bucket.put(path)
+    monkeypatch.setattr(Path, "open", real)
+    assert bucket.names() == set()
+
+
 def test_an_ingest_that_is_killed_goes_on(server, tmp_path, crops):
     """What was sent and not committed is swept from the bucket, too."""
     server.left = None
-    url = server.url(tmp_path.name)
-    path = make_collection(tmp_path / "there", url)
-    for moment in (0.3, 0.6, 0.9, 1.2):
+    path = make_collection(tmp_path / "there", server.url(tmp_path.name))
+    bucket = Bucket.noted(path)
+    for _ in range(3):
         command = [sys.executable, "-m", "imgsim", "-c", path, "ingest", *crops]
+        before = bucket.names()
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        time.sleep(moment)
+        while bucket.names() == before and process.poll() is None:
+            time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait()
         with Collection.open(path) as collection:
             assert collection.check() == []
+            collection.remove(crops)
     with Collection.open(path) as collection:
-        collection.ingest(crops)
+        assert collection.ingest(crops).added == 36
         assert collection.info().images == 36
-        names = Bucket(url, path).names()
-        assert (
-            len([each for each in names if each.endswith(".faiss")]) == collection.info().segments
-        )
+        segments = [each for each in bucket.names() if each.endswith(".faiss")]
+        assert len(segments) == collection.info().segments

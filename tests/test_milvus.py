@@ -18,6 +18,7 @@ from tests.conftest import make_collection
 from tests.milvus_server import running_server
 
 pytest.importorskip("milvus")
+from pymilvus import MilvusClient
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,9 @@ def stored(tmp_path_factory, crops, server):
         yield collection
 
 
-def same(collection, server, within, queries, k):
+def same(collection, server, within, queries, k, name="imgsim"):
     with (
-        Collection.open(collection.path, cluster=MilvusSettings(server)) as there,
+        Collection.open(collection.path, cluster=MilvusSettings(server, name)) as there,
         there.searcher(within) as searcher,
         collection.searcher(within) as alone,
     ):
@@ -64,8 +65,9 @@ def test_the_answers_are_those_of_imgsim(stored, crops, server, kind):
         "radius": SearchFilter(radius=4.0),
         "none": SearchFilter(under="/nowhere"),
     }[kind]
-    far = np.full((2, 16), 1e4, np.float32)
+    far = np.full((4, 16), 1e4, np.float32)
     far[1] = 0
+    far[2], far[3] = 2e18, 2e19  # their squares are hardly numbers in float32, and none
     for k in (1, 9, 60, None):
         same(stored, server, within, np.vstack([stored.embed(crops[:8]), far]), k)
 
@@ -95,6 +97,45 @@ def test_what_it_lacks_is_noticed(stored, crops, server, imgsim, tmp_path):
             ):
                 there.query(crops[0])
     same(stored, server, SearchFilter(), stored.embed(crops[:2]), 5)  # another name is another's
+
+
+def test_what_is_not_imgsims_stays(crops, server, tmp_path):
+    """Nor does another collection's go, whose name begins alike."""
+    client = MilvusClient(server)
+    for name in ("shared_archive", "shared_0123456789abcdef"):
+        client.create_collection(name, dimension=8)
+    settings = MilvusSettings(server, "shared")
+    for folder in ("a", "b"):
+        with Collection.open(make_collection(tmp_path / folder)) as collection:
+            for some in (crops[:3], crops[:6]):
+                collection.ingest(some)
+                collection.export_milvus(settings)
+    held = [name for name in client.list_collections() if name.startswith("shared_")]
+    assert {"shared_archive", "shared_0123456789abcdef"} <= {*held}
+    assert len(held) == 4
+    for folder in ("a", "b"):
+        with Collection.open(tmp_path / folder, cluster=settings) as there:
+            assert there.query(crops[1], k=1)[0].matches[0].path == crops[1]
+
+
+def test_a_server_whose_rows_are_others_decides_nothing(crops, server, tmp_path):
+    """Where it lacks some, it is not asked."""
+    path = make_collection(tmp_path / "c")
+    settings = MilvusSettings(server, "lacking")
+    client = MilvusClient(server)
+    with Collection.open(path) as collection:
+        collection.ingest(crops)
+        collection.export_milvus(settings)
+        (name,) = (each for each in client.list_collections() if each.startswith("lacking_"))
+        row = [float(value) for value in collection.embed(crops[:1])[0]]
+        client.upsert(name, [{"id": 9, "path": "other", "embedding": row}])
+        same(collection, server, SearchFilter(), collection.embed(crops[:8]), 9, "lacking")
+        client.delete(name, ids=[1])
+        with (
+            Collection.open(path, cluster=settings) as there,
+            pytest.raises(StoreError, match="as it is now"),
+        ):
+            there.query(crops[0])
 
 
 def test_an_export_that_ends_early_is_none(crops, server, tmp_path):
@@ -127,5 +168,9 @@ def test_mistakes(stored, crops, imgsim, monkeypatch):
         there.query(crops[0])
     with pytest.raises(ValueError, match="letters"):
         MilvusSettings("http://127.0.0.1:1", "no name")
+    with pytest.raises(ValueError, match="credentials"):
+        MilvusSettings("http://me:secret@127.0.0.1:1")
+    both = "query", "--cluster", "local", "--milvus", "http://127.0.0.1:1", crops[0]
+    assert imgsim("-c", stored.path, *both).returncode == 2
     done = imgsim("-c", stored.path, "export", "milvus", "nowhere", "--name", "1")
     assert done.returncode == 2

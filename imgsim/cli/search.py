@@ -95,6 +95,8 @@ def query(
     of theirs. An answer without matches is no error; a line on stderr says why.
     """
     options: Options = ctx.obj
+    if milvus and options.cluster:
+        raise typer.BadParameter("name a --cluster, or --milvus")
     options.milvus = (milvus, milvus_name) if milvus else None
     for target, suffixes in ((figure, FIGURES), (page, PAGES)):
         if target is not None:

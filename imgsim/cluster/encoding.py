@@ -67,6 +67,15 @@ def _encoded(paths: list[str], job: EncodingJob) -> _Done:
     return _Done(encoded, socket.gethostname(), told)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Files that a task has, of which some workers have died; none of both for None."""
+
+    paths: list[str]
+    call: Any
+    deaths: int = 0
+
+
 class ClusterEncoding:
     """Encodes files by tasks of Ray: one for each core of the cluster, and as many that wait.
 
@@ -77,7 +86,7 @@ class ClusterEncoding:
         self._ray, self._job, self._expected = ray, job, expected
         task = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
         self._task: Any = task(_encoded)
-        self._pending: deque[tuple[list[str], Any]] = deque()
+        self._pending: deque[_Asked] = deque()
         self._patience = ray_cluster.PATIENCE
 
     def __call__(self, paths: Iterable[str | None]) -> Iterator[Encoded | None]:
@@ -89,51 +98,46 @@ class ClusterEncoding:
         """
         try:
             for group in _grouped(paths):
-                self._pending.append((group, self._ask(group) if group else None))
+                self._pending.append(self._ask(group))
                 while self._pending and (
-                    not self._pending[0][0] or len(self._pending) > self._most()
+                    not self._pending[0].paths or len(self._pending) > self._most()
                 ):
                     yield from self._first()
             while self._pending:
                 yield from self._first()
         finally:
-            for _, call in self._pending:
-                if call is not None:
-                    self._ray.cancel(call)
+            for asked in self._pending:
+                if asked.paths:
+                    self._ray.cancel(asked.call)
 
     def _most(self) -> int:
-        return 2 * int(self._ray.cluster_resources().get("CPU", 0)) + 2
+        with ray_cluster.told(self._ray):
+            return 2 * int(self._ray.cluster_resources().get("CPU", 0)) + 2
 
-    def _ask(self, paths: list[str]) -> Any:  # noqa: ANN401 - Ray's
-        return self._task.remote(paths, self._job)
+    def _ask(self, paths: list[str], deaths: int = 0) -> _Asked:
+        with ray_cluster.told(self._ray):
+            call = self._task.remote(paths, self._job) if paths else None
+        return _Asked(paths, call, deaths)
 
     def _first(self) -> Iterator[Encoded | None]:
-        """Yield what the first files that are pending give, or None if that is what they are."""
-        group, call = self._pending.popleft()
-        if not group:
+        """Yield what the first files that are pending give, unless they are tried again."""
+        asked = self._pending.popleft()
+        if not asked.paths:
             yield None
             return
-        encoded = self._answer(call)
+        encoded = self._answer(asked.call)
+        deaths = asked.deaths + 1
         if encoded is not None:
             yield from encoded
-            return
-        again = [self._ask([path]) for path in group]
-        for path, call in zip(group, again, strict=True):
-            yield self._alone(path, call)
-
-    def _alone(self, path: str, call: Any) -> Encoded:  # noqa: ANN401 - Ray's
-        """Return what a file gives of which, or beside which, a worker has died."""
-        for _ in range(_DEATHS - 1):
-            encoded = self._answer(call)
-            if encoded is not None:
-                return encoded[0]
-            call = self._ask([path])
-        self._ray.cancel(call)
-        return ImageError(path, f"{_DEATHS} workers died of it")
+        elif deaths == _DEATHS:
+            yield ImageError(asked.paths[0], f"{deaths} workers died of it")
+        else:
+            again = [self._ask([path], deaths) for path in asked.paths]
+            self._pending.extendleft(reversed(again))
 
     def _answer(self, call: Any) -> list[Encoded] | None:  # noqa: ANN401 - Ray's
         """Return what a worker answers, or None if it died."""
-        others = [each for _, each in self._pending if each is not None]
+        others = [each.call for each in self._pending if each.paths]
         done = ray_cluster.answer(self._ray, call, others, self._patience)
         if done is None:
             return None
@@ -148,14 +152,18 @@ class ClusterEncoding:
 
 
 def _grouped(paths: Iterable[str | None]) -> Iterator[list[str]]:
-    """Yield paths in groups, and an empty one for None."""
+    """Yield paths in groups, and an empty one for None.
+
+    The first has one path: it is what tells soon whether there are workers.
+    """
     group: list[str] = []
+    most = 1
     for path in paths:
         if path is not None:
             group.append(path)
-        if group and (path is None or len(group) == _TOGETHER):
+        if group and (path is None or len(group) == most):
             yield group
-            group = []
+            group, most = [], _TOGETHER
         if path is None:
             yield []
     if group:

@@ -5,7 +5,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,9 @@ _LOG = logging.getLogger(__name__)
 
 PATIENCE = 120.0
 """Seconds in which a worker must say that it is there, or another take a dead one's place."""
+
+LIFE = "life"
+"""The concurrency group in which a worker says that it is there, whatever else it does."""
 
 SLOWEST = 900.0
 """Seconds that some images may take, once workers have answered."""
@@ -62,7 +65,7 @@ def _join(ray: ModuleType, address: str) -> None:
     try:
         _knock(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(f"{address}: cannot be joined: {said(error)}") from error
 
 
@@ -73,13 +76,22 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10.0).close()
 
 
+@contextmanager
+def told(ray: ModuleType) -> Iterator[None]:
+    """Raise :class:`ClusterError` for what Ray says."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"a worker failed: {said(error)}") from error
+
+
 def answers(ray: ModuleType, workers: Sequence[Any], ask: Callable[[Any], Any]) -> list[Any]:
     """Return what each of some workers answers, in order.
 
     They may take their time, as long as each says now and then that it is there. Raises
     :class:`ClusterError` if one does not, or fails for good.
     """
-    try:
+    with told(ray):
         calls = [ask(worker) for worker in workers]
         pending = calls
         while pending:
@@ -87,8 +99,13 @@ def answers(ray: ModuleType, workers: Sequence[Any], ask: Callable[[Any], Any]) 
             if not done:
                 _require_life(ray, workers)
         return list(ray.get(calls))
-    except ray.exceptions.RayError as error:
-        raise ClusterError(f"a worker failed: {said(error)}") from error
+
+
+def kill(ray: ModuleType, workers: Sequence[Any]) -> None:
+    """End workers, whether they are there or not."""
+    for worker in workers:
+        with suppress(ray.exceptions.RayError):
+            ray.kill(worker)
 
 
 def answer(
@@ -103,27 +120,26 @@ def answer(
     the ``others`` came to an end.
     """
     errors, finished = ray.exceptions, 0
-    try:
-        while not ray.wait([call], timeout=patience)[0]:
-            done = ray.wait([call, *others], num_returns=1 + len(others), timeout=0)[0]
-            if len(done) == finished:
-                raise ClusterError(
-                    f"no worker has answered for {patience:g} s; are there still machines with a "
-                    "free core?"
-                )
-            finished = len(done)
-        return ray.get(call)
-    except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError) as error:
-        _LOG.debug("a worker died: %s", said(error))
-    except errors.OutOfMemoryError as error:
-        _LOG.warning("a worker had no memory left: %s", said(error))
-    except errors.RayError as error:
-        raise ClusterError(f"a worker failed: {said(error)}") from error
+    with told(ray):
+        try:
+            while not ray.wait([call], timeout=patience)[0]:
+                done = ray.wait([call, *others], num_returns=1 + len(others), timeout=0)[0]
+                if len(done) == finished:
+                    raise ClusterError(
+                        f"no worker has answered for {patience:g} s; are there still machines with "
+                        "a free core?"
+                    )
+                finished = len(done)
+            return ray.get(call)
+        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError) as error:
+            _LOG.debug("a worker died: %s", said(error))
+        except errors.OutOfMemoryError as error:
+            _LOG.warning("a worker had no memory left: %s", said(error))
     return None
 
 
 def _require_life(ray: ModuleType, workers: Sequence[Any]) -> None:
-    calls = [worker.is_there.remote() for worker in workers]
+    calls = [worker.is_there.options(concurrency_group=LIFE).remote() for worker in workers]
     _, silent = ray.wait(calls, num_returns=len(calls), timeout=PATIENCE)
     if silent:
         raise ClusterError(

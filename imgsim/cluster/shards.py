@@ -1,7 +1,7 @@
 """The embeddings of a collection, searched by workers that have some segments each."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from imgsim.bucket import Bucket
 from imgsim.cluster.cache import cache_of, make_room
-from imgsim.cluster.ray_cluster import answers
-from imgsim.errors import StoreError
+from imgsim.cluster.ray_cluster import LIFE, answers, kill, told
+from imgsim.errors import ClusterError, StoreError
 from imgsim.index.distance import Block, Nearest, checked_queries
 from imgsim.index.gallery import Gallery
 from imgsim.index.search import Answer
@@ -31,33 +31,36 @@ _AT_ONCE = 1_024  # queries
 class Sharded:
     """What all shards have in common: the folder of the segments, the same on all machines.
 
-    If they are in the bucket at ``url``, a machine keeps copies of those that it searches, in a
-    cache that takes up to ``cache_bytes``. Embeddings have ``dim`` values, and those within
-    ``radius`` of a query are found.
+    If they are in a ``bucket``, a machine keeps copies of those that it searches, in a cache that
+    takes up to ``cache_bytes``. Embeddings have ``dim`` values, and those within ``radius`` of a
+    query are found.
     """
 
     folder: Path
     dim: int
     radius: float
-    url: str = ""
+    bucket: Bucket | None = None
     cache_bytes: int = 0
-
-    def store(self, rows: Sequence[SegmentRows]) -> VectorStore:
-        """Return the store of these segments on this machine."""
-        if not self.url:
-            return VectorStore(self.folder)
-        make_room({each.segment.name for each in rows}, self.cache_bytes)
-        store = VectorStore(cache_of(self.url), Bucket(self.url, self.folder.parent))
-        store.renew_projection()
-        return store
 
 
 class Shard:
     """What a worker searches: some segments."""
 
     def __init__(self, common: Sharded, rows: Sequence[SegmentRows]) -> None:
-        store = common.store(rows)
+        self._opened = ExitStack()  # it lasts as long as the process
+        store = self._store(common, rows)
         self._gallery: Gallery = store.gallery(rows, common.dim, common.radius, _no_ids)
+
+    def _store(self, common: Sharded, rows: Sequence[SegmentRows]) -> VectorStore:
+        """Return the store of these segments on this machine."""
+        if common.bucket is None:
+            return VectorStore(common.folder)
+        segments = [each.segment for each in rows]
+        make_room({each.name: 5 * each.rows * each.dim for each in segments}, common.cache_bytes)
+        folder = self._opened.enter_context(cache_of(common.bucket.url))
+        store = VectorStore(folder, common.bucket)
+        store.renew_projection()
+        return store
 
     def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
         """Return the ``k`` nearest (None: all) of each of ``queries`` (q, dim)."""
@@ -94,9 +97,12 @@ class ShardedGallery:
         return sum(each.count for each in self._rows)
 
     def close(self) -> None:
-        """End the workers."""
-        for shard in self._shards:
-            self._join().kill(shard)
+        """End the workers; a later search begins with new ones."""
+        with self._lock:
+            shards, self._shards = self._shards, []
+        if shards:
+            with suppress(ValueError):  # the collection has left the cluster, and they with it
+                kill(self._join(), shards)
 
     def blocks(self) -> Iterator[Block]:
         """Yield ids and embeddings of all images in the order of segments, in bounded pieces."""
@@ -108,24 +114,28 @@ class ShardedGallery:
         queries = checked_queries(queries, self.dim)
         parts = [queries[at : at + _AT_ONCE] for at in range(0, len(queries), _AT_ONCE)]
         nearest, stats = list[Nearest](), SearchStats()
-        for part in parts:
-            found: list[Answer] = answers(self._join(), self._started(), partial(_ask, part, k))
-            lists = zip(*(answer.nearest for answer in found), strict=True)
-            nearest += [merged(each, k) for each in lists] or [merged((), k)] * len(part)
-            stats = sum((answer.stats for answer in found), stats)
+        try:
+            for part in parts:
+                found: list[Answer] = answers(self._join(), self._started(), partial(_ask, part, k))
+                lists = zip(*(answer.nearest for answer in found), strict=True)
+                nearest += [merged(each, k) for each in lists] or [merged((), k)] * len(part)
+                stats = sum((answer.stats for answer in found), stats)
+        except ClusterError:
+            self.close()
+            raise
         return Answer(nearest, replace(stats, queries=len(queries)))
 
     def _started(self) -> list[Any]:
         """Return the workers, which are started if they are not yet."""
-        with self._lock:
+        ray = self._join()
+        with self._lock, told(ray):
             if not self._shards:
-                ray = self._join()
                 machines = sum(node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
                 worker: Any = ray.remote(
                     num_cpus=1,
                     max_restarts=_TRIES,
                     max_task_retries=_TRIES,
-                    max_concurrency=2,  # a search, and whether it is there
+                    concurrency_groups={LIFE: 1},
                     scheduling_strategy="SPREAD",
                 )(Shard)
                 parts = balanced(self._rows, self._most or machines or 1)

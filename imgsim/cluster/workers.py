@@ -23,10 +23,13 @@ class Workers:
         self._settings = settings
         self._opened = ExitStack()
         self._lock = Lock()
+        self._is_closed = False
         self._ray: ModuleType | None = None
 
     def close(self) -> None:
-        """Leave the cluster."""
+        """Leave the cluster; what asks for it from then on raises ValueError."""
+        with self._lock:
+            self._is_closed = True
         self._opened.close()
 
     def gallery(
@@ -45,6 +48,8 @@ class Workers:
     def _join(self) -> ModuleType:
         """Return Ray, which is in the cluster."""
         with self._lock:
+            if self._is_closed:
+                raise ValueError("the collection is closed")
             if self._ray is None:
                 self._ray = self._opened.enter_context(joined(self._settings.address))
             return self._ray

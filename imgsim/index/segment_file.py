@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from imgsim.errors import CollectionDamaged, CollectionError, StoreError
 from imgsim.files import replacing, sha256_file, writing
+from imgsim.records import Segment
+from imgsim.results import Damage
 
 # Magic, dimension, rows, two unused counts, trained flag, metric (1 = L2), and of the embeddings
 # the number of values.
@@ -201,3 +203,16 @@ def read_shape(path: Path) -> tuple[int, int] | None:
     magic, dim, rows, _, _, _, metric, values = _HEADER.unpack(header)
     whole = magic == b"IxF2" and metric == 1 and values == rows * dim
     return (rows, dim) if whole and size == _HEADER.size + 4 * values else None
+
+
+def damage_of(path: Path, segment: Segment) -> Damage | None:
+    """Return what is wrong with a file of embeddings, if anything is."""
+    try:
+        MappedEmbeddings(path, segment.rows, segment.dim)
+        found = f"sha256 {sha256_file(path)}"
+    except CollectionDamaged as error:
+        return Damage(str(path), error.expected, error.found)
+    except OSError as error:
+        found = str(error.strerror)
+    expected = f"sha256 {segment.sha256}"
+    return None if found == expected else Damage(str(path), expected, found)

@@ -46,7 +46,19 @@ class SegmentFolder:
         self.path = path
         self._origin = origin
 
-    def file(self, name: str, end: str) -> Path:
+    def embeddings(self, name: str) -> Path:
+        """Return where the embeddings of a segment are."""
+        return self._file(name, EMBEDDINGS_END)
+
+    def table(self, name: str) -> Path:
+        """Return where the table of a segment's rows is."""
+        return self._file(name, TABLE_END)
+
+    def bounds(self, name: str) -> Path:
+        """Return where the bounds of a segment are, if there are any."""
+        return self._file(name, BOUNDS_END)
+
+    def _file(self, name: str, end: str) -> Path:
         """Return where a file of a segment is; a damaged catalog may have any name."""
         if not SEGMENT_NAME.fullmatch(name):
             raise CollectionDamaged(self.path, "segments named by 16 digits", repr(name))
@@ -66,11 +78,11 @@ class SegmentFolder:
             self._origin.get(path, sha256)
         return path
 
-    def renewed(self, path: Path) -> bool:
+    def renewed(self, path: Path, sha256: str = "") -> bool:
         """Copy a file anew, and return whether that can have changed it."""
         if self._origin is None:
             return False
-        self._origin.get(path)
+        self._origin.get(path, sha256)
         return True
 
     def publish(self, *paths: Path) -> None:
@@ -79,11 +91,33 @@ class SegmentFolder:
             if self._origin is not None:
                 self._origin.put(path)
 
+    def publish_missing(self, segments: Iterable[str]) -> None:
+        """Let what is here of segments be at the origin, too, where a writer ended early."""
+        if self._origin is None:
+            return
+        elsewhere = self._origin.names()
+        names = [f"{name}{end}" for name in segments for end in _ENDS]
+        for name in (*names, _PROJECTION):
+            if name not in elsewhere and (self.path / name).exists():
+                self._origin.put(self.path / name)
+
+    def withdraw(self, path: Path) -> None:
+        """Let a file that will be written anew be nowhere but here."""
+        if self._origin is not None:
+            self._origin.remove(path.name)
+
     def drop(self, path: Path) -> None:
         """Remove a file."""
         path.unlink(missing_ok=True)
-        if self._origin is not None:
-            self._origin.remove(path.name)
+        self.withdraw(path)
+
+    def lacking(self, segments: Iterable[str]) -> list[Path]:
+        """Return the embeddings of segments that are here and not at the origin."""
+        if self._origin is None:
+            return []
+        elsewhere = self._origin.names()
+        paths = map(self.embeddings, segments)
+        return [path for path in paths if path.exists() and path.name not in elsewhere]
 
     def found(self) -> Iterator[Path]:
         """Yield all that may be embeddings of segments."""

@@ -26,15 +26,15 @@ from imgsim.index.projection import (
 from imgsim.index.search import Source
 from imgsim.index.searcher import BackendChoice
 from imgsim.index.segment_file import (
-    TABLE_END,
     MappedEmbeddings,
     MappedTable,
+    damage_of,
     read_shape,
     write_blocks,
     write_segment,
     write_table,
 )
-from imgsim.index.segment_folder import BOUNDS_END, EMBEDDINGS_END, Origin, SegmentFolder
+from imgsim.index.segment_folder import Origin, SegmentFolder
 from imgsim.records import SEGMENT_NAME, Segment, SegmentRows
 from imgsim.results import Damage
 
@@ -75,7 +75,7 @@ class VectorStore:
         They exist once the catalog commits the segment; until then the files are garbage.
         """
         name = secrets.token_hex(8)
-        path, table = self._path(name), self._table_path(name)
+        path, table = self._files.embeddings(name), self._files.table(name)
         digest = write_segment(path, embeddings)
         write_table(table, table_of(ids, embeddings))
         self._files.publish(path, table)
@@ -93,7 +93,7 @@ class VectorStore:
         for segment, _ in parts:
             self._refuse_damage(segment)
         name, dim = secrets.token_hex(8), parts[0][0].dim
-        path, table = self._path(name), self._table_path(name)
+        path, table = self._files.embeddings(name), self._files.table(name)
         tables: list[NDArray[np.void]] = []
         digest = write_blocks(path, len(ids), dim, self._merged(parts, tables))
         write_table(table, np.concatenate(tables))
@@ -129,7 +129,7 @@ class VectorStore:
             theirs, found[some] = self._segment(segment, ids_of).take(rows)
             wrong = np.flatnonzero(theirs != ids[some])
             if len(wrong):
-                path, first = self._table_path(segment.name), wrong[0]
+                path, first = self._files.table(segment.name), wrong[0]
                 expected = f"image {ids[some][first]} in row {rows[first]}"
                 raise CollectionDamaged(path, expected, f"image {theirs[first]}")
         return found
@@ -160,8 +160,8 @@ class VectorStore:
 
     def _fetched(self, segment: Segment, projection: Projection | None) -> Bounds | None:
         """Return the bounds of a segment, whose other files are here then, too."""
-        self._files.here(self._path(segment.name), segment.sha256)
-        self._files.here(self._table_path(segment.name))
+        self._files.here(self._files.embeddings(segment.name), segment.sha256)
+        self._files.here(self._files.table(segment.name))
         return self._bounds(segment, projection)
 
     def renew_projection(self) -> None:
@@ -176,20 +176,25 @@ class VectorStore:
         if projection is None or not projection.near:
             why = "there is no projection that pays"
         else:
-            paths = [self._bounds_path(segment.name) for segment in segments]
+            paths = [self._files.bounds(segment.name) for segment in segments]
             for path in paths:
                 if path.exists() and not are_of_another(path, projection):
                     _LOG.warning("%s: damaged; queries take longer until it is repaired", path)
         _LOG.debug("%d of %d segments are scanned whole: %s", len(segments), total, why)
 
     def build_tables(self, segments: Iterable[Segment], ids_of: IdsOf) -> None:
-        """Write the tables of rows that are missing or cut short, unless embeddings are damaged."""
+        """Write the tables of rows that are missing or cut short, unless embeddings are damaged.
+
+        What an origin lacks, because a writer ended early, it gets.
+        """
+        segments = list(segments)
+        self._files.publish_missing(segment.name for segment in segments)
         for segment in segments:
             if self._table(segment) is None and self.segment_damage(segment) is None:
                 self._write_table(segment, ids_of(segment))
 
     def _write_table(self, segment: Segment, ids: NDArray[np.int64]) -> None:
-        path = self._table_path(segment.name)
+        path = self._files.table(segment.name)
         write_table(path, self._right_table(segment, ids))
         self._files.publish(path)
 
@@ -212,7 +217,7 @@ class VectorStore:
     def _table(self, segment: Segment) -> MappedTable | None:
         """Return the table of a segment's rows; None where the file is missing or cut short."""
         try:
-            return MappedTable(self._files.here(self._table_path(segment.name)), segment.rows)
+            return MappedTable(self._files.here(self._files.table(segment.name)), segment.rows)
         except (OSError, ValueError):
             return None
 
@@ -234,10 +239,11 @@ class VectorStore:
             if projection is None or not projection.near:
                 return
             for segment, rows in zip(segments, mapped, strict=True):
-                path = self._files.here(self._bounds_path(segment.name))
+                path = self._files.here(self._files.bounds(segment.name))
                 if not are_there(path, segment.rows, projection):
                     starts = range(0, segment.rows, TILE)
                     blocks = (rows.span(start, start + TILE)[1] for start in starts)
+                    self._files.withdraw(path)
                     write_bounds(path, segment.rows, projection, blocks)
                     self._files.publish(path)
 
@@ -252,6 +258,7 @@ class VectorStore:
             return None
         _LOG.debug("fitting a projection to a sample of %d embeddings", rows)
         projection = fit_projection(_sample(mapped, sample_size(dim)), rows)
+        self._files.withdraw(self._files.projection)
         write_projection_file(self._files.projection, projection)
         self._files.publish(self._files.projection)
         return projection
@@ -267,12 +274,12 @@ class VectorStore:
         """Return the bounds of a segment; None where they are missing, stale or cut short."""
         if projection is None:
             return None
-        path = self._files.here(self._bounds_path(segment.name))
-        for _ in range(2):
+        path = self._files.here(self._files.bounds(segment.name))
+        with suppress(OSError, ValueError):
+            return Bounds(path, segment.rows, projection)
+        if path.exists() and self._files.renewed(path):
             with suppress(OSError, ValueError):
                 return Bounds(path, segment.rows, projection)
-            if not path.exists() or not self._files.renewed(path):
-                break
         return None
 
     def sweep(self, segments: Iterable[str]) -> None:
@@ -315,8 +322,10 @@ class VectorStore:
             if (damage := self.segment_damage(segment)) is not None:
                 yield damage  # it does not say whether the table is right
             elif not self._has_right_table(segment, ids_of(segment)):
-                path = self._table_path(segment.name)
+                path = self._files.table(segment.name)
                 yield Damage(str(path), "the ids and checksums of the rows", "something else")
+        for path in self._files.lacking(segment.name for segment in segments):
+            yield Damage(str(path), "the same file in the bucket", "none")
         yield from self._bounds_damages(segments)
 
     def renew_tables(self, segments: Iterable[Segment], ids_of: IdsOf) -> None:
@@ -328,23 +337,22 @@ class VectorStore:
 
     def _has_right_table(self, segment: Segment, ids: NDArray[np.int64]) -> bool:
         """Say whether the table, if there is one, is that of all rows that are images."""
-        if not self._files.here(self._table_path(segment.name)).exists():
+        if not self._files.here(self._files.table(segment.name)).exists():
             return True
         noted, images = self.noted_ids(segment), ids >= 0
         return bool((noted > UNCERTAIN).all() and np.array_equal(noted[images], ids[images]))
 
     def segment_damage(self, segment: Segment) -> Damage | None:
         """Return what is wrong with a file of embeddings: missing, wrong shape, altered bytes."""
-        path = self._path(segment.name)
+        path = self._files.embeddings(segment.name)
         try:
-            self._mapped(segment)
-            found = f"sha256 {sha256_file(path)}"
+            self._files.here(path, segment.sha256)
+            damage = damage_of(path, segment)
+            if damage and self._files.renewed(path, segment.sha256):
+                return damage_of(path, segment)
         except CollectionDamaged as error:
-            return Damage(str(path), error.expected, error.found)
-        except OSError as error:
-            found = str(error.strerror)
-        expected = f"sha256 {segment.sha256}"
-        return None if found == expected else Damage(str(path), expected, found)
+            return Damage(str(error.path), error.expected, error.found)
+        return damage
 
     def _refuse_damage(self, segment: Segment) -> None:
         """Raise :class:`CollectionDamaged` if a file of embeddings is not what was stored."""
@@ -370,7 +378,7 @@ class VectorStore:
                 yield Damage(str(path), expected, "something else")
             return
         for segment in segments:
-            path = self._files.here(self._bounds_path(segment.name))
+            path = self._files.here(self._files.bounds(segment.name))
             if not path.exists() or are_of_another(path, projection):
                 continue
             if self._bounds(segment, projection) is None:
@@ -378,17 +386,8 @@ class VectorStore:
                 yield Damage(str(path), expected, "something else")
 
     def _mapped(self, segment: Segment) -> MappedEmbeddings:
-        path = self._files.here(self._path(segment.name), segment.sha256)
+        path = self._files.here(self._files.embeddings(segment.name), segment.sha256)
         return MappedEmbeddings(path, segment.rows, segment.dim)
-
-    def _table_path(self, name: str) -> Path:
-        return self._files.file(name, TABLE_END)
-
-    def _bounds_path(self, name: str) -> Path:
-        return self._files.file(name, BOUNDS_END)
-
-    def _path(self, name: str) -> Path:
-        return self._files.file(name, EMBEDDINGS_END)
 
 
 def _sample(mapped: Sequence[MappedSegment], most: int) -> NDArray[np.float32]:

@@ -51,6 +51,6 @@ def fill_milvus(
                 if on_progress is not None:
                     on_progress(done, total)
 
-        with closing(Milvus(settings, state_of(snapshot.segment_rows()))) as server:
+        with closing(Milvus(settings, directory.path, state_of(snapshot.segment_rows()))) as server:
             server.fill(gallery.dim, blocks())
     return total

@@ -130,7 +130,7 @@ class Desk:
             lines.append(f'imgsim_seconds{{path="{path}"}} {seconds:.6f}')
         for name, now in (
             ("imgsim_under_way", self._under_way),
-            ("imgsim_waiting", max(0, self._under_way - self._limiter.total_tokens)),
+            ("imgsim_waiting", self._limiter.statistics().tasks_waiting),
         ):
             lines += [f"# TYPE {name} gauge", f"{name} {now:g}"]
         return PlainTextResponse("\n".join(lines) + "\n")

@@ -278,23 +278,43 @@ def test_segments_in_a_bucket_are_copied_to_workers(cluster, tmp_path, crops):
 
 
 def test_the_cache_of_a_machine_has_a_limit(monkeypatch, tmp_path):
-    """What was used longest ago goes first; what is needed stays, and what was used just now."""
+    """What was used longest ago goes first; what is needed stays, and what is in use."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    names = "aa", "bb", "cc", "dd"
-    for age, name in enumerate(names):
-        path = cache_of(f"s3://photos/{age % 2}") / f"{name}.faiss"
-        path.write_bytes(bytes(100))
-        os.utime(path, (time.time() - 9_000 + 3_000 * age,) * 2)
+    urls = "s3://photos/0", "s3://photos/1"
+    for age, name in enumerate(("aa", "bb", "cc", "dd")):
+        with cache_of(urls[age % 2]) as folder:
+            (folder / f"{name}.faiss").write_bytes(bytes(100))
+            os.utime(folder / f"{name}.faiss", (1_000 + age,) * 2)
 
     def left():
-        return sorted(path.stem for path in tmp_path.glob("imgsim/segments/*/*"))
+        return sorted(path.stem for path in tmp_path.glob("imgsim/segments/*/*.faiss"))
 
-    make_room({"aa"}, 400)
+    make_room({"aa": 100}, 400)
     assert left() == ["aa", "bb", "cc", "dd"]
-    make_room({"aa"}, 350)
-    assert left() == ["aa", "cc", "dd"]
-    make_room({"dd"}, 0)
-    assert left() == ["aa", "cc", "dd"]
-    os.utime(next(tmp_path.glob("imgsim/segments/*/aa.faiss")), (1, 1))
-    make_room({"dd"}, 0)
-    assert left() == ["cc", "dd"]
+    with cache_of(urls[1]):
+        make_room({"aa": 100, "new": 100}, 400)
+        assert left() == ["aa", "bb", "dd"]  # cc, as bb is in use
+    make_room({"dd": 100}, 0)
+    assert left() == ["dd"]
+
+
+def test_a_shard_that_could_not_begin_begins_later(cluster, empty, crops):
+    """As when a mount comes back."""
+    with Collection.open(empty) as collection:
+        collection.ingest(crops)
+    with sharded(empty, cluster) as searcher:
+        (path,) = (empty / "segments").glob("*.faiss")
+        path.rename(path.with_suffix(".gone"))
+        with pytest.raises(ClusterError, match="a worker failed"):
+            searcher.search(crops[0])
+        path.with_suffix(".gone").rename(path)
+        assert searcher.search(crops[0], k=1)[0].matches[0].path == crops[0]
+
+
+def test_a_closed_collection_joins_no_cluster_again(cluster, stored, crops):
+    with Collection.open(stored.path, cluster=ClusterSettings(cluster.address)) as collection:
+        searcher = collection.searcher()
+        searcher.search(crops[0])
+    with pytest.raises(ValueError, match="closed"):
+        searcher.search(crops[0])
+    searcher.close()
