@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=25_000, help="whose neighbours are listed")
     parser.add_argument("--pictures", type=int, default=5_000)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--work", default="", help="only what is called so")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     rows = np.load(options.embeddings / "embeddings.npy", mmap_mode="r")
@@ -72,6 +73,7 @@ def main() -> None:
         figures = {
             name: killed(nodes, run, expected, options.kills)
             for name, (run, expected) in work.items()
+            if options.work in name
         }
     print_table(
         [("work", "kills", "differ", "s undisturbed", "s with a node killed", "most")]
@@ -95,9 +97,9 @@ class Nodes:
         self.address: str = self._cluster.address
         ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
 
-    def kill_one(self) -> None:
+    def kill_one(self, done: threading.Event) -> None:
         """Kill a node with a worker that searches or encodes, as soon as there is one."""
-        while True:
+        while not done.is_set():
             named = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"])
             busy = [each for each in named if each.info["cmdline"][0].startswith(WORKERS)]
             parents = {each.ppid() for each in busy}
@@ -185,17 +187,18 @@ def killed(nodes: Nodes, run: Callable[[], object], expected: object, kills: int
     alone = time.monotonic() - began
     times = []
     for number in range(kills):
-        moment = random.Random(number).uniform(0.1, 0.9) * alone
+        moment, done = random.Random(number).uniform(0.1, 0.6) * alone, threading.Event()
 
-        def kill(moment: float = moment) -> None:
+        def kill(moment: float = moment, done: threading.Event = done) -> None:
             time.sleep(moment)
-            nodes.kill_one()
+            nodes.kill_one(done)
 
         thread = threading.Thread(target=kill)
         began = time.monotonic()
         thread.start()
         differ += int(run() != expected)
         times.append(time.monotonic() - began)
+        done.set()
         thread.join()
         nodes.add_one()
         print(f"kill {number}: {times[-1]:.1f} s, {differ} differ", flush=True)
