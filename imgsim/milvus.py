@@ -17,8 +17,10 @@ where one is further off, imgsim searches by itself.
 
 import hashlib
 import logging
+import math
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,7 @@ _LEAST = 64
 _INSERTED = 1_000  # at once
 _PATIENCE = 20.0  # seconds until a server must answer
 _PATH_BYTES = 65_535
+_GRACE = 10.0  # seconds; older rows are seen by searches that are quicker, of twice the default
 _HITS = 1 << 16  # that are asked for at once
 _LONGEST = 1e15  # a query may be; squares beyond are too great for float32
 _UNIT = 2.0**-24
@@ -69,6 +72,7 @@ class Milvus:
             raise ExtraMissing("Milvus needs pymilvus: `pip install 'imgsim[milvus]'`") from error
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)  # it prints tracebacks
         self._pymilvus: Any = pymilvus
+        self._counted = math.inf
         self._failures: tuple[type[Exception], ...] = pymilvus.MilvusException, grpc.RpcError
         token = os.environ.get("MILVUS_TOKEN", "")
         with self._asking():
@@ -88,6 +92,7 @@ class Milvus:
                     self.name, output_fields=["count(*)"], consistency_level="Strong"
                 )
                 count = found["count(*)"]
+        self._counted = time.monotonic()
         if count != total:
             raise StoreError(
                 f"{self._settings.uri}: does not have the collection as it is now; run "
@@ -127,6 +132,7 @@ class Milvus:
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Return for each query the ids of the nearest ``most``, and their squares."""
         found: list[Any] = []
+        level = "Strong" if time.monotonic() - self._counted < _GRACE else "Bounded"
         step = max(1, _HITS // most)
         for start in range(0, len(queries), step):
             with self._asking():
@@ -136,7 +142,7 @@ class Milvus:
                     anns_field="embedding",
                     limit=most,
                     search_params={"metric_type": "L2"},
-                    consistency_level="Strong",
+                    consistency_level=level,
                     timeout=_PATIENCE,
                 )
         return [
