@@ -52,8 +52,9 @@ class BackendChoice:
 class SegmentSearcher:
     """Answers queries over some sources, from several threads if need be.
 
-    It holds their bounds mapped, and little else. ``choose`` returns the backend for so many
-    values; a scan keeps at most ``most_highs`` upper bounds for a group of queries.
+    It holds their bounds mapped, the room in which rows wait, and little else. ``choose`` returns
+    the backend for so many values; a scan keeps at most ``most_highs`` upper bounds for a group of
+    queries.
     """
 
     def __init__(
