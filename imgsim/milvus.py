@@ -40,7 +40,7 @@ from imgsim.results import SearchStats
 _MOST = 16_384  # that a server returns for a query
 _LEAST = 64
 _INSERTED = 1_000  # at once
-_PATIENCE = 20.0  # seconds until a server must answer
+_PATIENCE = 60.0  # seconds until a server must answer
 _PATH_BYTES = 65_535
 _GRACE = 10.0  # seconds, twice as many as a `Bounded` search may lag behind
 _HITS = 1 << 16  # that are asked for at once

@@ -1,5 +1,6 @@
 """Queries whose candidates a real Milvus server names."""
 
+import os
 import shutil
 
 import numpy as np
@@ -15,18 +16,22 @@ from imgsim import (
 )
 from imgsim import milvus as candidates
 from tests.conftest import make_collection
-from tests.milvus_server import running_server
+from tests.milvus_server import shared_server
 
 pytest.importorskip("milvus")
 from pymilvus import MilvusClient
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    with running_server(tmp_path_factory.mktemp("milvus")) as address:
-        if address is None:
-            pytest.skip("no Milvus server starts here")
-        yield address
+    """The address of a server that all workers of xdist share."""
+    base, user = tmp_path_factory.getbasetemp(), os.getpid()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base, user = base.parent, os.getppid()
+    address = shared_server(base / "milvus", user)
+    if address is None:
+        pytest.skip("no Milvus server starts here")
+    return address
 
 
 @pytest.fixture(scope="module")
