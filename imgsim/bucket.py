@@ -66,6 +66,11 @@ class Bucket:
             temporary.write_text(f"{url}\n{bucket.owner}\n")
         return bucket
 
+    def release(self) -> None:
+        """Let the next have it, if nothing has come into it."""
+        if not self.names():
+            self.remove(_OWNER)
+
     def names(self) -> set[str]:
         """Return the names of all files, or raise :class:`StoreError` if they are another's."""
         system, prefix = self._files

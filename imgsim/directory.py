@@ -292,6 +292,9 @@ def discard(path: Path) -> None:
     is_empty = all(folder.is_dir() and not os.listdir(folder) for folder in held)
     if not is_empty or (path / CHECKPOINTS).exists() or (path / MANIFESTS).exists():
         return
+    if bucket := Bucket.noted(path):
+        with suppress(StoreError):  # then it stays claimed
+            bucket.release()
     for folder in held:
         folder.rmdir()
     for name in _OWN_NAMES:

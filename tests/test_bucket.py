@@ -222,6 +222,21 @@ def test_two_collections_with_one_bucket_do_not_sweep_each_other(url, tmp_path, 
     assert len(found(paths[1], crops)) == 20
 
 
+def test_a_collection_that_came_to_nothing_leaves_the_bucket(url, tmp_path, imgsim):
+    """So that the same command can be given again; what has segments stays."""
+    command = "--storage", url, "-c", tmp_path / "c", "train", tmp_path / "nothing"
+    for _ in range(2):
+        done = imgsim(*command)
+        assert done.returncode != 0
+        assert b"is not empty" not in done.stderr
+        assert not (tmp_path / "c").exists()
+    bucket = Bucket.claimed(url, tmp_path)
+    (tmp_path / "a.faiss").write_bytes(b"kept")
+    bucket.put(tmp_path / "a.faiss")
+    bucket.release()
+    assert bucket.names() == {"a.faiss"}
+
+
 def test_a_damaged_copy_is_copied_anew(url, tmp_path, crops):
     """No image is lost whose file is gone; a file that only the folder has is told, and sent."""
     path = make_collection(tmp_path / "c", url)
