@@ -10,8 +10,9 @@ class ClusterSettings:
 
     ``address`` is that of its head, ``auto`` the one that this machine is in, ``local`` a new one
     of this machine alone. The collection's folder, and the images, are at the same paths on all
-    machines. Segments are dealt out to up to ``shards`` workers (0: one for each machine), which
-    use all cores of theirs. A worker that gives other last bits for the same pixels than this
+    machines. Segments are dealt out to up to ``shards`` shards (0: one for each machine), each of
+    which ``replicas`` workers search, with all cores of their machines: with 2, searches go on at
+    once where a worker dies. A worker that gives other last bits for the same pixels than this
     machine, as another kind of processor does, ends an ingest, unless ``allow_mixed``. Copies of
     segments that are in a bucket take up to ``cache_bytes`` of a machine's disk, or what those take
     that are searched.
@@ -19,6 +20,7 @@ class ClusterSettings:
 
     address: str
     shards: int = 0
+    replicas: int = 1
     allow_mixed: bool = False
     cache_bytes: int = 64 << 30
 
@@ -28,6 +30,8 @@ class ClusterSettings:
             raise ValueError("name the address of a cluster, auto or local")
         if self.shards < 0:
             raise ValueError("there must be at least 1 shard, or 0 for one for each machine")
+        if self.replicas < 1:
+            raise ValueError("there must be at least 1 replica")
 
 
 @dataclass(frozen=True)

@@ -297,9 +297,9 @@ class Collection(AbstractContextManager["Collection"]):
     ) -> int:
         """Write :meth:`neighbours` as .csv, .jsonl, .parquet or .npz; return the row count.
 
-        Raises :class:`OutputError` if a file of this name cannot be written.
+        A name without a suffix is a folder of .parquet files, where an interrupted export goes on.
         """
-        check_target(Path(path), NEIGHBOURS)
+        check_target(Path(path), NEIGHBOURS, folders=True)
         lists = NeighbourLists(self._directory, checked_k(k), within or SearchFilter())
         return write_lists(lists, on_progress, Path(path))
 

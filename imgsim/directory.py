@@ -18,7 +18,7 @@ from imgsim.catalog import salvage
 from imgsim.catalog.catalog import Catalog
 from imgsim.catalog.postgres import URL_NAME, address, url_of
 from imgsim.catalog.snapshot import Snapshot
-from imgsim.cluster.shards import Sharded
+from imgsim.cluster.shards import Sharded, ShardedGallery, View
 from imgsim.cluster.workers import Workers
 from imgsim.cluster_options import ClusterSettings, MilvusSettings
 from imgsim.encoder.encoder import MODEL_NAME, Encoder
@@ -36,9 +36,9 @@ from imgsim.index.gallery import Gallery, Searchable
 from imgsim.index.vector_store import VectorStore
 from imgsim.inventory import take_inventory
 from imgsim.locks import reading, sole_reader, writer_lock
-from imgsim.milvus import Milvus, MilvusGallery, state_of
+from imgsim.milvus import Milvus, MilvusGallery
 from imgsim.options import Device, SearchFilter
-from imgsim.records import FINGERPRINT, EncoderRecord, Inventory
+from imgsim.records import FINGERPRINT, EncoderRecord, Inventory, state_of
 
 CATALOG = "catalog.db"
 CHECKPOINTS = "training"
@@ -119,8 +119,9 @@ class Directory:
         except OSError as error:
             raise CollectionError(path, f"cannot be opened: {error.strerror}") from error
         _refuse_links(path)
-        workers = Workers(cluster) if isinstance(cluster, ClusterSettings) else None
-        milvus = cluster if isinstance(cluster, MilvusSettings) else None
+        workers, milvus = None, cluster if isinstance(cluster, MilvusSettings) else None
+        if isinstance(cluster, ClusterSettings):
+            workers = Workers(cluster, Sharded(path / SEGMENTS, Bucket.noted(path)))
         store = _store(path)
         directory = cls(path, Catalog(path / CATALOG), store, device, workers, milvus)
         if directory.catalog.was_upgraded:
@@ -159,8 +160,7 @@ class Directory:
         here = partial(self.store.gallery, rows, dim, within.radius, snapshot.segment_ids)
         gallery: Searchable
         if self.workers:
-            common = Sharded(self.path / SEGMENTS, dim, within.radius, Bucket.noted(self.path))
-            gallery = self.workers.gallery(common, rows, here)
+            gallery = ShardedGallery(self.workers.shards, View(rows, dim, within.radius), here)
         elif self.milvus:
             gallery = self._beside_milvus(self.milvus, snapshot, here(), within.radius)
         else:

@@ -34,7 +34,6 @@ from imgsim.errors import ExtraMissing, StoreError
 from imgsim.index.distance import Block, Nearest, checked_queries, distances
 from imgsim.index.gallery import Gallery
 from imgsim.index.search import Answer
-from imgsim.records import SegmentRows
 from imgsim.results import SearchStats
 
 _MOST = 16_384  # that a server returns for a query
@@ -47,14 +46,6 @@ _HITS = 1 << 16  # that are asked for at once
 _LONGEST = 1e15  # a query may be; squares beyond are too great for float32
 _UNIT = 2.0**-24
 _LOG = logging.getLogger(__name__)
-
-
-def state_of(rows: Iterable[SegmentRows]) -> str:
-    """Return 16 digits that stand for the images that a collection has, and their embeddings."""
-    digest = hashlib.sha256()
-    for each in sorted(rows, key=lambda each: each.segment.name):
-        digest.update(each.segment.name.encode() + each.excluded.tobytes())
-    return digest.hexdigest()[:16]
 
 
 class Milvus:

@@ -4,8 +4,9 @@ A path is a ``str`` decoded as :func:`os.fsdecode` does: bytes that are not vali
 surrogates, and :func:`os.fsencode` gives the exact bytes back.
 """
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +108,14 @@ class SegmentRows:
     def count(self) -> int:
         """Return how many rows count."""
         return self.segment.rows - int(np.bitwise_count(self.excluded).sum())
+
+
+def state_of(rows: Iterable[SegmentRows]) -> str:
+    """Return 16 digits that stand for the images that a collection has, and their embeddings."""
+    digest = hashlib.sha256()
+    for each in sorted(rows, key=lambda each: each.segment.name):
+        digest.update(each.segment.name.encode() + each.excluded.tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ class Options:
     storage: str = ""
     cluster: str = ""
     allow_mixed: bool = False
+    replicas: int = 1
     milvus: tuple[str, str] | None = None
     verbose: bool = False
     debug: bool = False
@@ -155,7 +156,7 @@ class Options:
             return MilvusSettings(*self.milvus)
         if not self.cluster:
             return None
-        return ClusterSettings(self.cluster, allow_mixed=self.allow_mixed)
+        return ClusterSettings(self.cluster, 0, self.replicas, self.allow_mixed)
 
     def searcher(self, folders: list[Path], within: SearchFilter) -> "JointSearcher":
         """Open these collections as one."""

@@ -162,7 +162,7 @@ def _note_silence(
 def export_neighbours(
     ctx: typer.Context,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="A file or folder; - is stdout.")
     ],
     k: K = None,
     radius: Radius = None,
@@ -173,7 +173,9 @@ def export_neighbours(
 ) -> None:
     """Write for every image its nearest others, as .csv, .jsonl, .parquet or .npz.
 
-    The file appears when it is complete; an interrupted export leaves what was there before.
+    The file appears when it is complete; an interrupted export leaves what was there before. A name
+    without a suffix is that of a folder, which gets .parquet files of some 16,000 images each; the
+    same command goes on with those that an interrupted one has completed.
     """
     options: Options = ctx.obj
     k, within = requested(k, radius, under, not_under, distinct=distinct)

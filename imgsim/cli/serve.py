@@ -32,6 +32,9 @@ def serve(
     labelled: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images to evaluate, in folders by label.")
     ] = None,
+    replicas: Annotated[
+        int, typer.Option(min=1, help="Workers of a --cluster that have the same embeddings.")
+    ] = 1,
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Look at the collection and search it in a browser, and over REST.
@@ -41,6 +44,7 @@ def serve(
     the collection, and what --allow-changes allows.
     """
     options: Options = ctx.obj
+    options.replicas = replicas
     try:
         from imgsim.server.run import serve as run  # noqa: PLC0415 - few need it
         from imgsim.server.settings import ServerSettings  # noqa: PLC0415 - as above

@@ -4,8 +4,10 @@ import logging
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from threading import Lock
 from types import ModuleType
 from typing import Any
@@ -85,20 +87,49 @@ def told(ray: ModuleType) -> Iterator[None]:
         raise ClusterError(f"a worker failed: {said(error)}") from error
 
 
-def answers(ray: ModuleType, workers: Sequence[Any], ask: Callable[[Any], Any]) -> list[Any]:
-    """Return what each of some workers answers, in order.
+@dataclass(frozen=True)
+class Question:
+    """What one of some ``workers`` is asked; each of them can tell."""
 
-    They may take their time, as long as each says now and then that it is there. Raises
-    :class:`ClusterError` if one does not, or fails for good.
+    workers: Sequence[Any]
+    ask: Callable[[Any], Any]
+
+
+def answers(ray: ModuleType, questions: Sequence[Question]) -> list[Any]:
+    """Return the answers to some questions, in order.
+
+    If a worker dies, the next of the same question is asked, if there are others. They may take
+    their time, as long as each says now and then that it is there. Raises :class:`ClusterError` if
+    one does not, or if they fail for good.
     """
+    tried, pending, found = [0] * len(questions), dict[int, tuple[Any, Any]](), dict[int, Any]()
+
+    def ask(number: int) -> None:
+        workers = questions[number].workers
+        worker = workers[tried[number] % len(workers)]
+        pending[number] = worker, questions[number].ask(worker)
+
     with told(ray):
-        calls = [ask(worker) for worker in workers]
-        pending = calls
+        for number in range(len(questions)):
+            ask(number)
         while pending:
-            done, pending = ray.wait(pending, num_returns=len(pending), timeout=PATIENCE)
+            calls = [call for _, call in pending.values()]
+            done, _ = ray.wait(calls, num_returns=len(calls), timeout=PATIENCE)
             if not done:
-                _require_life(ray, workers)
-        return list(ray.get(calls))
+                _require_life(ray, [worker for worker, _ in pending.values()])
+            for number in [number for number, (_, call) in pending.items() if call in done]:
+                _, call = pending.pop(number)
+                try:
+                    found[number] = ray.get(call)
+                except ray.exceptions.RayActorError:
+                    tried[number] += 1
+                    rounds, rest = divmod(tried[number], len(questions[number].workers))
+                    if len(questions[number].workers) == 1 or rounds > PATIENCE:
+                        raise
+                    if not rest:
+                        time.sleep(1.0)
+                    ask(number)
+    return [found[number] for number in range(len(questions))]
 
 
 def kill(ray: ModuleType, workers: Sequence[Any]) -> None:

@@ -1,10 +1,13 @@
 """The embeddings of a collection, searched by workers that have some segments each."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from secrets import token_hex
 from threading import Lock
 from types import ModuleType
 from typing import Any
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 
 from imgsim.bucket import Bucket
 from imgsim.cluster.cache import cache_of, make_room
-from imgsim.cluster.ray_cluster import LIFE, answers, kill, told
+from imgsim.cluster.ray_cluster import LIFE, Question, answers, kill, told
 from imgsim.errors import ClusterError, StoreError
 from imgsim.index.distance import Block, Nearest, checked_queries
 from imgsim.index.gallery import Gallery
@@ -25,84 +28,183 @@ from imgsim.results import SearchStats
 
 _TRIES = 8  # of a worker, on whichever machine, and of what it was asked
 _AT_ONCE = 1_024  # queries
+_OPEN = 8  # views that a worker keeps
 
 
 @dataclass(frozen=True)
 class Sharded:
-    """What all shards have in common: the folder of the segments, the same on all machines.
+    """Where the segments of a collection are: in ``folder``, the same on all machines.
 
     If they are in a ``bucket``, a machine keeps copies of those that it searches, in a cache that
-    takes up to ``cache_bytes``. Embeddings have ``dim`` values, and those within ``radius`` of a
-    query are found.
+    takes up to ``cache_bytes``.
     """
 
     folder: Path
-    dim: int
-    radius: float
     bucket: Bucket | None = None
     cache_bytes: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """Some rows of segments, with ``dim`` values; those within ``radius`` of a query are found."""
+
+    rows: Sequence[SegmentRows]
+    dim: int
+    radius: float
+
+
 class Shard:
-    """What a worker searches: some segments."""
+    """A worker, which searches what it is shown of some segments."""
 
-    def __init__(self, common: Sharded, rows: Sequence[SegmentRows]) -> None:
+    def __init__(self, common: Sharded) -> None:
+        self._common = common
         self._opened = ExitStack()  # it lasts as long as the process
-        store = self._store(common, rows)
-        self._gallery: Gallery = store.gallery(rows, common.dim, common.radius, _no_ids)
+        self._store = VectorStore(common.folder)
+        if common.bucket is not None:
+            folder = self._opened.enter_context(cache_of(common.bucket.url))
+            self._store = VectorStore(folder, common.bucket)
+        self._galleries = OrderedDict[str, Gallery]()
 
-    def _store(self, common: Sharded, rows: Sequence[SegmentRows]) -> VectorStore:
-        """Return the store of these segments on this machine."""
-        if common.bucket is None:
-            return VectorStore(common.folder)
-        segments = [each.segment for each in rows]
-        make_room({each.name: 5 * each.rows * each.dim for each in segments}, common.cache_bytes)
-        folder = self._opened.enter_context(cache_of(common.bucket.url))
-        store = VectorStore(folder, common.bucket)
-        store.renew_projection()
-        return store
+    def search(self, place: "Place", queries: NDArray[np.float32], k: int | None) -> Answer:
+        """Return the ``k`` nearest (None: all) of each of ``queries`` (q, dim) in a view."""
+        if place.key not in self._galleries:
+            self._galleries[place.key] = self._gallery(place.view())
+        self._galleries.move_to_end(place.key)
+        while len(self._galleries) > _OPEN:
+            self._galleries.popitem(last=False)[1].close()
+        return self._galleries[place.key].search(queries, k)
 
-    def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
-        """Return the ``k`` nearest (None: all) of each of ``queries`` (q, dim)."""
-        return self._gallery.search(queries, k)
+    def _gallery(self, view: View) -> Gallery:
+        if self._common.bucket is not None:
+            segments = [each.segment for each in view.rows]
+            needed = {each.name: 5 * each.rows * each.dim for each in segments}
+            make_room(needed, self._common.cache_bytes)
+            self._store.renew_projection()
+        return self._store.gallery(view.rows, view.dim, view.radius, _no_ids)
 
     def is_there(self) -> bool:
         """Answer, also while it searches."""
         return True
 
 
-class ShardedGallery:
-    """The embeddings of all images that count, in up to so many shards (0: as many as machines).
+@dataclass(frozen=True, eq=False)
+class Place:
+    """The part of a view that a shard searches: Ray has it as ``shown``, and workers by its key."""
 
-    The first search joins the cluster, and starts a worker for each shard; Ray puts them on as many
-    machines as it can. One that dies is started anew, and asked again. ``here`` opens the same
-    embeddings in this process, which reads them for :meth:`blocks`.
+    shard: int
+    key: str
+    shown: Any
+
+    def view(self) -> View:
+        """Return the part of the view, in a worker."""
+        import ray  # noqa: PLC0415 - an extra
+
+        view: View = ray.get(self.shown)
+        return view
+
+
+class Shards:
+    """The workers that search one collection, as long as there is a gallery that uses them.
+
+    Segments are dealt out to up to ``most`` shards (0: as many as machines), and ``replicas``
+    workers have each. Ray puts them on as many machines as it can. A worker that dies is started
+    anew; what it was asked, another of its shard is asked, or itself again.
     """
 
     def __init__(
-        self,
-        join: Callable[[], ModuleType],
-        shards: int,
-        common: Sharded,
-        rows: Sequence[SegmentRows],
-        here: Callable[[], Gallery],
+        self, join: Callable[[], ModuleType], common: Sharded, most: int, replicas: int
     ) -> None:
-        self.dim = common.dim
-        self._join, self._most, self._common, self._here = join, shards, common, here
-        self._rows = [each for each in rows if each.count]
-        self._shards: list[Any] = []
+        self._join, self._common, self._most, self._replicas = join, common, most, replicas
+        self._lock = Lock()
+        self._users = self._turn = 0
+        self._placed = dict[str, int]()
+        self._workers = dict[int, list[Any]]()
+
+    def __len__(self) -> int:
+        """Return how many shards have workers now."""
+        return len(self._workers)
+
+    def enter(self, view: View) -> list[Place]:
+        """Return where the parts of a view are searched; who asks will leave."""
+        ray = self._join()
+        with self._lock, told(ray):
+            if not self._users:
+                machines = sum(node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
+                self._placed, self._count = {}, self._most or machines or 1
+            parts = deal_out(view.rows, self._placed, self._count)
+            self._users += 1
+            return [
+                Place(shard, token_hex(8), ray.put(replace(view, rows=rows)))
+                for shard, rows in parts.items()
+            ]
+
+    def leave(self) -> None:
+        """End the workers if no other gallery uses them."""
+        with self._lock:
+            self._users -= 1
+            is_last = not self._users
+        if is_last:
+            self.end()
+
+    def end(self) -> None:
+        """End the workers; a later search begins with new ones."""
+        with self._lock:
+            workers, self._workers = [*chain(*self._workers.values())], {}
+        if workers:
+            with suppress(ValueError):  # the collection has left the cluster, and they with it
+                kill(self._join(), workers)
+
+    def search(
+        self, places: Sequence[Place], queries: NDArray[np.float32], k: int | None
+    ) -> list[Answer]:
+        """Return what each part of a view has for ``queries`` (q, dim): the ``k`` nearest."""
+        ray = self._join()
+        with self._lock, told(ray):
+            self._turn += 1
+            questions = [
+                Question(self._ready(ray, place.shard), partial(_ask, place, queries, k))
+                for place in places
+            ]
+        return answers(ray, questions)
+
+    def _ready(self, ray: ModuleType, shard: int) -> list[Any]:
+        """Return the workers of a shard, another one first each time; start them if need be."""
+        if shard not in self._workers:
+            worker: Any = ray.remote(
+                num_cpus=1,
+                max_restarts=_TRIES,
+                max_task_retries=_TRIES if self._replicas == 1 else 0,
+                concurrency_groups={LIFE: 1},
+                scheduling_strategy="SPREAD",
+            )(Shard)
+            self._workers[shard] = [worker.remote(self._common) for _ in range(self._replicas)]
+        workers, first = self._workers[shard], self._turn % self._replicas
+        return workers[first:] + workers[:first]
+
+
+class ShardedGallery:
+    """The embeddings of all images that count, which the workers of ``shards`` search.
+
+    The first search joins the cluster. ``here`` opens the same embeddings in this process, which
+    reads them for :meth:`blocks`.
+    """
+
+    def __init__(self, shards: Shards, view: View, here: Callable[[], Gallery]) -> None:
+        self.dim = view.dim
+        self._shards, self._here = shards, here
+        self._view = replace(view, rows=[each for each in view.rows if each.count])
+        self._places: list[Place] | None = None
         self._lock = Lock()
 
     def __len__(self) -> int:
-        return sum(each.count for each in self._rows)
+        return sum(each.count for each in self._view.rows)
 
     def close(self) -> None:
-        """End the workers; a later search begins with new ones."""
+        """Leave the workers, which end if no other gallery uses them."""
         with self._lock:
-            shards, self._shards = self._shards, []
-        if shards:
-            with suppress(ValueError):  # the collection has left the cluster, and they with it
-                kill(self._join(), shards)
+            places, self._places = self._places, None
+        if places is not None:
+            self._shards.leave()
 
     def blocks(self) -> Iterator[Block]:
         """Yield ids and embeddings of all images in the order of segments, in bounded pieces."""
@@ -114,47 +216,40 @@ class ShardedGallery:
         queries = checked_queries(queries, self.dim)
         parts = [queries[at : at + _AT_ONCE] for at in range(0, len(queries), _AT_ONCE)]
         nearest, stats = list[Nearest](), SearchStats()
+        with self._lock:
+            if self._places is None:
+                self._places = self._shards.enter(self._view)
+            places = self._places
         try:
             for part in parts:
-                found: list[Answer] = answers(self._join(), self._started(), partial(_ask, part, k))
+                found = self._shards.search(places, part, k)
                 lists = zip(*(answer.nearest for answer in found), strict=True)
                 nearest += [merged(each, k) for each in lists] or [merged((), k)] * len(part)
                 stats = sum((answer.stats for answer in found), stats)
         except ClusterError:
-            self.close()
+            self._shards.end()
             raise
         return Answer(nearest, replace(stats, queries=len(queries)))
 
-    def _started(self) -> list[Any]:
-        """Return the workers, which are started if they are not yet."""
-        ray = self._join()
-        with self._lock, told(ray):
-            if not self._shards:
-                machines = sum(node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
-                worker: Any = ray.remote(
-                    num_cpus=1,
-                    max_restarts=_TRIES,
-                    max_task_retries=_TRIES,
-                    concurrency_groups={LIFE: 1},
-                    scheduling_strategy="SPREAD",
-                )(Shard)
-                parts = balanced(self._rows, self._most or machines or 1)
-                self._shards = [worker.remote(self._common, part) for part in parts]
-            return self._shards
+
+def _ask(place: Place, queries: NDArray[np.float32], k: int | None, worker: Any) -> Any:  # noqa: ANN401 - Ray's
+    return worker.search.remote(place, queries, k)
 
 
-def _ask(queries: NDArray[np.float32], k: int | None, shard: Any) -> Any:  # noqa: ANN401 - Ray's
-    return shard.search.remote(queries, k)
+def deal_out(
+    rows: Sequence[SegmentRows], placed: dict[str, int], shards: int
+) -> dict[int, list[SegmentRows]]:
+    """Return which rows each of so many shards searches, about as many embeddings each.
 
-
-def balanced(rows: Sequence[SegmentRows], shards: int) -> list[list[SegmentRows]]:
-    """Return the segments in up to so many parts, of about as many embeddings each."""
-    parts: list[list[SegmentRows]] = [[] for _ in range(min(shards, len(rows)))]
-    sizes = [0] * len(parts)
-    for each in sorted(rows, key=lambda each: -each.segment.rows):
-        least = sizes.index(min(sizes))
-        parts[least].append(each)
-        sizes[least] += each.segment.rows
+    A segment stays where it was ``placed``, by its name; where others are, is noted there.
+    """
+    sizes, parts = [0] * shards, dict[int, list[SegmentRows]]()
+    known = [each for each in rows if each.segment.name in placed]
+    others = [each for each in rows if each.segment.name not in placed]
+    for each in known + sorted(others, key=lambda each: -each.segment.rows):
+        shard = placed.setdefault(each.segment.name, sizes.index(min(sizes)))
+        sizes[shard] += each.segment.rows
+        parts.setdefault(shard, []).append(each)
     return parts
 
 

@@ -1,6 +1,5 @@
 """The workers of a cluster, for one collection."""
 
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from threading import Lock
@@ -8,19 +7,19 @@ from types import ModuleType
 
 from imgsim.cluster.encoding import ClusterEncoding, EncodingJob, probes
 from imgsim.cluster.ray_cluster import joined
-from imgsim.cluster.shards import Sharded, ShardedGallery
+from imgsim.cluster.shards import Sharded, Shards
 from imgsim.cluster_options import ClusterSettings
 from imgsim.encoder.encoder import Encoder
-from imgsim.index.gallery import Gallery
 from imgsim.options import DecodeRules
-from imgsim.records import SegmentRows
 
 
 class Workers:
     """A cluster, joined when it is needed first, and what its workers do."""
 
-    def __init__(self, settings: ClusterSettings) -> None:
+    def __init__(self, settings: ClusterSettings, segments: Sharded) -> None:
         self._settings = settings
+        segments = replace(segments, cache_bytes=settings.cache_bytes)
+        self.shards = Shards(self._join, segments, settings.shards, settings.replicas)
         self._opened = ExitStack()
         self._lock = Lock()
         self._is_closed = False
@@ -31,13 +30,6 @@ class Workers:
         with self._lock:
             self._is_closed = True
         self._opened.close()
-
-    def gallery(
-        self, common: Sharded, rows: Sequence[SegmentRows], here: Callable[[], Gallery]
-    ) -> ShardedGallery:
-        """Return the embeddings of some rows of segments; ``here`` opens them in this process."""
-        common = replace(common, cache_bytes=self._settings.cache_bytes)
-        return ShardedGallery(self._join, self._settings.shards, common, rows, here)
 
     def encoding(self, encoder: Encoder, rules: DecodeRules) -> ClusterEncoding:
         """Return what encodes image files with an encoder whose files are on all machines."""

@@ -1,6 +1,7 @@
 """Lists of neighbours, from what a search found to what a user gets."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -38,42 +39,55 @@ class NeighbourLists:
 
     def __call__(self, on_progress: Progress | None = None) -> Iterator[ImageNeighbours]:
         """Yield the lists."""
+        with self.opened() as opened:
+            yield from opened.lists(opened.blocks(), on_progress)
+
+    @contextmanager
+    def opened(self) -> Iterator["OpenedLists"]:
+        """Open what they are computed from, at one instant."""
         with (
             self.directory.reading() as snapshot,
             self.directory.gallery(snapshot) as everything,
         ):
             if replace(self.within, no_self=False, distinct=False) == SearchFilter():
-                yield from self._lists(snapshot, everything, everything, on_progress)
+                yield OpenedLists(self, snapshot, everything, everything)
                 return
             with self.directory.gallery(snapshot, self.within) as admitted:
-                yield from self._lists(snapshot, everything, admitted, on_progress)
+                yield OpenedLists(self, snapshot, everything, admitted)
 
-    def _lists(
-        self,
-        snapshot: Snapshot,
-        everything: Searchable,
-        admitted: Searchable,
-        on_progress: Progress | None,
+
+@dataclass(frozen=True)
+class OpenedLists:
+    """What lists are computed from: images that have them, and those that are ``admitted``."""
+
+    asked: NeighbourLists
+    snapshot: Snapshot
+    everything: Searchable
+    admitted: Searchable
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield ids and embeddings of the images that have lists, in bounded pieces."""
+        return self.everything.blocks()
+
+    def lists(
+        self, blocks: Iterable[Block], on_progress: Progress | None, done: int = 0
     ) -> Iterator[ImageNeighbours]:
-        done, total = 0, len(everything)
-        for ids, found in self._searched(snapshot, everything, admitted):
-            names = paths_of(snapshot, ids.tolist())
-            for number, mine in zip(ids.tolist(), matches(snapshot, found), strict=True):
+        """Yield the lists of the images in some blocks, with ``done`` before them."""
+        total = len(self.everything)
+        for ids, found in in_portions(
+            blocks, self._search, self.asked.searched, self.asked.matched
+        ):
+            names = paths_of(self.snapshot, ids.tolist())
+            for number, mine in zip(ids.tolist(), matches(self.snapshot, found), strict=True):
                 yield ImageNeighbours(number, names[number], mine)
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
 
-    def _searched(
-        self, snapshot: Snapshot, everything: Searchable, admitted: Searchable
-    ) -> Iterator[tuple[NDArray[np.int64], list[Nearest]]]:
-        """Yield ids of some images, and the nearest others of each."""
-        contents = snapshot.contents if self.within.distinct else None
-
-        def search(ids: NDArray[np.int64], rows: NDArray[np.float32]) -> list[Nearest]:
-            return nearest_others(admitted, ids, rows, self.k, contents).nearest
-
-        yield from in_portions(everything.blocks(), search, self.searched, self.matched)
+    def _search(self, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> list[Nearest]:
+        """Return the nearest others of some images."""
+        contents = self.snapshot.contents if self.asked.within.distinct else None
+        return nearest_others(self.admitted, ids, rows, self.asked.k, contents).nearest
 
 
 def in_portions(

@@ -93,7 +93,7 @@ def write_embeddings(path: Path, data: Embeddings) -> None:
 
 def write_positions(path: Path, found: ImageMap) -> None:
     """Write ids, paths and positions as .parquet."""
-    _write(path, {".parquet": partial(_parquet, columns=MAP_COLUMNS)}, map_rows(found))
+    _write(path, {".parquet": partial(write_parquet, columns=MAP_COLUMNS)}, map_rows(found))
 
 
 def write_index(path: Path, data: Embeddings) -> None:
@@ -116,7 +116,10 @@ def _jsonl(path: Path, rows: _Rows) -> None:
         write_jsonl(file, rows)
 
 
-def _parquet(path: Path, rows: Iterable[Row], columns: dict[str, str] = NEIGHBOUR_COLUMNS) -> None:
+def write_parquet(
+    path: Path, rows: Iterable[Row], columns: dict[str, str] = NEIGHBOUR_COLUMNS
+) -> None:
+    """Write rows of some columns as Parquet, to a new file that is not complete at once."""
     import pyarrow.parquet as pq  # noqa: PLC0415 - heavy, and only this format needs it
 
     with pq.ParquetWriter(path, schema_of(columns), compression="zstd") as writer:
@@ -214,7 +217,7 @@ def _index(path: Path, data: Embeddings) -> None:
     write_id_map(path, data.rows, data.dim, blocks)
 
 
-_NEIGHBOUR_WRITERS = dict(zip(NEIGHBOURS, (_csv, _jsonl, _parquet, _npz), strict=True))
+_NEIGHBOUR_WRITERS = dict(zip(NEIGHBOURS, (_csv, _jsonl, write_parquet, _npz), strict=True))
 _EMBEDDING_WRITERS = dict(
     zip(EMBEDDINGS, (_embeddings_npz, _embeddings_parquet, _embeddings_pickle), strict=True)
 )

@@ -131,6 +131,7 @@ class Desk:
         for name, now in (
             ("imgsim_under_way", self._under_way),
             ("imgsim_waiting", self._limiter.statistics().tasks_waiting),
+            ("imgsim_shards", self._service.shards),
         ):
             lines += [f"# TYPE {name} gauge", f"{name} {now:g}"]
         return PlainTextResponse("\n".join(lines) + "\n")

@@ -40,6 +40,11 @@ class Service:
         """Release what is open."""
         self._current.close()
 
+    @property
+    def shards(self) -> int:
+        """Return how many shards of a cluster have workers now."""
+        return len(self._directory.workers.shards) if self._directory.workers else 0
+
     def search(self, asked: schema.Search) -> schema.Matches:
         """Return the nearest images of examples."""
         with self._searcher(asked.within()) as searcher:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import quote
 from urllib.request import urlopen
 
 import numpy as np
@@ -26,7 +28,7 @@ from imgsim import (
 )
 from imgsim.cluster import ray_cluster
 from imgsim.cluster.cache import cache_of, make_room
-from imgsim.cluster.shards import balanced
+from imgsim.cluster.shards import _OPEN, deal_out
 from imgsim.files import cache_folder
 from imgsim.records import Segment, SegmentRows
 from tests.cluster.conftest import workers_of
@@ -49,9 +51,9 @@ def stored(tmp_path_factory, crops) -> Iterator[Collection]:
 
 
 @contextmanager
-def sharded(path, cluster, shards=0, within=None) -> Iterator[Searcher]:
+def sharded(path, cluster, shards=0, within=None, replicas=1) -> Iterator[Searcher]:
     """Open a searcher of a collection on a cluster."""
-    settings = ClusterSettings(cluster.address, shards)
+    settings = ClusterSettings(cluster.address, shards, replicas)
     with Collection.open(path, cluster=settings) as collection, collection.searcher(within) as it:
         yield it
 
@@ -132,6 +134,63 @@ def test_a_death_costs_time_alone(cluster, stored, crops, killed):
         cluster.remove_node(node, allow_graceful=False)
 
 
+def test_a_replica_answers_where_no_worker_comes_back(cluster, stored, crops):
+    """There is no core left for another."""
+    victim = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    with (
+        stored.searcher() as alone,
+        sharded(stored.path, cluster, 1, replicas=3) as searcher,
+    ):
+        expected = answers(alone, crops)
+        while len(workers_of(cluster, "Shard")) < 3:
+            same(answers(searcher, crops), expected)
+        thread = threading.Thread(
+            target=cluster.remove_node, args=(victim,), kwargs={"allow_graceful": False}
+        )
+        thread.start()
+        while thread.is_alive():
+            same(answers(searcher, crops), expected)
+        for _ in range(3):  # another is first each time
+            same(answers(searcher, crops), expected)
+        assert len(workers_of(cluster, "Shard")) == 2
+
+
+def test_all_replicas_may_die_at_once(cluster, stored, crops):
+    with (
+        stored.searcher() as alone,
+        sharded(stored.path, cluster, 1, replicas=2) as searcher,
+    ):
+        expected = answers(alone, crops)
+        same(answers(searcher, crops), expected)
+        for worker in workers_of(cluster, "Shard"):
+            worker.kill()
+        same(answers(searcher, crops), expected)
+
+
+def test_the_workers_stay_while_somebody_searches(cluster, stored, crops):
+    """What is searched may be narrowed, or another state of the collection."""
+
+    def pids():
+        return {each.pid for each in workers_of(cluster, "Shard")}
+
+    settings, under = ClusterSettings(cluster.address), SearchFilter(under=stored.path.parent)
+    with Collection.open(stored.path, cluster=settings) as collection:
+        with collection.searcher() as first:
+            first.search(crops[0])
+            before = pids()
+            for _ in range(2 * _OPEN):  # more than a worker keeps
+                with collection.searcher(under) as narrowed, stored.searcher(under) as alone:
+                    same(answers(narrowed, crops), answers(alone, crops))
+            with stored.searcher() as alone:
+                same(answers(first, crops), answers(alone, crops))
+            assert pids() == before
+        deadline = time.monotonic() + 30
+        while pids() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not pids()
+
+
 def test_no_room_for_workers_is_told(cluster, stored, crops, monkeypatch):
     monkeypatch.setattr(ray_cluster, "PATIENCE", 3.0)
     with (
@@ -202,16 +261,22 @@ def test_a_search_may_take_its_time(cluster, stored, crops, monkeypatch):
 
 
 def test_segments_are_dealt_out_by_their_size():
-    rows = [SegmentRows(Segment(f"{n}", n, 4, "0"), np.empty(0, np.uint8)) for n in (9, 1, 5, 4, 1)]
-    parts = balanced(rows, 2)
-    assert [[each.segment.rows for each in part] for part in parts] == [[9, 1], [5, 4, 1]]
-    assert len(balanced(rows, 9)) == 5
-    assert balanced([], 2) == []
+    def dealt(names, shards, placed):
+        rows = [SegmentRows(Segment(n, int(n), 4, "0"), np.empty(0, np.uint8)) for n in names]
+        parts = deal_out(rows, placed, shards)
+        return {shard: [each.segment.rows for each in part] for shard, part in parts.items()}
+
+    placed = {}
+    assert dealt(["9", "1", "5", "4", "2"], 2, placed) == {0: [9, 2], 1: [5, 4, 1]}
+    assert dealt(["9", "5", "7"], 2, placed) == {0: [9], 1: [5, 7]}  # what is there stays
+    assert dealt(["1", "2"], 2, placed) == {0: [2], 1: [1]}
+    assert len(dealt(["9", "1", "5", "4"], 9, {})) == 4
+    assert dealt([], 2, {}) == {}
 
 
 def test_mistakes(stored, crops, monkeypatch):
-    for settings in (("auto", -1), ("",)):
-        with pytest.raises(ValueError, match=r"shard|address"):
+    for settings in (("auto", -1), ("",), ("auto", 0, 0)):
+        with pytest.raises(ValueError, match=r"shard|address|replica"):
             ClusterSettings(*settings)
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
@@ -241,17 +306,20 @@ def test_a_server_asks_the_workers(cluster, stored):
     """They stay between requests, and the answers are those of a server without any."""
 
     def ask(*options):
-        with served(stored.path, *options) as server:
-            found = [
-                json.load(urlopen(server.request(f"/api/v1/images/{number}/neighbours?k=5")))
-                for number in (1, 2, 3)
-            ]
-            shards = len(workers_of(cluster, "Shard"))
-        return found, shards
+        def read(path):
+            with urlopen(server.request(path)) as response:
+                return response.read()
 
-    there, shards = ask("--cluster", cluster.address)
-    assert (there, 0) == ask()
-    assert shards == 2
+        with served(stored.path, *options) as server:
+            found = [json.loads(read(f"/api/v1/images/{n}/neighbours?k=5")) for n in (1, 2, 3)]
+            found += [json.loads(read(f"/api/v1/images/1/neighbours?k=5&under={under}"))]
+            shards = re.search(rb"\nimgsim_shards (\d+)\n", read("/api/v1/metrics"))[1]
+            return found, int(shards), len(workers_of(cluster, "Shard"))
+
+    under = quote(str(stored.path.parent))
+    there, *workers = ask("--cluster", cluster.address, "--replicas", "1")
+    assert (there, 0, 0) == ask()
+    assert workers == [2, 2]
 
 
 def test_segments_in_a_bucket_are_copied_to_workers(cluster, tmp_path, crops):

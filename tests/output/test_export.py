@@ -138,11 +138,14 @@ class TestAtomicity:
             assert path.read_text() == "old"
         assert len(list(out.iterdir())) == 4
 
-    @pytest.mark.parametrize("name", ["n.xyz", "n", "n.npy"])
+    @pytest.mark.parametrize("name", ["n.xyz", "n.npy"])
     def test_an_unknown_format_is_refused_before_any_work(self, odd, tmp_path, name):
         for export in (odd.export_neighbours, odd.export_embeddings, odd.export_index):
             with pytest.raises(OutputError, match="must end in"):
                 export(tmp_path / name)
+        for export in (odd.export_embeddings, odd.export_index):
+            with pytest.raises(OutputError, match="must end in"):
+                export(tmp_path / "n")
 
     def test_a_folder_that_does_not_exist(self, odd, tmp_path):
         for export, name in [
