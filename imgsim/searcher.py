@@ -67,9 +67,8 @@ class Searcher:
 
     def refresh(self) -> None:
         """Go on with the collection as it is now; no search may be under way."""
-        self._is_closed = True  # unless the next is there
-        self._reading.close()
-        self._reading = self._open()
+        former, self._reading = self._reading, self._open()
+        former.close()
         self._is_closed = False
 
     def search(

@@ -44,6 +44,8 @@ def serve(
     the collection, and what --allow-changes allows.
     """
     options: Options = ctx.obj
+    if replicas > 1 and not options.cluster:
+        raise typer.BadParameter("--replicas are workers of a --cluster")
     options.replicas = replicas
     try:
         from imgsim.server.run import serve as run  # noqa: PLC0415 - few need it

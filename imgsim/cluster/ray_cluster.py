@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -89,46 +90,66 @@ def told(ray: ModuleType) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Question:
-    """What one of some ``workers`` is asked; each of them can tell."""
+    """What one of some ``workers`` is asked by ``ask``; each of them can tell."""
 
     workers: Sequence[Any]
     ask: Callable[[Any], Any]
 
 
+class _Asking:
+    """A question, whom it is asked, and who else can tell."""
+
+    def __init__(self, question: Question) -> None:
+        self._question, self._left, self._tries = question, deque(question.workers), 0
+        self.others = len(question.workers) - 1
+        self.call = question.ask(self.worker)
+
+    @property
+    def worker(self) -> Any:  # noqa: ANN401 - Ray's
+        """Return the worker that is asked."""
+        return self._left[0]
+
+    def again(self, is_gone: bool) -> bool:
+        """Ask the next worker, if there are others; say whether there was any to ask.
+
+        One that is not gone for ever is asked again when the others have been, a second later.
+        """
+        self._tries += 1
+        worker = self._left.popleft()
+        if not is_gone:
+            self._left.append(worker)
+        if not self.others or not self._left or self._tries > PATIENCE * (self.others + 1):
+            return False
+        if self._tries % (self.others + 1) == 0:
+            time.sleep(1.0)
+        self.call = self._question.ask(self.worker)
+        return True
+
+
 def answers(ray: ModuleType, questions: Sequence[Question]) -> list[Any]:
     """Return the answers to some questions, in order.
 
-    If a worker dies, the next of the same question is asked, if there are others. They may take
-    their time, as long as each says now and then that it is there. Raises :class:`ClusterError` if
-    one does not, or if they fail for good.
+    If a worker dies, or does not even say that it is there, the next of the same question is asked.
+    They may take their time, as long as they say now and then that they are there. Raises
+    :class:`ClusterError` if none does, or if they fail for good.
     """
-    tried, pending, found = [0] * len(questions), dict[int, tuple[Any, Any]](), dict[int, Any]()
-
-    def ask(number: int) -> None:
-        workers = questions[number].workers
-        worker = workers[tried[number] % len(workers)]
-        pending[number] = worker, questions[number].ask(worker)
-
+    errors = ray.exceptions
     with told(ray):
-        for number in range(len(questions)):
-            ask(number)
+        asked = [_Asking(question) for question in questions]
+        pending, found = dict(enumerate(asked)), dict[int, Any]()
         while pending:
-            calls = [call for _, call in pending.values()]
-            done, _ = ray.wait(calls, num_returns=len(calls), timeout=PATIENCE)
+            calls = [each.call for each in pending.values()]
+            least = 1 if any(each.others for each in asked) else len(calls)
+            done, _ = ray.wait(calls, num_returns=least, timeout=PATIENCE)
             if not done:
-                _require_life(ray, [worker for worker, _ in pending.values()])
-            for number in [number for number, (_, call) in pending.items() if call in done]:
-                _, call = pending.pop(number)
+                _require_life(ray, [*pending.values()])
+            for number in [number for number, each in pending.items() if each.call in done]:
                 try:
-                    found[number] = ray.get(call)
-                except ray.exceptions.RayActorError:
-                    tried[number] += 1
-                    rounds, rest = divmod(tried[number], len(questions[number].workers))
-                    if len(questions[number].workers) == 1 or rounds > PATIENCE:
+                    found[number] = ray.get(pending[number].call)
+                    del pending[number]
+                except (errors.RayActorError, errors.OutOfMemoryError) as error:
+                    if not pending[number].again(isinstance(error, errors.ActorDiedError)):
                         raise
-                    if not rest:
-                        time.sleep(1.0)
-                    ask(number)
     return [found[number] for number in range(len(questions))]
 
 
@@ -169,10 +190,13 @@ def answer(
     return None
 
 
-def _require_life(ray: ModuleType, workers: Sequence[Any]) -> None:
+def _require_life(ray: ModuleType, pending: Sequence[_Asking]) -> None:
+    """Ask others instead of workers that are silent, or raise if there are none."""
+    workers = [each.worker for each in pending]
     calls = [worker.is_there.options(concurrency_group=LIFE).remote() for worker in workers]
     _, silent = ray.wait(calls, num_returns=len(calls), timeout=PATIENCE)
-    if silent:
+    left = [each for each, call in zip(pending, calls, strict=True) if call in silent]
+    if not all(each.again(is_gone=True) for each in left):
         raise ClusterError(
             f"{len(silent)} of {len(calls)} workers have not begun in {PATIENCE:g} s; are there "
             "still machines with a free core?"

@@ -1,11 +1,9 @@
 """The embeddings of a collection, searched by workers that have some segments each."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from imgsim.bucket import Bucket
 from imgsim.cluster.cache import cache_of, make_room
 from imgsim.cluster.ray_cluster import LIFE, Question, answers, kill, told
-from imgsim.errors import ClusterError, StoreError
+from imgsim.errors import ClusterError, ImgsimError, StoreError
 from imgsim.index.distance import Block, Nearest, checked_queries
 from imgsim.index.gallery import Gallery
 from imgsim.index.search import Answer
@@ -28,7 +26,6 @@ from imgsim.results import SearchStats
 
 _TRIES = 8  # of a worker, on whichever machine, and of what it was asked
 _AT_ONCE = 1_024  # queries
-_OPEN = 8  # views that a worker keeps
 
 
 @dataclass(frozen=True)
@@ -58,27 +55,38 @@ class Shard:
 
     def __init__(self, common: Sharded) -> None:
         self._common = common
-        self._opened = ExitStack()  # it lasts as long as the process
         self._store = VectorStore(common.folder)
-        if common.bucket is not None:
-            folder = self._opened.enter_context(cache_of(common.bucket.url))
-            self._store = VectorStore(folder, common.bucket)
-        self._galleries = OrderedDict[str, Gallery]()
+        self._cache = ExitStack()  # while its galleries are open
+        self._galleries = dict[str, Gallery]()
+        self._needed = dict[str, dict[str, int]]()  # bytes of segments by name, for each gallery
 
     def search(self, place: "Place", queries: NDArray[np.float32], k: int | None) -> Answer:
         """Return the ``k`` nearest (None: all) of each of ``queries`` (q, dim) in a view."""
-        if place.key not in self._galleries:
-            self._galleries[place.key] = self._gallery(place.view())
-        self._galleries.move_to_end(place.key)
-        while len(self._galleries) > _OPEN:
-            self._galleries.popitem(last=False)[1].close()
-        return self._galleries[place.key].search(queries, k)
+        try:
+            if place.key not in self._galleries:
+                self._galleries[place.key] = self._gallery(place.key, place.view())
+            return self._galleries[place.key].search(queries, k)
+        except ImgsimError:  # what is wrong may be mended when it is asked again
+            self.forget(place.key)
+            raise
 
-    def _gallery(self, view: View) -> Gallery:
+    def forget(self, key: str) -> None:
+        """Close the gallery of a view, if it is open."""
+        self._needed.pop(key, None)
+        if key in self._galleries:
+            self._galleries.pop(key).close()
+
+    def _gallery(self, key: str, view: View) -> Gallery:
         if self._common.bucket is not None:
             segments = [each.segment for each in view.rows]
-            needed = {each.name: 5 * each.rows * each.dim for each in segments}
+            self._needed[key] = {each.name: 5 * each.rows * each.dim for each in segments}
+            needed = {
+                name: size for all_of in self._needed.values() for name, size in all_of.items()
+            }
+            self._cache.close()  # or nothing could go
             make_room(needed, self._common.cache_bytes)
+            folder = self._cache.enter_context(cache_of(self._common.bucket.url))
+            self._store = VectorStore(folder, self._common.bucket)
             self._store.renew_projection()
         return self._store.gallery(view.rows, view.dim, view.radius, _no_ids)
 
@@ -103,8 +111,16 @@ class Place:
         return view
 
 
+@dataclass(frozen=True, eq=False)
+class _Replica:
+    """A worker of a shard, and a call that is answered once it has begun."""
+
+    worker: Any
+    begun: Any
+
+
 class Shards:
-    """The workers that search one collection, as long as there is a gallery that uses them.
+    """The workers that search one collection, as long as there is a gallery that may use them.
 
     Segments are dealt out to up to ``most`` shards (0: as many as machines), and ``replicas``
     workers have each. Ray puts them on as many machines as it can. A worker that dies is started
@@ -116,70 +132,101 @@ class Shards:
     ) -> None:
         self._join, self._common, self._most, self._replicas = join, common, most, replicas
         self._lock = Lock()
-        self._users = self._turn = 0
+        self._users = self._turn = self._count = 0
         self._placed = dict[str, int]()
-        self._workers = dict[int, list[Any]]()
+        self._workers = dict[int, list[_Replica]]()
 
     def __len__(self) -> int:
         """Return how many shards have workers now."""
         return len(self._workers)
 
-    def enter(self, view: View) -> list[Place]:
-        """Return where the parts of a view are searched; who asks will leave."""
+    def enter(self) -> None:
+        """Count somebody who may search, and will leave."""
+        with self._lock:
+            self._users += 1
+
+    def leave(self, places: Sequence[Place]) -> None:
+        """Let workers forget what was searched, or end them if nobody else may search."""
+        with self._lock:
+            self._users -= 1
+            workers = {place: self._workers.get(place.shard, ()) for place in places}
+            ended = [] if self._users else [*self._workers.values()]
+            if not self._users:
+                self._workers, self._placed, self._count = {}, {}, 0
+        with suppress(ValueError, ClusterError):  # where there is no cluster, they are gone, too
+            if ended:
+                self._kill(ended)
+            elif places:
+                with told(self._join()):
+                    for place, replicas in workers.items():
+                        for each in replicas:
+                            each.worker.forget.remote(place.key)
+
+    def show(self, view: View) -> list[Place]:
+        """Return where the parts of a view are searched."""
         ray = self._join()
         with self._lock, told(ray):
-            if not self._users:
-                machines = sum(node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
-                self._placed, self._count = {}, self._most or machines or 1
+            machines = sum(node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
+            self._count = max(self._count, self._most or machines or 1)
             parts = deal_out(view.rows, self._placed, self._count)
-            self._users += 1
             return [
                 Place(shard, token_hex(8), ray.put(replace(view, rows=rows)))
                 for shard, rows in parts.items()
             ]
 
-    def leave(self) -> None:
-        """End the workers if no other gallery uses them."""
-        with self._lock:
-            self._users -= 1
-            is_last = not self._users
-        if is_last:
-            self.end()
-
-    def end(self) -> None:
-        """End the workers; a later search begins with new ones."""
-        with self._lock:
-            workers, self._workers = [*chain(*self._workers.values())], {}
-        if workers:
-            with suppress(ValueError):  # the collection has left the cluster, and they with it
-                kill(self._join(), workers)
-
     def search(
         self, places: Sequence[Place], queries: NDArray[np.float32], k: int | None
     ) -> list[Answer]:
-        """Return what each part of a view has for ``queries`` (q, dim): the ``k`` nearest."""
+        """Return what each part of a view has for ``queries`` (q, dim): the ``k`` nearest.
+
+        Raises :class:`ClusterError`. Workers that are to blame end; later searches start others.
+        """
         ray = self._join()
         with self._lock, told(ray):
             self._turn += 1
+            asked = {place.shard: self._ready(ray, place.shard) for place in places}
             questions = [
-                Question(self._ready(ray, place.shard), partial(_ask, place, queries, k))
+                Question(self._in_turn(ray, asked[place.shard]), partial(_ask, place, queries, k))
                 for place in places
             ]
-        return answers(ray, questions)
+        try:
+            return answers(ray, questions)
+        except ClusterError as error:
+            if not isinstance(error.__cause__, ray.exceptions.RayTaskError):
+                with self._lock:
+                    lost = [n for n, each in asked.items() if self._workers.get(n) is each]
+                    ended = [self._workers.pop(number) for number in lost]
+                self._kill(ended)
+            raise
 
-    def _ready(self, ray: ModuleType, shard: int) -> list[Any]:
-        """Return the workers of a shard, another one first each time; start them if need be."""
+    def _kill(self, ended: Sequence[Sequence[_Replica]]) -> None:
+        kill(self._join(), [each.worker for replicas in ended for each in replicas])
+
+    def _ready(self, ray: ModuleType, shard: int) -> list[_Replica]:
+        """Return the workers of a shard, which are started if they are not yet."""
         if shard not in self._workers:
-            worker: Any = ray.remote(
+            start: Any = ray.remote(
                 num_cpus=1,
-                max_restarts=_TRIES,
+                max_restarts=-1,
                 max_task_retries=_TRIES if self._replicas == 1 else 0,
                 concurrency_groups={LIFE: 1},
                 scheduling_strategy="SPREAD",
             )(Shard)
-            self._workers[shard] = [worker.remote(self._common) for _ in range(self._replicas)]
-        workers, first = self._workers[shard], self._turn % self._replicas
-        return workers[first:] + workers[:first]
+            workers = [start.remote(self._common) for _ in range(self._replicas)]
+            life = {"concurrency_group": LIFE}
+            self._workers[shard] = [
+                _Replica(each, each.is_there.options(**life).remote()) for each in workers
+            ]
+        return self._workers[shard]
+
+    def _in_turn(self, ray: ModuleType, replicas: Sequence[_Replica]) -> list[Any]:
+        """Return workers in the order in which they are asked, those that have begun first."""
+        if len(replicas) == 1:
+            return [replicas[0].worker]
+        first = self._turn % len(replicas)
+        order = [*replicas[first:], *replicas[:first]]
+        begun, _ = ray.wait([each.begun for each in order], num_returns=len(order), timeout=0)
+        return [each.worker for each in sorted(order, key=lambda each: each.begun not in begun)]
 
 
 class ShardedGallery:
@@ -193,18 +240,20 @@ class ShardedGallery:
         self.dim = view.dim
         self._shards, self._here = shards, here
         self._view = replace(view, rows=[each for each in view.rows if each.count])
-        self._places: list[Place] | None = None
         self._lock = Lock()
+        self._is_closed = False
+        self._places: list[Place] | None = None
+        shards.enter()
 
     def __len__(self) -> int:
         return sum(each.count for each in self._view.rows)
 
     def close(self) -> None:
-        """Leave the workers, which end if no other gallery uses them."""
+        """Leave the workers, which end if no other gallery may use them."""
         with self._lock:
-            places, self._places = self._places, None
-        if places is not None:
-            self._shards.leave()
+            was_closed, self._is_closed = self._is_closed, True
+        if not was_closed:
+            self._shards.leave(self._places or ())
 
     def blocks(self) -> Iterator[Block]:
         """Yield ids and embeddings of all images in the order of segments, in bounded pieces."""
@@ -218,17 +267,12 @@ class ShardedGallery:
         nearest, stats = list[Nearest](), SearchStats()
         with self._lock:
             if self._places is None:
-                self._places = self._shards.enter(self._view)
-            places = self._places
-        try:
-            for part in parts:
-                found = self._shards.search(places, part, k)
-                lists = zip(*(answer.nearest for answer in found), strict=True)
-                nearest += [merged(each, k) for each in lists] or [merged((), k)] * len(part)
-                stats = sum((answer.stats for answer in found), stats)
-        except ClusterError:
-            self._shards.end()
-            raise
+                self._places = self._shards.show(self._view)
+        for part in parts:
+            found = self._shards.search(self._places, part, k)
+            lists = zip(*(answer.nearest for answer in found), strict=True)
+            nearest += [merged(each, k) for each in lists] or [merged((), k)] * len(part)
+            stats = sum((answer.stats for answer in found), stats)
         return Answer(nearest, replace(stats, queries=len(queries)))
 
 

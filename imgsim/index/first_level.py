@@ -40,7 +40,7 @@ from imgsim.index.scan_numpy import (
     Singles,
     Words,
 )
-from imgsim.index.simd import add_to_four, add_to_one, fetch
+from imgsim.index.simd import add_to_four, add_to_one, beside, fetch
 
 _MOST = 2_150  # of the sum of |k_j|, before the k_j are rounded: 15 (2,150 + 64 / 2) < 2^15
 _AHEAD = 8  # groups of rows: the processor does not go on by itself beyond a page of memory
@@ -80,10 +80,11 @@ class Scratch(NamedTuple):
 class Weights(NamedTuple):
     """The weights of q queries for one tile, in b groups of ``t`` queries: one, or four.
 
-    ``pairs`` (b, p / 4, t, 2) uint32 hold the k_j of the first two of four codes, twice, and those
-    of the others. ``factors`` (b, blocks, t) are float32, ``offsets`` (q,) float64. For the m codes
-    of the first block, ``rests`` (q, m) float64 are the e_j, and ``rest_pairs`` (b, m / 4, t, 2)
-    and ``rest_factors`` (b, 1, t) what they are rounded to.
+    ``pairs`` (b, p / 4, t, 2) uint32 hold the k_j of the first two of four codes, and those of the
+    others, each beside what simd.py wants there. ``factors`` (b, blocks, t) are float32,
+    ``offsets`` (q,) float64. For the m codes of the first block, ``rests`` (q, m) float64 are the
+    e_j, and ``rest_pairs`` (b, m / 4, t, 2) and ``rest_factors`` (b, 1, t) what they are rounded
+    to.
     """
 
     pairs: Words
@@ -216,12 +217,17 @@ def _look_at_tile(scale: Singles, norm: float, blocks: Integers, scratch: Scratc
 
 @inlined
 def _write_pairs(rounded: Integers, pairs: Words, some: int, place: int) -> None:
-    """Write the pairs of k_j (p,) of one query: two signed bytes each, twice."""
+    """Write the k_j (p,) of one query: signed bytes, in pairs."""
     for i in range(pairs.shape[1]):
-        for half in range(2):
-            first, second = rounded[4 * i + 2 * half], rounded[4 * i + 2 * half + 1]
-            bits = np.uint32(first & 255) | np.uint32(second & 255) << np.uint32(8)
-            pairs[some, i, place, half] = bits | bits << np.uint32(16)
+        lower, upper = _pair(rounded, 4 * i), _pair(rounded, 4 * i + 2)
+        pairs[some, i, place, 0] = beside(lower, upper)
+        pairs[some, i, place, 1] = beside(upper, lower)
+
+
+@inlined
+def _pair(rounded: Integers, j: int) -> np.uint32:
+    pair = (rounded[j] & 255) | (rounded[j + 1] & 255) << 8
+    return np.uint32(pair)
 
 
 @inlined

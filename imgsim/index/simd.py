@@ -3,7 +3,7 @@
 Arrays are contiguous; their layouts are those of bounds.py.
 """
 
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
@@ -98,11 +98,26 @@ def square_of_codes(_: Any, codes: Any, scale: Any, coordinates: Any) -> Any:
     return types.float32(codes, scale, coordinates), generate
 
 
+@_intrinsic
+def beside(_: Any, first: Any, second: Any) -> Any:
+    """Return the weights of two codes, a byte each, beside those of two others, for products.
+
+    Where these are added by two, it is the first weights twice.
+    """
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        lower, upper = arguments
+        others = upper if _kernel_of(context)[0] is _Fours else lower
+        return builder.or_(lower, builder.shl(others, others.type(16)))
+
+    return types.uint32(types.uint32, types.uint32), generate
+
+
 def _adding(queries: int, rows: int) -> Any:
     """Return a function that adds the products of ``near`` codes and weights to scores.
 
     Its arguments are codes (n, p / 4, LANES) uint16; blocks (b + 1,) int64, where blocks of codes
-    begin; pairs (g, m, t, 2) uint32, the weights of ``t`` queries: two bytes, twice; factors
+    begin; pairs (g, m, t, 2) uint32, the weights of ``t`` queries by :func:`beside`; factors
     (g, b, t) and scores (s, g t, LANES) float32; and which n, b, g and s are meant: of n, g and s
     that one, of b as many. Arrays come whole, as numba counts the references to each slice, which
     takes as long as many products. The sums of so many ``rows`` are in registers at the same time;
@@ -122,8 +137,10 @@ def _adding(queries: int, rows: int) -> Any:
                 pointers[number] = builder.gep(pointers[number], [builder.mul(start, size)])
             query = builder.mul(group, _INT(LANES * queries))
             pointers[4] = builder.gep(pointers[4], [query])
-            features = context.codegen().magic_tuple()[2].split(",")
-            _Kernel(builder, pointers, features, queries).write(count, rows)
+            kernel, width = _kernel_of(context)
+            # with VNNI, sums take twice the registers, of which AVX2 alone has 16
+            once = rows // 2 if (kernel, width) == (_Fours, 16) else rows
+            kernel(builder, pointers, width, queries).write(count, min(LANES, once * width // 16))
             return context.get_dummy_value()
 
         numbers = _tuple(types.intp, 4)
@@ -132,49 +149,31 @@ def _adding(queries: int, rows: int) -> Any:
     return add
 
 
+def _kernel_of(context: Any) -> tuple[type["_Kernel"], int]:
+    """Return what multiplies where this is compiled for, and how many words at once."""
+    features = context.codegen().magic_tuple()[2].split(",")
+    if "+avx512bw" in features:
+        return _Fours if "+avx512vnni" in features else _Pairs, 32
+    if "+avx2" in features:
+        return _Fours if "+avxvnni" in features else _Pairs, 16
+    return _Kernel, 16
+
+
 class _Kernel:
-    """Writes the instructions of what :func:`_adding` returns."""
+    """Writes the instructions of what :func:`_adding` returns: sums of pairs, in 16 bits."""
 
-    def __init__(
-        self, builder: Any, pointers: list[Any], features: list[str], queries: int
-    ) -> None:
+    def __init__(self, builder: Any, pointers: list[Any], width: int, queries: int) -> None:
         self._codes, self._blocks, self._pairs, self._factors, self._scores = pointers
-        self._builder = builder
-        self._queries = queries
-        self._multiply, self._width, self._more = self._multiplied, 16, 1
-        if "+avx512bw" in features:
-            self._multiply = partial(self._by_instruction, "avx512.pmaddubs.w.512")
-            self._width, self._more = 32, 2
-        elif "+avx2" in features:
-            self._multiply = partial(self._by_instruction, "avx2.pmadd.ub.sw")
-        self._bytes = ir.VectorType(ir.IntType(8), 2 * self._width)
-        self._words = ir.VectorType(ir.IntType(16), self._width)
-
-    def _by_instruction(self, name: str, codes: Any, weights: Any) -> Any:
-        """Return the sums of two products each of unsigned and signed bytes, in 16 bits."""
-        kind = ir.FunctionType(self._words, [self._bytes, self._bytes])
-        function = _declared(self._builder.module, kind, f"llvm.x86.{name}")
-        return self._builder.call(function, [codes, weights])
-
-    def _multiplied(self, codes: Any, weights: Any) -> Any:
-        """Do the same on any processor."""
-        builder, double = self._builder, ir.VectorType(ir.IntType(16), 2 * self._width)
-        products = builder.mul(builder.zext(codes, double), builder.sext(weights, double))
-        order = ir.VectorType(ir.IntType(32), self._width)
-        first, second = (
-            builder.shuffle_vector(products, products, order(list(range(start, double.count, 2))))
-            for start in range(2)
-        )
-        return builder.add(first, second)
+        self._builder, self._width, self._queries = builder, width, queries
+        self._bytes = ir.VectorType(ir.IntType(8), 2 * width)
+        self._words = ir.VectorType(ir.IntType(16), width)
+        self._integers = ir.VectorType(ir.IntType(32), width // 2)
 
     def write(self, blocks: Any, rows: int) -> None:
         """Write all of it, for so many blocks."""
-        builder, nothing = self._builder, self._words([0] * self._width)
-        rows = min(LANES, rows * self._more)
-        sums = [
-            [_allocated(builder, nothing) for _ in range(rows // self._width)]
-            for _ in range(self._queries)
-        ]
+        builder, nothing = self._builder, self._nothing()
+        count = rows // nothing.type.count
+        sums = [[_allocated(builder, nothing) for _ in range(count)] for _ in range(self._queries)]
         with cgutils.for_range(builder, _INT(LANES // rows)) as part:
             lane = builder.mul(part.index, _INT(rows))
             with cgutils.for_range(builder, blocks) as block:
@@ -186,42 +185,125 @@ class _Kernel:
                     for place in (block.index, following)
                 )
                 with cgutils.for_range_slice(builder, start, stop, _INT(1)) as (number, _):
-                    self._add_products(number, lane, sums)
+                    lower, upper = self._codes_of(number, lane, rows)
+                    weights = builder.mul(number, _INT(2 * self._queries))
+                    for query, totals in enumerate(sums):
+                        place = builder.add(weights, _INT(2 * query))
+                        self._add_products(lower, upper, place, totals)
                 self._add_to_scores(block.index, lane, sums)
 
-    def _add_products(self, number: Any, lane: Any, sums: list[list[Any]]) -> None:
-        builder, words = self._builder, self._words
-        mask, four = words([0x0F0F] * self._width), words([4] * self._width)
+    def _codes_of(self, number: Any, lane: Any, rows: int) -> tuple[list[Any], list[Any]]:
+        """Return of four codes of some rows the first two, and the others, in words."""
+        builder, words, width = self._builder, self._words, self._width
+        mask, four = words([0x0F0F] * width), words([4] * width)
         row = builder.add(builder.mul(number, _INT(LANES)), lane)
-        halves: tuple[list[Any], list[Any]] = [], []
-        for vector in range(len(sums[0])):
-            at = builder.add(row, _INT(self._width * vector))
-            fours = _loaded(builder, self._codes, at, words)
-            halves[0].append(builder.and_(fours, mask))
-            halves[1].append(builder.and_(builder.lshr(fours, four), mask))
-        first = builder.mul(number, _INT(2 * self._queries))
-        pairs = ir.VectorType(ir.IntType(32), self._width // 2)
-        for place in range(2 * self._queries):
-            at = builder.gep(self._pairs, [builder.add(first, _INT(place))])
-            pair = builder.bitcast(_everywhere(builder, builder.load(at), pairs), self._bytes)
-            for total, codes in zip(sums[place // 2], halves[place % 2], strict=True):
-                products = self._multiply(builder.bitcast(codes, self._bytes), pair)
+        lower, upper = [], []
+        for at in range(0, rows, width):
+            fours = _loaded(builder, self._codes, builder.add(row, _INT(at)), words)
+            lower.append(builder.and_(fours, mask))
+            upper.append(builder.and_(builder.lshr(fours, four), mask))
+        return lower, upper
+
+    def _weights(self, place: Any) -> Any:
+        """Return the four bytes at that place, over and over."""
+        value = self._builder.load(self._builder.gep(self._pairs, [place]))
+        return _everywhere(self._builder, value, self._integers)
+
+    def _nothing(self) -> Any:
+        """Return a vector of sums that are 0."""
+        return self._words([0] * self._width)
+
+    def _add_products(
+        self, lower: list[Any], upper: list[Any], place: Any, sums: list[Any]
+    ) -> None:
+        builder = self._builder
+        for half, some in enumerate((lower, upper)):
+            pair = builder.bitcast(self._weights(builder.add(place, _INT(half))), self._bytes)
+            for total, codes in zip(sums, some, strict=True):
+                products = self._multiplied(builder.bitcast(codes, self._bytes), pair)
                 builder.store(builder.add(builder.load(total), products), total)
 
+    def _multiplied(self, codes: Any, weights: Any) -> Any:
+        """Return the sums of two products each of unsigned and signed bytes, in 16 bits."""
+        builder, double = self._builder, ir.VectorType(ir.IntType(16), 2 * self._width)
+        products = builder.mul(builder.zext(codes, double), builder.sext(weights, double))
+        order = ir.VectorType(ir.IntType(32), self._width)
+        first, second = (
+            builder.shuffle_vector(products, products, order(list(range(start, double.count, 2))))
+            for start in range(2)
+        )
+        return builder.add(first, second)
+
+    def _wide(self, sums: list[Any]) -> list[Any]:
+        """Return sums in 32 bits, in the order of rows."""
+        wide = ir.VectorType(ir.IntType(32), self._width)
+        return [self._builder.sext(self._builder.load(total), wide) for total in sums]
+
     def _add_to_scores(self, block: Any, lane: Any, sums: list[list[Any]]) -> None:
-        builder, width = self._builder, self._width
-        floats, integers = (ir.VectorType(kind, width) for kind in (_FLOAT, ir.IntType(32)))
+        builder = self._builder
         for query, vectors in enumerate(sums):
             place = builder.add(builder.mul(block, _INT(self._queries)), _INT(query))
             factor = builder.load(builder.gep(self._factors, [place]))
-            factor = _everywhere(builder, factor, floats)
-            for vector, total in enumerate(vectors):
-                at = builder.add(lane, _INT(LANES * query + width * vector))
-                whole = builder.sext(builder.load(total), integers)
-                product = builder.fmul(builder.sitofp(whole, floats), factor, flags=_SUM)
+            for number, whole in enumerate(self._wide(vectors)):
+                floats = ir.VectorType(_FLOAT, whole.type.count)
+                at = builder.add(lane, _INT(LANES * query + floats.count * number))
+                product = builder.sitofp(whole, floats)
+                product = builder.fmul(product, _everywhere(builder, factor, floats), flags=_SUM)
                 before = _loaded(builder, self._scores, at, floats)
                 score = _vector(builder, self._scores, at, floats)
                 builder.store(builder.fadd(before, product, flags=_SUM), score, align=1)
+
+
+class _Pairs(_Kernel):
+    """Does so by AVX2, or AVX-512."""
+
+    def _multiplied(self, codes: Any, weights: Any) -> Any:
+        name = "avx512.pmaddubs.w.512" if self._width == 32 else "avx2.pmadd.ub.sw"
+        kind = ir.FunctionType(self._words, [self._bytes, self._bytes])
+        function = _declared(self._builder.module, kind, f"llvm.x86.{name}")
+        return self._builder.call(function, [codes, weights])
+
+
+class _Fours(_Kernel):
+    """Adds four products at once, in 32 bits, by VNNI."""
+
+    def _nothing(self) -> Any:
+        return self._integers([0] * self._integers.count)
+
+    def _add_products(
+        self, lower: list[Any], upper: list[Any], place: Any, sums: list[Any]
+    ) -> None:
+        builder, kind = self._builder, self._integers
+        kinds = ir.FunctionType(kind, [kind, kind, kind])
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * kind.count}"
+        function, weights = _declared(builder.module, kinds, name), self._weights(place)
+        codes = [
+            builder.bitcast(builder.shuffle_vector(*both, self._side_by_side(half)), kind)
+            for both in zip(lower, upper, strict=True)
+            for half in range(2)
+        ]
+        for total, some in zip(sums, codes, strict=True):
+            builder.store(builder.call(function, [builder.load(total), some, weights]), total)
+
+    def _side_by_side(self, half: int) -> Any:
+        """Return the order that puts words of two vectors side by side, of half of the rows.
+
+        That is half of each 128 bits, as an instruction does it.
+        """
+        rows = [row for row in range(self._width) if row // 4 % 2 == half]
+        places = [place for row in rows for place in (row, self._width + row)]
+        return ir.VectorType(ir.IntType(32), self._width)(places)
+
+    def _wide(self, sums: list[Any]) -> list[Any]:
+        builder, count = self._builder, self._integers.count
+        loaded, wide = [builder.load(total) for total in sums], []
+        for both in zip(loaded[::2], loaded[1::2], strict=True):
+            for start in (0, count):
+                rows = range(start, start + count)
+                places = [row // 4 % 2 * count + row // 8 * 4 + row % 4 for row in rows]
+                order = ir.VectorType(ir.IntType(32), count)(places)
+                wide.append(builder.shuffle_vector(*both, order))
+        return wide
 
 
 def _pointers(context: Any, builder: Any, signature: Any, arguments: Any) -> list[Any]:

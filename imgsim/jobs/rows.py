@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 from imgsim.catalog.snapshot import Snapshot
@@ -14,7 +15,6 @@ from imgsim.index.distance import Block
 from imgsim.jobs.neighbours import NeighbourLists, paths_of
 from imgsim.milvus import Milvus
 from imgsim.output.export import Embeddings, write_neighbours
-from imgsim.output.listing import NEIGHBOUR_COLUMNS
 from imgsim.output.parts import Parts
 from imgsim.records import state_of
 from imgsim.results import ImageNeighbours, Progress
@@ -73,10 +73,10 @@ def _key(lists: NeighbourLists, snapshot: Snapshot) -> str:
     """Return 16 digits that stand for all that lists of neighbours depend on."""
     everything, admitted = map(snapshot.segment_rows, (None, lists.within))
     asked = lists.k, lists.within.radius, lists.within.distinct
-    told = NEIGHBOUR_COLUMNS, _PART, asked, state_of(everything), state_of(admitted)
+    told = version("imgsim"), _PART, asked, state_of(everything), state_of(admitted)
     digest = hashlib.sha256(repr(told).encode())
-    for image in snapshot.said("images", "id, path"):
-        digest.update(repr(tuple(image)).encode())
+    for image in snapshot.listed(()):
+        digest.update(repr((image.id, image.path)).encode())
     return digest.hexdigest()[:16]
 
 

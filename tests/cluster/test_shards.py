@@ -28,7 +28,7 @@ from imgsim import (
 )
 from imgsim.cluster import ray_cluster
 from imgsim.cluster.cache import cache_of, make_room
-from imgsim.cluster.shards import _OPEN, deal_out
+from imgsim.cluster.shards import deal_out
 from imgsim.files import cache_folder
 from imgsim.records import Segment, SegmentRows
 from tests.cluster.conftest import workers_of
@@ -96,10 +96,12 @@ def test_it_goes_on_with_the_collection_as_it_is(cluster, empty, crops):
         collection.ingest(crops[:8])
         with sharded(empty, cluster) as searcher:
             collection.ingest(crops[8:])
-            assert len(searcher) == 8
+            assert len(searcher) == len(searcher.search(crops[0], k=None)[0].matches) == 8
+            (first,) = workers_of(cluster, "Shard")
             searcher.refresh()
             assert len(searcher) == 36
             assert searcher.search(crops[20], k=1)[0].matches[0].path == crops[20]
+            assert first in workers_of(cluster, "Shard")  # and another for the new segment
         with pytest.raises(ValueError, match="closed"):
             searcher.search(crops[0])
 
@@ -179,7 +181,7 @@ def test_the_workers_stay_while_somebody_searches(cluster, stored, crops):
         with collection.searcher() as first:
             first.search(crops[0])
             before = pids()
-            for _ in range(2 * _OPEN):  # more than a worker keeps
+            for _ in range(3):
                 with collection.searcher(under) as narrowed, stored.searcher(under) as alone:
                     same(answers(narrowed, crops), answers(alone, crops))
             with stored.searcher() as alone:
@@ -189,6 +191,59 @@ def test_the_workers_stay_while_somebody_searches(cluster, stored, crops):
         while pids() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not pids()
+
+
+def test_a_worker_forgets_what_nobody_searches_any_more(cluster, stored, crops):
+    def mapped():
+        (worker,) = workers_of(cluster, "Shard")
+        maps = worker.memory_maps(grouped=False)
+        return sum(each.path.startswith(str(stored.path)) for each in maps)
+
+    settings, under = ClusterSettings(cluster.address, 1), SearchFilter(under=stored.path.parent)
+    with (
+        Collection.open(stored.path, cluster=settings) as collection,
+        collection.searcher() as first,
+    ):
+        first.search(crops[0])
+        before = mapped()
+        with collection.searcher(under) as narrowed:
+            narrowed.search(crops[0])
+            assert mapped() > before > 0
+        deadline = time.monotonic() + 30
+        while mapped() > before and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert mapped() == before
+
+
+def test_a_replica_that_has_no_core_is_not_waited_for(cluster, stored, crops):
+    """There are two cores for three workers."""
+    with stored.searcher() as alone, sharded(stored.path, cluster, 1, replicas=3) as searcher:
+        expected = answers(alone, crops)
+        same(answers(searcher, crops), expected)  # by then two have begun
+        while len(workers_of(cluster, "Shard")) < 2:
+            time.sleep(0.1)
+        for _ in range(3):
+            same(answers(searcher, crops), expected)
+
+
+def test_damage_ends_no_worker(cluster, empty, crops):
+    """Others go on, and it may be mended."""
+    with Collection.open(empty) as collection:
+        collection.ingest(crops)
+    with sharded(empty, cluster) as searcher:
+        (path,) = (empty / "segments").glob("*.faiss")
+        sound = path.read_bytes()
+        searcher.search(crops[0])
+        (worker,) = workers_of(cluster, "Shard")
+        with path.open("r+b") as file:
+            file.seek(-4_000, 2)
+            file.write(bytes(4_000))
+        with pytest.raises(ClusterError, match=r"a worker failed: .*damaged"):
+            searcher.search(crops, k=None)
+        with path.open("r+b") as file:
+            file.write(sound)
+        assert searcher.search(crops[0], k=1)[0].matches[0].path == crops[0]
+        assert workers_of(cluster, "Shard") == [worker]
 
 
 def test_no_room_for_workers_is_told(cluster, stored, crops, monkeypatch):
@@ -343,6 +398,27 @@ def test_segments_in_a_bucket_are_copied_to_workers(cluster, tmp_path, crops):
             pytest.raises(ClusterError, match=rf"a worker failed: .*{segment.name}"),
         ):
             searcher.search(crops[0])
+
+
+def test_a_worker_keeps_no_copies_beyond_the_limit(cluster, tmp_path, crops):
+    path = make_collection(tmp_path / "c", f"file://{tmp_path}/bucket")
+    settings = ClusterSettings(cluster.address, 1, cache_bytes=0)
+    with (
+        Collection.open(path) as writer,
+        Collection.open(path, cluster=settings) as collection,
+    ):
+        writer.ingest(crops, IngestSettings(batch=BatchLimits(images=12)))
+        with collection.searcher() as searcher:
+            assert len(searcher.search(crops[0], k=None)[0].matches) == 36
+            bucket = {each.name for each in (tmp_path / "bucket").glob("*.faiss")}
+            assert bucket <= {each.name for each in cache_folder().glob("segments/*/*.faiss")}
+            writer.remove(crops[:30])
+            writer.compact()
+            searcher.refresh()
+            assert len(searcher.search(crops[35], k=None)[0].matches) == 6
+            left = {each.name for each in cache_folder().glob("segments/*/*.faiss")}
+            assert not bucket & left
+            assert left
 
 
 def test_the_cache_of_a_machine_has_a_limit(monkeypatch, tmp_path):

@@ -69,7 +69,7 @@ def test_an_export_that_is_killed_goes_on(batches, folder, tmp_path):
     assert all(name.startswith(".") for name in names(folder))
     assert numbers_asked(batches, folder) == (3 * IMAGES, [*range(25, IMAGES + 1)])
     assert read(folder).equals(pq.read_table(tmp_path / "whole.parquet"))
-    assert len([name for name in names(folder) if name.endswith("parquet")]) == 3
+    assert [name[-14:] for name in names(folder)] == [f"-0000{i}.parquet" for i in range(3)]
 
 
 def test_one_that_was_killed_among_its_last_steps_goes_on(batches, folder):
@@ -115,6 +115,31 @@ def test_a_part_that_is_no_parquet_is_named(batches, folder):
     with pytest.raises(StoreError, match=f"{first.name}: is not Parquet; remove it"):
         numbers_asked(batches, folder)
     first.unlink()
+    assert numbers_asked(batches, folder) == (3 * IMAGES, [*range(1, 13)])
+
+
+def test_two_exports_do_not_write_to_one_folder(batches, folder):
+    """The second would remove what the first has, or the first what the second has."""
+    done = []
+
+    def meddle(count, _):
+        if count == 20:
+            with pytest.raises(OutputError, match="another export is writing to it"):
+                batches.export_neighbours(folder, 4)
+            done.append(count)
+
+    assert batches.export_neighbours(folder, 3, on_progress=meddle) == 3 * IMAGES
+    assert done
+    assert batches.export_neighbours(folder, 4) == read(folder).num_rows == 4 * IMAGES
+
+
+def test_a_part_that_somebody_removes_meanwhile_is_missed(batches, folder):
+    def remove(count, _):
+        if count == 20:
+            (folder / names(folder)[0]).unlink()
+
+    with pytest.raises(StoreError, match="No such file"):
+        batches.export_neighbours(folder, 3, on_progress=remove)
     assert numbers_asked(batches, folder) == (3 * IMAGES, [*range(1, 13)])
 
 
