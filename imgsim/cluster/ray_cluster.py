@@ -1,6 +1,7 @@
 """A cluster of Ray: join it, and wait for what its workers do."""
 
 import logging
+import math
 import os
 import re
 import socket
@@ -19,6 +20,9 @@ _LOG = logging.getLogger(__name__)
 
 PATIENCE = 120.0
 """Seconds in which a worker must say that it is there, or another take a dead one's place."""
+
+TRIES = 8
+"""Of a question, when workers die of it."""
 
 LIFE = "life"
 """The concurrency group in which a worker says that it is there, whatever else it does."""
@@ -97,60 +101,96 @@ class Question:
 
 
 class _Asking:
-    """A question, whom it is asked, and who else can tell."""
+    """A question, and the workers that can still tell, of whom the first is asked."""
 
     def __init__(self, question: Question) -> None:
-        self._question, self._left, self._tries = question, deque(question.workers), 0
-        self.others = len(question.workers) - 1
-        self.call = question.ask(self.worker)
+        self.question, self.left = question, deque(question.workers)
+        self._tries, self._until = 0, math.inf
+        self.ask()
+
+    def ask(self) -> None:
+        """Ask the first worker that is left."""
+        self.call = self.question.ask(self.left[0])
 
     @property
-    def worker(self) -> Any:  # noqa: ANN401 - Ray's
-        """Return the worker that is asked."""
-        return self._left[0]
+    def is_round(self) -> bool:
+        """Say whether all workers have been asked equally often."""
+        return self._tries % len(self.question.workers) == 0
 
-    def again(self, is_gone: bool) -> bool:
-        """Ask the next worker, if there are others; say whether there was any to ask.
+    def has_answer(self, ray: ModuleType, lose: Callable[[Any], None]) -> bool:
+        """Say whether the worker has answered with what is then ``found``; raise its error.
 
-        One that is not gone for ever is asked again when the others have been, a second later.
+        If it has died, the next one shall be asked, and itself once it is back. That is an error if
+        there is none, or when they have died for long.
         """
-        self._tries += 1
-        worker = self._left.popleft()
-        if not is_gone:
-            self._left.append(worker)
-        if not self.others or not self._left or self._tries > PATIENCE * (self.others + 1):
+        errors = ray.exceptions
+        try:
+            self.found = ray.get(self.call)
+        except (errors.RayActorError, errors.OutOfMemoryError, errors.ObjectLostError) as error:
+            worker = self.left.popleft()
+            if len(self.question.workers) == 1 or isinstance(error, errors.ActorDiedError):
+                lose(worker)
+            else:
+                self.left.append(worker)
+            self._tries += 1
+            self._until = min(self._until, time.monotonic() + PATIENCE)
+            if not self.left or (self._tries > TRIES and time.monotonic() > self._until):
+                raise
             return False
-        if self._tries % (self.others + 1) == 0:
-            time.sleep(1.0)
-        self.call = self._question.ask(self.worker)
         return True
 
 
-def answers(ray: ModuleType, questions: Sequence[Question]) -> list[Any]:
+def answers(
+    ray: ModuleType, questions: Sequence[Question], lose: Callable[[Any], None]
+) -> list[Any]:
     """Return the answers to some questions, in order.
 
     If a worker dies, or does not even say that it is there, the next of the same question is asked.
     They may take their time, as long as they say now and then that they are there. Raises
-    :class:`ClusterError` if none does, or if they fail for good.
+    :class:`ClusterError` if none does, or if they fail for good. ``lose`` is told of those workers.
     """
-    errors = ray.exceptions
     with told(ray):
-        asked = [_Asking(question) for question in questions]
-        pending, found = dict(enumerate(asked)), dict[int, Any]()
+        asked = pending = [_Asking(question) for question in questions]
+        least = 1 if any(len(each.workers) > 1 for each in questions) else len(questions)
         while pending:
-            calls = [each.call for each in pending.values()]
-            least = 1 if any(each.others for each in asked) else len(calls)
-            done, _ = ray.wait(calls, num_returns=least, timeout=PATIENCE)
+            calls = [each.call for each in pending]
+            done, _ = ray.wait(calls, num_returns=min(least, len(calls)), timeout=PATIENCE)
+            ended = [each for each in pending if each.call in done]
+            failed = [each for each in ended if not each.has_answer(ray, lose)]
             if not done:
-                _require_life(ray, [*pending.values()])
-            for number in [number for number, each in pending.items() if each.call in done]:
-                try:
-                    found[number] = ray.get(pending[number].call)
-                    del pending[number]
-                except (errors.RayActorError, errors.OutOfMemoryError) as error:
-                    if not pending[number].again(isinstance(error, errors.ActorDiedError)):
-                        raise
-    return [found[number] for number in range(len(questions))]
+                failed = _silent(ray, pending, lose)
+            if any(each.is_round for each in failed):
+                time.sleep(1.0)
+            for each in failed:
+                each.ask()
+            pending = [each for each in pending if each in failed or each not in ended]
+    return [each.found for each in asked]
+
+
+def answered(ray: ModuleType, calls: Sequence[Any]) -> list[Any]:
+    """Return those of some calls that are answered, as soon as one is, or after a while."""
+    ray.wait(calls, num_returns=1, timeout=PATIENCE)
+    done: list[Any]
+    done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+    return done
+
+
+def _silent(
+    ray: ModuleType, pending: Sequence[_Asking], lose: Callable[[Any], None]
+) -> list[_Asking]:
+    """Return what others shall be asked, because workers are silent; raise if there are none."""
+    workers = [each.left[0] for each in pending]
+    calls = [worker.is_there.options(concurrency_group=LIFE).remote() for worker in workers]
+    _, silent = ray.wait(calls, num_returns=len(calls), timeout=PATIENCE)
+    lost = [each for each, call in zip(pending, calls, strict=True) if call in silent]
+    for each in lost:
+        lose(each.left.popleft())
+    if not all(each.left for each in lost):
+        raise ClusterError(
+            f"{len(lost)} of {len(calls)} workers have not begun in {PATIENCE:g} s; are there "
+            "still machines with a free core?"
+        )
+    return lost
 
 
 def kill(ray: ModuleType, workers: Sequence[Any]) -> None:
@@ -188,19 +228,6 @@ def answer(
         except errors.OutOfMemoryError as error:
             _LOG.warning("a worker had no memory left: %s", said(error))
     return None
-
-
-def _require_life(ray: ModuleType, pending: Sequence[_Asking]) -> None:
-    """Ask others instead of workers that are silent, or raise if there are none."""
-    workers = [each.worker for each in pending]
-    calls = [worker.is_there.options(concurrency_group=LIFE).remote() for worker in workers]
-    _, silent = ray.wait(calls, num_returns=len(calls), timeout=PATIENCE)
-    left = [each for each, call in zip(pending, calls, strict=True) if call in silent]
-    if not all(each.again(is_gone=True) for each in left):
-        raise ClusterError(
-            f"{len(silent)} of {len(calls)} workers have not begun in {PATIENCE:g} s; are there "
-            "still machines with a free core?"
-        )
 
 
 def said(error: BaseException) -> str:

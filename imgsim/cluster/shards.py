@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from imgsim.bucket import Bucket
 from imgsim.cluster.cache import cache_of, make_room
-from imgsim.cluster.ray_cluster import LIFE, Question, answers, kill, told
+from imgsim.cluster.ray_cluster import LIFE, TRIES, Question, answered, answers, kill, told
 from imgsim.errors import ClusterError, ImgsimError, StoreError
 from imgsim.index.distance import Block, Nearest, checked_queries
 from imgsim.index.gallery import Gallery
@@ -24,7 +25,6 @@ from imgsim.index.vector_store import VectorStore
 from imgsim.records import Segment, SegmentRows
 from imgsim.results import SearchStats
 
-_TRIES = 8  # of a worker, on whichever machine, and of what it was asked
 _AT_ONCE = 1_024  # queries
 
 
@@ -63,12 +63,17 @@ class Shard:
     def search(self, place: "Place", queries: NDArray[np.float32], k: int | None) -> Answer:
         """Return the ``k`` nearest (None: all) of each of ``queries`` (q, dim) in a view."""
         try:
-            if place.key not in self._galleries:
-                self._galleries[place.key] = self._gallery(place.key, place.view())
-            return self._galleries[place.key].search(queries, k)
+            return self._opened(place).search(queries, k)
         except ImgsimError:  # what is wrong may be mended when it is asked again
             self.forget(place.key)
-            raise
+            if self._common.bucket is None:
+                raise
+        return self._opened(place).search(queries, k)  # another worker has made room meanwhile
+
+    def _opened(self, place: "Place") -> Gallery:
+        if place.key not in self._galleries:
+            self._galleries[place.key] = self._gallery(place.key, place.view())
+        return self._galleries[place.key]
 
     def forget(self, key: str) -> None:
         """Close the gallery of a view, if it is open."""
@@ -133,7 +138,7 @@ class Shards:
         self._join, self._common, self._most, self._replicas = join, common, most, replicas
         self._lock = Lock()
         self._users = self._turn = self._count = 0
-        self._placed = dict[str, int]()
+        self._placed = dict[str, tuple[int, int]]()
         self._workers = dict[int, list[_Replica]]()
 
     def __len__(self) -> int:
@@ -150,12 +155,12 @@ class Shards:
         with self._lock:
             self._users -= 1
             workers = {place: self._workers.get(place.shard, ()) for place in places}
-            ended = [] if self._users else [*self._workers.values()]
+            ended = [] if self._users else [*chain(*self._workers.values())]
             if not self._users:
                 self._workers, self._placed, self._count = {}, {}, 0
         with suppress(ValueError, ClusterError):  # where there is no cluster, they are gone, too
             if ended:
-                self._kill(ended)
+                kill(self._join(), [each.worker for each in ended])
             elif places:
                 with told(self._join()):
                     for place, replicas in workers.items():
@@ -179,45 +184,43 @@ class Shards:
     ) -> list[Answer]:
         """Return what each part of a view has for ``queries`` (q, dim): the ``k`` nearest.
 
-        Raises :class:`ClusterError`. Workers that are to blame end; later searches start others.
+        Raises :class:`ClusterError`; a later search starts others for workers that were lost.
         """
         ray = self._join()
         with self._lock, told(ray):
+            if not self._users:
+                raise ValueError("the searcher is closed")
             self._turn += 1
-            asked = {place.shard: self._ready(ray, place.shard) for place in places}
+            ready = [self._ready(ray, place.shard) for place in places]
+        with told(ray):
             questions = [
-                Question(self._in_turn(ray, asked[place.shard]), partial(_ask, place, queries, k))
-                for place in places
+                Question(self._in_turn(ray, replicas), partial(_ask, place, queries, k))
+                for place, replicas in zip(places, ready, strict=True)
             ]
-        try:
-            return answers(ray, questions)
-        except ClusterError as error:
-            if not isinstance(error.__cause__, ray.exceptions.RayTaskError):
-                with self._lock:
-                    lost = [n for n, each in asked.items() if self._workers.get(n) is each]
-                    ended = [self._workers.pop(number) for number in lost]
-                self._kill(ended)
-            raise
+        return answers(ray, questions, self._lose)
 
-    def _kill(self, ended: Sequence[Sequence[_Replica]]) -> None:
-        kill(self._join(), [each.worker for replicas in ended for each in replicas])
+    def _lose(self, worker: Any) -> None:  # noqa: ANN401 - Ray's
+        """End a worker that is of no use any more."""
+        with self._lock:
+            for shard, replicas in self._workers.items():
+                self._workers[shard] = [each for each in replicas if each.worker is not worker]
+        kill(self._join(), [worker])
 
     def _ready(self, ray: ModuleType, shard: int) -> list[_Replica]:
-        """Return the workers of a shard, which are started if they are not yet."""
-        if shard not in self._workers:
+        """Return the workers of a shard; those that are missing are started."""
+        replicas = self._workers.setdefault(shard, [])
+        while len(replicas) < self._replicas:
             start: Any = ray.remote(
                 num_cpus=1,
                 max_restarts=-1,
-                max_task_retries=_TRIES if self._replicas == 1 else 0,
+                max_task_retries=TRIES if self._replicas == 1 else 0,
                 concurrency_groups={LIFE: 1},
                 scheduling_strategy="SPREAD",
             )(Shard)
-            workers = [start.remote(self._common) for _ in range(self._replicas)]
-            life = {"concurrency_group": LIFE}
-            self._workers[shard] = [
-                _Replica(each, each.is_there.options(**life).remote()) for each in workers
-            ]
-        return self._workers[shard]
+            worker = start.remote(self._common)
+            begun = worker.is_there.options(concurrency_group=LIFE).remote()
+            replicas.append(_Replica(worker, begun))
+        return [*replicas]
 
     def _in_turn(self, ray: ModuleType, replicas: Sequence[_Replica]) -> list[Any]:
         """Return workers in the order in which they are asked, those that have begun first."""
@@ -225,8 +228,8 @@ class Shards:
             return [replicas[0].worker]
         first = self._turn % len(replicas)
         order = [*replicas[first:], *replicas[:first]]
-        begun, _ = ray.wait([each.begun for each in order], num_returns=len(order), timeout=0)
-        return [each.worker for each in sorted(order, key=lambda each: each.begun not in begun)]
+        known = answered(ray, [each.begun for each in order])
+        return [each.worker for each in sorted(order, key=lambda each: each.begun not in known)]
 
 
 class ShardedGallery:
@@ -281,19 +284,22 @@ def _ask(place: Place, queries: NDArray[np.float32], k: int | None, worker: Any)
 
 
 def deal_out(
-    rows: Sequence[SegmentRows], placed: dict[str, int], shards: int
+    rows: Sequence[SegmentRows], placed: dict[str, tuple[int, int]], shards: int
 ) -> dict[int, list[SegmentRows]]:
     """Return which rows each of so many shards searches, about as many embeddings each.
 
-    A segment stays where it was ``placed``, by its name; where others are, is noted there.
+    A segment stays where it was ``placed``, by its name: a shard, and how many embeddings it has.
+    Where others are, is noted there.
     """
     sizes, parts = [0] * shards, dict[int, list[SegmentRows]]()
-    known = [each for each in rows if each.segment.name in placed]
-    others = [each for each in rows if each.segment.name not in placed]
-    for each in known + sorted(others, key=lambda each: -each.segment.rows):
-        shard = placed.setdefault(each.segment.name, sizes.index(min(sizes)))
-        sizes[shard] += each.segment.rows
-        parts.setdefault(shard, []).append(each)
+    for shard, size in placed.values():
+        sizes[shard] += size
+    for each in sorted(rows, key=lambda each: -each.segment.rows):
+        if each.segment.name not in placed:
+            least = sizes.index(min(sizes))
+            placed[each.segment.name] = least, each.segment.rows
+            sizes[least] += each.segment.rows
+        parts.setdefault(placed[each.segment.name][0], []).append(each)
     return parts
 
 

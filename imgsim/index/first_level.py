@@ -3,9 +3,9 @@
 A code n_j of 4 bits stands for c_j = (n_j - 7.5) s_j, so a query q has with a row the product
 sum q_j c_j = sum w_j n_j - 7.5 sum w_j, where w_j = q_j s_j. The weights are rounded to 8 bits, in
 blocks of at most 64 codes that share a factor: w_j = f k_j + e_j, where k_j is an integer
-from -127 to 127. The sum of k_j n_j over a block is an integer, computed in 16 bits: f is so great
-that the sum of 15 |k_j| fits. Then f times it is added to the score in float32, which began with
-``offset`` = -7.5 sum f k_j.
+from -127 to 127. The sum of k_j n_j over a block is an integer. Without VNNI it is computed in 16
+bits: f is so great that the sum of 15 |k_j| fits. Then f times it is added to the score in float32,
+which began with ``offset`` = -7.5 sum f k_j.
 
 Where embeddings compress, the weights of the first block are by far the greatest, and so is what
 rounding changes there. If that is more than all else, the e_j of the first block are weights of the

@@ -19,6 +19,7 @@ from imgsim.output.listing import neighbour_rows
 from imgsim.results import ImageNeighbours
 
 _NAME = re.compile(r"\.?neighbours-([0-9a-f]{16})-\d{5,}\.parquet")
+_LOCK = ".neighbours.lock"
 _UNFINISHED = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{8}}\.tmp")
 
 
@@ -42,17 +43,20 @@ class Parts:
             with self._alone():
                 self._remove(lambda name: bool(_UNFINISHED.fullmatch(name)))
                 rows = [self._written(number, lists) for number, lists in enumerate(parts)]
+                hidden = [n for n in range(len(rows)) if not self._shown(n).exists()]
+                for number in hidden:
+                    self._hidden(number).stat()  # or somebody has removed it
                 self._remove(self._is_of_another)
-                for number in range(len(rows)):
-                    if not self._shown(number).exists():
-                        self._hidden(number).replace(self._shown(number))
+                for number in hidden:
+                    self._hidden(number).replace(self._shown(number))
                 sync_directory(self.folder)
         return sum(rows)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other exports out of the folder, where its file system gives locks."""
-        descriptor = os.open(self.folder, os.O_RDONLY)
+        mode = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(self.folder / _LOCK, mode, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -76,7 +80,7 @@ class Parts:
                 write_parquet(temporary, (row for each in lists() for row in neighbour_rows(each)))
         try:
             rows: int = pq.read_metadata(path).num_rows
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise StoreError(f"{path}: is not Parquet; remove it and export again") from error
         return rows
 

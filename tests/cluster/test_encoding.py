@@ -16,6 +16,7 @@ from PIL import Image
 
 from imgsim import BatchLimits, ClusterError, ClusterSettings, Collection, IngestSettings
 from imgsim.cluster import ray_cluster, workers
+from imgsim.cluster.shards import Sharded
 from imgsim.encoder.encoder import Encoder
 from imgsim.options import DecodeRules
 from tests.cluster.conftest import workers_of
@@ -177,7 +178,8 @@ def test_an_encoder_that_a_worker_cannot_load_is_told(cluster, empty, crops):
     (folder,) = (empty / "encoders").iterdir()
     encoder = Encoder(folder)
     encoder.path.rename(folder / "gone")
-    with closing(workers.Workers(ClusterSettings(cluster.address))) as cluster_workers:
+    segments = Sharded(empty / "segments")
+    with closing(workers.Workers(ClusterSettings(cluster.address), segments)) as cluster_workers:
         encoding = cluster_workers.encoding(encoder, DecodeRules())
         with pytest.raises(ClusterError, match=r"a worker failed: .*onnx: cannot be read: No such"):
             next(encoding(crops))

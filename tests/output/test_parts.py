@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".neighbours.lock")
 
 
 def read(folder):
@@ -111,7 +111,11 @@ def test_what_depends_on_another_state_is_replaced(batches, folder, pictures, cr
 def test_a_part_that_is_no_parquet_is_named(batches, folder):
     numbers_asked(batches, folder)
     first = folder / names(folder)[0]
-    first.write_bytes(first.read_bytes()[:-8])
+    sound = first.read_bytes()
+    first.write_bytes(sound[:-100] + bytes(92) + sound[-8:])
+    with pytest.raises(StoreError, match=f"{first.name}: is not Parquet; remove it"):
+        numbers_asked(batches, folder)
+    first.write_bytes(sound[:-8])
     with pytest.raises(StoreError, match=f"{first.name}: is not Parquet; remove it"):
         numbers_asked(batches, folder)
     first.unlink()
@@ -138,8 +142,11 @@ def test_a_part_that_somebody_removes_meanwhile_is_missed(batches, folder):
         if count == 20:
             next(folder.glob(".neighbours-*.parquet")).unlink()
 
+    batches.export_neighbours(folder, 4)
+    before = read(folder)
     with pytest.raises(StoreError, match="No such file"):
         batches.export_neighbours(folder, 3, on_progress=remove)
+    assert read(folder).equals(before)
     assert numbers_asked(batches, folder) == (3 * IMAGES, [*range(1, 13)])
 
 
