@@ -36,15 +36,21 @@ INGESTS = 3
 Search = Callable[[NDArray[np.float32]], object]
 
 
-def main() -> None:
-    """Store, join, search, compare; ingest."""
+def arguments() -> argparse.Namespace:
+    """Return what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--embeddings", required=True, type=Path, help="what embeddings.py wrote")
     parser.add_argument("--count", type=int, default=200_000)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--images", type=Path, nargs="*", default=[])
+    parser.add_argument("--alone", action="store_true", help="without Milvus and FAISS")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Store, join, search, compare; ingest."""
+    options = arguments()
     rows = np.load(options.embeddings / "embeddings.npy", mmap_mode="r")[: options.count]
     queries = np.load(options.embeddings / "queries.npy")[: max(AT_ONCE)]
     encoder = options.embeddings / "encoder.imgsim"
@@ -59,16 +65,19 @@ def main() -> None:
             settings = ClusterSettings("local", shards)
             collection = opened.enter_context(Collection.open(path, cluster=settings))
             searchers[f"{shards} shards"] = opened.enter_context(collection.searcher())
-        server = opened.enter_context(milvus(Path(scratch) / "milvus"))
+        server = None
+        if not options.alone:
+            server = opened.enter_context(milvus(Path(scratch) / "milvus"))
         if server is not None:
             opened.enter_context(Collection.open(path)).export_milvus(server)
             collection = opened.enter_context(Collection.open(path, cluster=server))
             searchers["Milvus, ranked by imgsim"] = opened.enter_context(collection.searcher())
-        index = faiss.IndexFlatL2(rows.shape[1])
-        index.add(np.ascontiguousarray(rows))
-        times, wrong = measured(
-            searchers, {"faiss": lambda q: index.search(q, K)}, queries, options
-        )
+        peers: dict[str, Search] = {}
+        if not options.alone:
+            index = faiss.IndexFlatL2(rows.shape[1])
+            index.add(np.ascontiguousarray(rows))
+            peers["faiss"] = lambda q: index.search(q, K)
+        times, wrong = measured(searchers, peers, queries, options)
         memory = resident()
     figures = {name: {n: median(ms) for n, ms in each.items()} for name, each in times.items()}
     print(f"{rows.shape[0]:,} x {rows.shape[1]}, k={K}; ms a query; {wrong} answers differ\n")
