@@ -128,8 +128,8 @@ class Shards:
     """The workers that search one collection, as long as there is a gallery that may use them.
 
     Segments are dealt out to up to ``most`` shards (0: as many as machines), and ``replicas``
-    workers have each. Ray puts them on as many machines as it can. A worker that dies is started
-    anew; what it was asked, another of its shard is asked, or itself again.
+    workers have each, which Ray spreads over machines. One that dies is started anew; what it was
+    asked, another of its shard is asked, or itself again.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Shards:
 
     def __len__(self) -> int:
         """Return how many shards have workers now."""
-        return len(self._workers)
+        return sum(map(bool, self._workers.values()))
 
     def enter(self) -> None:
         """Count somebody who may search, and will leave."""
