@@ -4,7 +4,8 @@ The first embeddings of those that ``embeddings.py`` wrote are stored in segment
 ``Searcher.search_embeddings`` answers the same queries for one process and on a cluster, with 1, 2
 and 4 shards, and with candidates from a Milvus server if one starts, in turns with FAISS's
 ``IndexFlatL2``. Every answer of imgsim is compared, id by id and bit by bit. With ``--images``,
-these are also ingested, by one process and by workers, as a command of its own each.
+these are also ingested, by one process and by workers, as a command of its own each. With
+``--alone``, there is neither Milvus nor FAISS.
 """
 
 import argparse
@@ -60,20 +61,14 @@ def main() -> None:
         path = Path(scratch) / "c.imgsim"
         shutil.copytree(encoder, path)
         fill(path, (rows[at : at + SEGMENT] for at in range(0, len(rows), SEGMENT)))
-        searchers = {"one process": opened.enter_context(Collection.open(path).searcher())}
-        for shards in SHARDS:
-            settings = ClusterSettings("local", shards)
-            collection = opened.enter_context(Collection.open(path, cluster=settings))
-            searchers[f"{shards} shards"] = opened.enter_context(collection.searcher())
-        server = None
-        if not options.alone:
-            server = opened.enter_context(milvus(Path(scratch) / "milvus"))
-        if server is not None:
-            opened.enter_context(Collection.open(path)).export_milvus(server)
-            collection = opened.enter_context(Collection.open(path, cluster=server))
-            searchers["Milvus, ranked by imgsim"] = opened.enter_context(collection.searcher())
+        searchers = opened_searchers(path, opened)
         peers: dict[str, Search] = {}
         if not options.alone:
+            server = opened.enter_context(milvus(Path(scratch) / "milvus"))
+            if server is not None:
+                opened.enter_context(Collection.open(path)).export_milvus(server)
+                collection = opened.enter_context(Collection.open(path, cluster=server))
+                searchers["Milvus, ranked by imgsim"] = opened.enter_context(collection.searcher())
             index = faiss.IndexFlatL2(rows.shape[1])
             index.add(np.ascontiguousarray(rows))
             peers["faiss"] = lambda q: index.search(q, K)
@@ -90,6 +85,16 @@ def main() -> None:
     write_json(
         options.json, {"ms": figures, "differ": wrong, "mb": memory, "ingest_s": {**ingests}}
     )
+
+
+def opened_searchers(path: Path, opened: ExitStack) -> dict[str, Searcher]:
+    """Return what searches the collection: one process, and as many shards as there shall be."""
+    searchers = {"one process": opened.enter_context(Collection.open(path).searcher())}
+    for shards in SHARDS:
+        settings = ClusterSettings("local", shards)
+        collection = opened.enter_context(Collection.open(path, cluster=settings))
+        searchers[f"{shards} shards"] = opened.enter_context(collection.searcher())
+    return searchers
 
 
 def ingested(encoder: Path, images: list[Path]) -> dict[str, list[float]]:

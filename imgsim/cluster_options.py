@@ -11,8 +11,8 @@ class ClusterSettings:
     ``address`` is that of its head, ``auto`` the one that this machine is in, ``local`` a new one
     of this machine alone. The collection's folder, and the images, are at the same paths on all
     machines. Segments are dealt out to up to ``shards`` shards (0: one for each machine), each of
-    which ``replicas`` workers search, with all cores of their machines: with 2, searches go on at
-    once where a worker dies. A worker that gives other last bits for the same pixels than this
+    which ``replicas`` workers search, with all cores of their machines: with 2, another is asked
+    where one is seen to die. A worker that gives other last bits for the same pixels than this
     machine, as another kind of processor does, ends an ingest, unless ``allow_mixed``. Copies of
     segments that are in a bucket take up to ``cache_bytes`` of a machine's disk, or what those take
     that are searched.

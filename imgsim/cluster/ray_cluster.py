@@ -22,7 +22,7 @@ PATIENCE = 120.0
 """Seconds in which a worker must say that it is there, or another take a dead one's place."""
 
 TRIES = 8
-"""Of a question, when workers die of it."""
+"""How often a question is repeated at least, when workers die."""
 
 LIFE = "life"
 """The concurrency group in which a worker says that it is there, whatever else it does."""
@@ -167,12 +167,17 @@ def answers(
     return [each.found for each in asked]
 
 
-def answered(ray: ModuleType, calls: Sequence[Any]) -> list[Any]:
-    """Return those of some calls that are answered, as soon as one is, or after a while."""
-    ray.wait(calls, num_returns=1, timeout=PATIENCE)
-    done: list[Any]
-    done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
-    return done
+def answered(ray: ModuleType, groups: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Return which calls of each group are answered, when one of each is, or after a while.
+
+    Groups of one are not waited for.
+    """
+    found, until = [], time.monotonic() + PATIENCE
+    for calls in groups:
+        if len(calls) > 1:
+            ray.wait(calls, num_returns=1, timeout=max(0.0, until - time.monotonic()))
+        found.append(ray.wait(calls, num_returns=len(calls), timeout=0)[0] if calls[1:] else [])
+    return found
 
 
 def _silent(

@@ -139,6 +139,7 @@ class Shards:
         self._lock = Lock()
         self._users = self._turn = self._count = 0
         self._placed = dict[str, tuple[int, int]]()
+        self._shown = dict[str, Sequence[SegmentRows]]()
         self._workers = dict[int, list[_Replica]]()
 
     def __len__(self) -> int:
@@ -154,10 +155,14 @@ class Shards:
         """Let workers forget what was searched, or end them if nobody else may search."""
         with self._lock:
             self._users -= 1
+            for place in places:
+                del self._shown[place.key]
+            shown = {each.segment.name for each in chain(*self._shown.values())}
+            self._placed = {name: at for name, at in self._placed.items() if name in shown}
             workers = {place: self._workers.get(place.shard, ()) for place in places}
             ended = [] if self._users else [*chain(*self._workers.values())]
             if not self._users:
-                self._workers, self._placed, self._count = {}, {}, 0
+                self._workers, self._count = {}, 0
         with suppress(ValueError, ClusterError):  # where there is no cluster, they are gone, too
             if ended:
                 kill(self._join(), [each.worker for each in ended])
@@ -174,10 +179,12 @@ class Shards:
             machines = sum(node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
             self._count = max(self._count, self._most or machines or 1)
             parts = deal_out(view.rows, self._placed, self._count)
-            return [
+            places = [
                 Place(shard, token_hex(8), ray.put(replace(view, rows=rows)))
                 for shard, rows in parts.items()
             ]
+            self._shown |= {place.key: parts[place.shard] for place in places}
+            return places
 
     def search(
         self, places: Sequence[Place], queries: NDArray[np.float32], k: int | None
@@ -193,9 +200,10 @@ class Shards:
             self._turn += 1
             ready = [self._ready(ray, place.shard) for place in places]
         with told(ray):
+            begun = answered(ray, [[each.begun for each in replicas] for replicas in ready])
             questions = [
-                Question(self._in_turn(ray, replicas), partial(_ask, place, queries, k))
-                for place, replicas in zip(places, ready, strict=True)
+                Question(self._in_turn(replicas, known), partial(_ask, place, queries, k))
+                for place, replicas, known in zip(places, ready, begun, strict=True)
             ]
         return answers(ray, questions, self._lose)
 
@@ -222,14 +230,11 @@ class Shards:
             replicas.append(_Replica(worker, begun))
         return [*replicas]
 
-    def _in_turn(self, ray: ModuleType, replicas: Sequence[_Replica]) -> list[Any]:
+    def _in_turn(self, replicas: Sequence[_Replica], begun: Sequence[Any]) -> list[Any]:
         """Return workers in the order in which they are asked, those that have begun first."""
-        if len(replicas) == 1:
-            return [replicas[0].worker]
         first = self._turn % len(replicas)
         order = [*replicas[first:], *replicas[:first]]
-        known = answered(ray, [each.begun for each in order])
-        return [each.worker for each in sorted(order, key=lambda each: each.begun not in known)]
+        return [each.worker for each in sorted(order, key=lambda each: each.begun not in begun)]
 
 
 class ShardedGallery:

@@ -81,6 +81,8 @@ class Parts:
         try:
             rows: int = pq.read_metadata(path).num_rows
         except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise  # the system's, and not Arrow's
             raise StoreError(f"{path}: is not Parquet; remove it and export again") from error
         return rows
 

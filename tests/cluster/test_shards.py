@@ -64,6 +64,14 @@ def answers(searcher, crops):
     return [*one, *many, *searcher.search(crops[:2], k=None)], searcher.search_ids([1, 9], k=4)
 
 
+def eventually(holds):
+    """Wait until something holds, or fail."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def same(found, expected):
     assert found[0] == expected[0]
     assert np.array_equal(found[1].ids, expected[1].ids)
@@ -145,8 +153,8 @@ def test_a_replica_answers_where_no_worker_comes_back(cluster, stored, crops):
         sharded(stored.path, cluster, 1, replicas=3) as searcher,
     ):
         expected = answers(alone, crops)
-        while len(workers_of(cluster, "Shard")) < 3:
-            same(answers(searcher, crops), expected)
+        same(answers(searcher, crops), expected)
+        eventually(lambda: len(workers_of(cluster, "Shard")) == 3)
         thread = threading.Thread(
             target=cluster.remove_node, args=(victim,), kwargs={"allow_graceful": False}
         )
@@ -187,20 +195,15 @@ def test_the_workers_stay_while_somebody_searches(cluster, stored, crops):
             with stored.searcher() as alone:
                 same(answers(first, crops), answers(alone, crops))
             assert pids() == before
-        deadline = time.monotonic() + 30
-        while pids() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not pids()
+        eventually(lambda: not pids())
 
 
-def test_a_replica_that_has_no_core_is_not_waited_for(cluster, stored, crops):
+def test_a_replica_that_has_no_core_is_not_waited_for(cluster, stored, crops, monkeypatch):
     """There are two cores for three workers."""
+    monkeypatch.setattr(ray_cluster, "_silent", lambda *_: pytest.fail("it was waited for"))
     with stored.searcher() as alone, sharded(stored.path, cluster, 1, replicas=3) as searcher:
         expected = answers(alone, crops)
-        same(answers(searcher, crops), expected)  # by then two have begun
-        while len(workers_of(cluster, "Shard")) < 2:
-            time.sleep(0.1)
-        for _ in range(3):
+        for _ in range(3):  # another is first each time
             same(answers(searcher, crops), expected)
 
 
@@ -352,9 +355,22 @@ def test_a_server_asks_the_workers(cluster, stored):
             return found, int(shards), len(workers_of(cluster, "Shard"))
 
     under = quote(str(stored.path.parent))
-    there, *workers = ask("--cluster", cluster.address, "--replicas", "1")
+    there, *workers = ask("--cluster", cluster.address)
     assert (there, 0, 0) == ask()
     assert workers == [2, 2]
+
+
+def test_a_server_has_replicas(cluster, empty, crops, imgsim):
+    with Collection.open(empty) as collection:
+        collection.ingest(crops)
+    with served(empty, "--cluster", cluster.address, "--replicas", "2") as server:
+        urlopen(server.request("/api/v1/images/1/neighbours")).close()
+        eventually(lambda: len(workers_of(cluster, "Shard")) == 2)
+        with urlopen(server.request("/api/v1/metrics")) as response:
+            assert b"\nimgsim_shards 1\n" in response.read()
+    done = imgsim("-c", empty, "serve", "--replicas", "2")
+    assert done.returncode == 2
+    assert b"--replicas are workers of a --cluster" in done.stderr
 
 
 def test_segments_in_a_bucket_are_copied_to_workers(cluster, tmp_path, crops):

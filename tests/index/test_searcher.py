@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llvmlite.binding import get_host_cpu_features
+from numba import njit
 from xxhash import xxh3_64_hexdigest
 
 from imgsim.index import (
@@ -24,7 +25,7 @@ from imgsim.index import (
     search,
     simd,
 )
-from imgsim.index.bounds import TILE, Bounds, write_bounds
+from imgsim.index.bounds import LANES, TILE, Bounds, write_bounds
 from imgsim.index.distance import distances
 from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
 from imgsim.index.projection import Projection, fit_projection
@@ -427,14 +428,43 @@ def executed(text):
     ],
     ids=" ".join,
 )
-def test_any_processor_will_do(tmp_path, monkeypatch, lacking):
+@pytest.mark.parametrize("together", [1, 4])
+def test_any_processor_will_do(monkeypatch, lacking, together):
     """Without AVX-512, VNNI or AVX2, other instructions do the same."""
     if not get_host_cpu_features().get(lacking[-1]):
         pytest.skip("this processor lacks it anyway")
     lack(monkeypatch, lacking)
-    level = executed(Path(first_level.__file__).read_text())
-    monkeypatch.setitem(sys.modules, first_level.__name__, level)
-    battery(tmp_path, executed(Path(scan_numba.__file__).read_text()))
+    lacking_simd = sys.modules[simd.__name__]
+    beside, add = (
+        lacking_simd.beside,
+        getattr(lacking_simd, f"add_to_{['one', 'four'][together > 1]}"),
+    )
+
+    @njit
+    def write_pairs(weights, pairs):
+        for place in np.ndindex(weights.shape[:3]):
+            lower, upper = weights[place]
+            pairs[place][0], pairs[place][1] = beside(lower, upper), beside(upper, lower)
+
+    @njit
+    def run(codes, blocks, pairs, factors, scores):
+        for number in range(len(codes)):
+            for group in range(len(pairs)):
+                add(codes, blocks, pairs, factors, scores, (number, len(blocks) - 1, group, number))
+
+    random, blocks = np.random.default_rng(0), np.array([0, 16, 80, 100])
+    fours = random.integers(0, 16, (3, 25, LANES, 4), np.uint16)  # 3 x 128 rows, 100 codes each
+    codes = (fours << np.array([0, 8, 4, 12], np.uint16)).sum(axis=-1, dtype=np.uint16)
+    values = random.integers(-33, 34, (2, 25, together, 4)).astype(np.int8)  # 2 groups of queries
+    pairs = np.zeros((2, 25, together, 2), np.uint32)
+    write_pairs(values.view(np.uint8).view(np.uint16).astype(np.uint32), pairs)
+    factors = 2.0 ** random.integers(-2, 3, (2, 3, together)).astype(np.float32)
+    scores = random.integers(0, 9, (3, 2 * together, LANES)).astype(np.float32)
+    each = np.repeat(factors, np.diff(blocks) // 4, axis=1)[..., np.newaxis] * values
+    products = np.einsum("nilj,gitj->ngtl", fours.astype(np.float64), each)
+    expected = scores + products.reshape(scores.shape)
+    run(codes, blocks, pairs, factors, scores)
+    assert np.array_equal(scores, expected)
 
 
 def test_numba_notices_what_changes():
