@@ -19,7 +19,14 @@ from imgsim.index.candidates import (
     sink,
     square_of_difference,
 )
-from imgsim.index.first_level import ROUNDING, inlined, room_for_weights, uncounted, write_scores
+from imgsim.index.first_level import (
+    ROUNDING,
+    inlined,
+    room_for_weights,
+    round_weights,
+    uncounted,
+    write_scores,
+)
 from imgsim.index.projection import Projection
 from imgsim.index.scan_numpy import (
     RAISED,
@@ -42,7 +49,7 @@ if (TILE, LANES, MIDDLE, WIDE_MIDDLE) != (1_024, 128, 7.5, 127.5) or (
     # They are compiled in, and numba keeps what it compiled until the text of this file changes.
     raise ImportError("these constants have changed: change them here too")
 
-COMPILED_IN = "dacbf30126ad5b51"
+COMPILED_IN = "fc436dc8eb5c4554"
 """XXH3 of the modules that these scans import compiled; a test compares it for that reason."""
 
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
@@ -109,13 +116,16 @@ def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int,
     """
     queries = len(group.norms)
     scores = np.empty((TILE // LANES, queries, LANES), np.float32)
-    doubts = np.empty(queries)
     weights = room_for_weights(group)
-    for first in range(start, stop, TILE):
+    for number, first in enumerate(range(start, stop, TILE)):
         waiting = state.tally[2] + TILE * queries
         if waiting > len(state.waiting.rows) or not has_room(state, TILE):
             return first
-        write_scores(inputs, group, first // TILE, weights, scores, doubts)
+        place = number % len(weights.twice)
+        if place == 0:
+            round_weights(inputs, group, first // TILE, weights)
+        write_scores(inputs, group, first // TILE, place, weights, scores)
+        doubts = weights.doubts[place * queries : (place + 1) * queries]
         span = first, min(stop, first + TILE)
         wrong = _first_level(inputs, group, state, span, (scores, doubts))
         if wrong >= 0:

@@ -20,6 +20,8 @@ from imgsim.index import (
     candidates,
     checksum_numba,
     first_level,
+    llvm,
+    rounding,
     scan_numba,
     scan_numpy,
     search,
@@ -285,11 +287,11 @@ KERNEL_MUTANTS = [  # where they matter, because each function takes its time to
     (LOOK, scan_numba, "[place] - 2 * inputs.errors[a] > reach**2", "[place] > reach**2"),
     (SCAN, scan_numba, "** 2 - 2 * doubts[a]", "** 2"),
     (LOOK, candidates, "state.limits[a], state.highs[a, 0]", "state.limits[a], state.highs[a, -1]"),
-    (SCAN, first_level, "min(MIDDLE * lost, np.sqrt(m", "0.1 * min(MIDDLE * lost, np.sqrt(m"),
-    (SCAN, first_level, "max(greatest / 127, total / _MOST)", "greatest / 127"),
-    (SCAN, first_level, "doubts += leading", "pass"),
-    (SCAN, first_level, "weights.rest_factors[some, 0, place] = factor", "pass"),
-    (SCAN, first_level, "doubts[a] += lost + (count + 8) * doubt", "pass"),
+    (SCAN, rounding, "self._single(_MOST)", "self._single(1e9)"),
+    (SCAN, first_level, "_RAISED = 1.00001", "_RAISED = 0.1"),
+    (SCAN, first_level, "sums[blocks if twice else 0, 2, lane]", "twice * sums[blocks, 2, lane]"),
+    (SCAN, first_level, "sums[blocks if twice else 0, 2, lane]", "sums[0, 2, lane] * (not twice)"),
+    (SCAN, first_level, "weights.rest_factors[0, lane] = sums[blocks, 0, lane]", "pass"),
 ]
 
 
@@ -389,27 +391,27 @@ def test_a_mutated_scan_is_noticed(tmp_path, right, wrong):
 
 @pytest.mark.parametrize(("function", "module", "right", "wrong"), KERNEL_MUTANTS)
 def test_a_mutated_kernel_is_noticed(tmp_path, monkeypatch, function, module, right, wrong):
-    text = Path(module.__file__).read_text()
-    assert text.count(right) == 1
-    if module is first_level:
-        lack(monkeypatch, ["avx512vnni", "avxvnni"])  # its sums cannot be too great
-    mutant = executed(text.replace(right, wrong))
-    if module is not scan_numba:
-        monkeypatch.setitem(sys.modules, module.__name__, mutant)
-        mutant = executed(Path(scan_numba.__file__).read_text())
+    without = lacking("avx512vnni", "avxvnni") if module in {first_level, rounding} else {}
+    mutant = rebuilt(monkeypatch, without | {module: [(right, wrong)]})
     backend = SimpleNamespace(**vars(scan_numba))
     setattr(backend, function, getattr(mutant, function))
     with pytest.raises(AssertionError):
         battery(tmp_path, backend)
 
 
-def lack(monkeypatch, features):
-    """Let what is compiled from now on do without some features of the processor."""
-    text = Path(simd.__file__).read_text()
-    for name in features:
-        assert text.count(f'"+{name}"') == 1
-        text = text.replace(f'"+{name}"', '"none"')
-    monkeypatch.setitem(sys.modules, simd.__name__, executed(text))
+def rebuilt(monkeypatch, changes):
+    """Return the scans with some texts of modules replaced by others."""
+    for module in (simd, rounding, first_level, candidates, scan_numba):
+        text = Path(module.__file__).read_text()
+        for right, wrong in changes.get(module, ()):
+            assert text.count(right) == 1
+            text = text.replace(right, wrong)
+        monkeypatch.setitem(sys.modules, module.__name__, executed(text))
+    return sys.modules[scan_numba.__name__]
+
+
+def lacking(*features):
+    return {simd: [(f'"+{name}"', '"none"') for name in features]}
 
 
 def executed(text):
@@ -419,7 +421,7 @@ def executed(text):
 
 
 @pytest.mark.parametrize(
-    "lacking",
+    "features",
     [
         ["avx512vnni"],
         ["avx512bw"],
@@ -429,47 +431,49 @@ def executed(text):
     ids=" ".join,
 )
 @pytest.mark.parametrize("together", [1, 4])
-def test_any_processor_will_do(monkeypatch, lacking, together):
+def test_any_processor_will_do(monkeypatch, features, together):
     """Without AVX-512, VNNI or AVX2, other instructions do the same."""
-    if not get_host_cpu_features().get(lacking[-1]):
+    if not get_host_cpu_features().get(features[-1]):
         pytest.skip("this processor lacks it anyway")
-    lack(monkeypatch, lacking)
-    lacking_simd = sys.modules[simd.__name__]
-    beside, add = (
-        lacking_simd.beside,
-        getattr(lacking_simd, f"add_to_{['one', 'four'][together > 1]}"),
-    )
+    rebuilt(monkeypatch, lacking(*features))
+    round_lanes = sys.modules[rounding.__name__].round_lanes
+    add = getattr(sys.modules[simd.__name__], "add_to_one" if together == 1 else "add_to_four")
 
     @njit
-    def write_pairs(weights, pairs):
-        for place in np.ndindex(weights.shape[:3]):
-            lower, upper = weights[place]
-            pairs[place][0], pairs[place][1] = beside(lower, upper), beside(upper, lower)
-
-    @njit
-    def run(codes, blocks, pairs, factors, scores):
+    def run(codes, blocks, weights, pairs, sums, factors, scores):
+        ones = np.ones(weights.shape, np.float32)
+        for block in range(len(blocks) - 1):
+            start, stop = blocks[block], blocks[block + 1]
+            exact, which = weights[start:stop].copy(), (stop - start, start // 4, block, 0)
+            round_lanes(exact, ones, ones[0], pairs, sums, which)
+            factors[block] = sums[block, 0]
         for number in range(len(codes)):
-            for group in range(len(pairs)):
-                add(codes, blocks, pairs, factors, scores, (number, len(blocks) - 1, group, number))
+            for a in range(0, scores.shape[1], together):
+                add(codes, blocks, pairs, factors, scores, (number, len(blocks) - 1, a, number, a))
 
     random, blocks = np.random.default_rng(0), np.array([0, 16, 80, 100])
     fours = random.integers(0, 16, (3, 25, LANES, 4), np.uint16)  # 3 x 128 rows, 100 codes each
     codes = (fours << np.array([0, 8, 4, 12], np.uint16)).sum(axis=-1, dtype=np.uint16)
-    values = random.integers(-33, 34, (2, 25, together, 4)).astype(np.int8)  # 2 groups of queries
-    pairs = np.zeros((2, 25, together, 2), np.uint32)
-    write_pairs(values.view(np.uint8).view(np.uint16).astype(np.uint32), pairs)
-    factors = 2.0 ** random.integers(-2, 3, (2, 3, together)).astype(np.float32)
+    whole = random.integers(-33, 34, (100, 16)).astype(np.float32)  # 16 lanes
+    whole[blocks[:-1]] = 127  # so that there is nothing to round
+    factors = 2.0 ** random.integers(-2, 3, (3, 16)).astype(np.float32)
+    weights = whole * np.repeat(factors, np.diff(blocks), axis=0)
     scores = random.integers(0, 9, (3, 2 * together, LANES)).astype(np.float32)
-    each = np.repeat(factors, np.diff(blocks) // 4, axis=1)[..., np.newaxis] * values
-    products = np.einsum("nilj,gitj->ngtl", fours.astype(np.float64), each)
-    expected = scores + products.reshape(scores.shape)
-    run(codes, blocks, pairs, factors, scores)
+    each = weights.reshape(25, 4, 16)[..., : 2 * together].astype(np.float64)
+    expected = scores + np.einsum("nilj,ija->nal", fours.astype(np.float64), each)
+    pairs, sums = np.zeros((25, 16, 2), np.uint32), np.zeros((3, 4, 16), np.float32)
+    run(codes, blocks, weights, pairs, sums, np.zeros((3, 16), np.float32), scores)
     assert np.array_equal(scores, expected)
+    total, sizes = (np.add.reduceat(each, blocks[:-1]) for each in (whole, np.abs(whole)))
+    assert np.array_equal(sums[:, 0], factors)
+    assert np.array_equal(sums[:, 1], -7.5 * factors * total)
+    assert not sums[:, 2].any()
+    assert np.array_equal(sums[:, 3], 15 * factors * sizes)
 
 
 def test_numba_notices_what_changes():
     """It looks at the file of a function only, not at what it calls."""
-    modules = candidates, checksum_numba, first_level, simd
+    modules = candidates, checksum_numba, first_level, llvm, rounding, simd
     texts = [Path(module.__file__).read_bytes() for module in modules]
     assert xxh3_64_hexdigest(b"".join(texts)) == scan_numba.COMPILED_IN
 
