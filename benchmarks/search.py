@@ -4,7 +4,8 @@ imgsim is asked as its users do: ``Searcher.search_embeddings`` of a collection.
 queries at once: milliseconds a query (median and 95th percentile over calls), how many times as
 long as imgsim the peer takes, and how many of the ranks of the first queries differ from those of a
 float64 brute-force scan. The peers take turns, so that what else the machine does meets all of
-them; each begins its turn with a call that is not timed. With --all-pairs, also the nearest others
+them; each begins its turn with a call that is not timed. Then single queries, one after the other with nothing
+between them, also of the first 128 vectors alone: what a call costs. With --all-pairs, also the nearest others
 of each of the first vectors, beside ``IndexFlatL2`` doing the same.
 """
 
@@ -44,6 +45,8 @@ FAST = (
     "faiss, PCA and Panorama",
 )  # the others take minutes for a thousand queries
 CHECKED = 20
+ALONE = 500  # single queries, one after the other
+FEW = 128  # vectors, of which a call costs more than the search
 
 
 def main() -> None:
@@ -88,6 +91,9 @@ def compare(
     wrong = {name: wrong_ranks(search, queries, truth) for name, search in peers.items()}
     built |= work(searcher, queries, k)
     times = timed(peers, queries)
+    alone = {name: one_after_the_other(peers[name], queries) for name in FAST}
+    few = build(embeddings[:FEW], scratch / "few")[0].searcher()
+    alone[f"imgsim, {FEW} vectors"] = one_after_the_other(with_imgsim(few, k), queries)
     what = "white noise" if options.noise else options.vectors.name
     print(f"{what}: {n:,} x {dim:,}, k={k}, {os.cpu_count()} threads")
     print("".join(f"{name}: {value:.4g}. " for name, value in built.items()) + "\n")
@@ -100,7 +106,10 @@ def compare(
             p95 = float(np.percentile(values, 95))
             rows.append((name, at_once, median(values), p95, ratio, wrong[name].get(at_once, "")))
     print_table(rows)
-    return {"vectors": what, "n": n, "dim": dim, "k": k, **built, "ms": times, "wrong": wrong}
+    print("\none query after the other: ms, median and p95")
+    print_table([("peer", "ms", "p95"), *((name, *values) for name, values in alone.items())])
+    figures = {"vectors": what, "n": n, "dim": dim, "k": k, **built, "wrong": wrong}
+    return figures | {"ms": times, "ms_one_after_the_other": alone}
 
 
 def wrong_ranks(search: Search, queries: Vectors, truth: list[NDArray[np.int64]]) -> dict[int, int]:
@@ -129,6 +138,15 @@ def timed(peers: dict[str, Search], queries: Vectors) -> dict[str, dict[int, lis
     return times
 
 
+def one_after_the_other(search: Search, queries: Vectors) -> tuple[float, float]:
+    """Return the milliseconds of single queries: the median, and the 95th percentile."""
+    some = [queries[i % len(queries) :][:1] for i in range(ALONE)]
+    for query in some[:CHECKED]:
+        search(query)
+    times = [1e3 * seconds_of(search, query) for query in some]
+    return median(times), float(np.percentile(times, 95))
+
+
 def all_pairs(embeddings: Vectors, k: int, scratch: Path) -> dict[str, float]:
     """Time the k nearest others of every vector; one is the vector itself."""
     searcher = build(embeddings, scratch)[0].searcher()
@@ -153,6 +171,7 @@ def build(embeddings: Vectors, scratch: Path) -> tuple[Collection, dict[str, flo
     """Store them in a collection, and say what the bounds cost."""
     n, dim = embeddings.shape
     path = scratch / "c.imgsim"
+    scratch.mkdir(exist_ok=True)
     Collection.open(path, create=True).close()
     with closing(Catalog(path / "catalog.db")) as catalog:
         catalog.add_encoder("0" * 64, dim)

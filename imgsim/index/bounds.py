@@ -128,17 +128,25 @@ class Bounds:
             arrays.append(here.view(kind).reshape(shape))
         self.levels = Levels(*arrays)
 
-    def margin(self, norms: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what bounds for queries of these lengths can be wrong by: Rounding, 1 and 3."""
-        margins: NDArray[np.float64] = SLACK * (self.norm + norms)
-        return margins
 
-    def error(self, norms: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what scores for queries of these lengths can be wrong by: Rounding, 2."""
-        terms = self.levels.near_scale.shape[1] + 8
-        magnitude = self.norm * (1.5 * norms + self.norm)
-        errors: NDArray[np.float64] = terms * (_UNIT * magnitude + 2.0**-120)
-        return errors
+def margins(norm: NDArray[np.float64], norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what bounds for queries of these lengths can be wrong by: Rounding, 1 and 3.
+
+    ``norm`` is that of the bounds.
+    """
+    found: NDArray[np.float64] = SLACK * (norm + norms)
+    return found
+
+
+def errors(
+    planes: int, norm: NDArray[np.float64], norms: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return what scores for queries of these lengths can be wrong by: Rounding, 2.
+
+    ``norm`` is that of the bounds, and ``planes`` how many codes a row of the first level has.
+    """
+    found: NDArray[np.float64] = (planes + 8) * (_UNIT * norm * (1.5 * norms + norm) + 2.0**-120)
+    return found
 
 
 def _is_whole(mapped: NDArray[np.uint8], digest: str) -> bool:
@@ -244,7 +252,7 @@ def _tile(
     codes = np.floor(along / np.where(scale > 0, scale, 1) + greatest + 0.5)
     codes = codes.clip(0, 2 * greatest)
     stored = (codes - greatest) * scale
-    norm, errors, halves, narrow = 0.0, [], [], []
+    norm, lost, halves, narrow = 0.0, [], [], []
     for width, rest in zip((near, len(scale)), rests, strict=True):
         rounded = rest.astype(np.float32)
         off = along[:, :width] - stored[:, :width]
@@ -252,7 +260,7 @@ def _tile(
         squares = np.einsum("ij,ij->i", stored[:, :width], stored[:, :width])
         squares += rounded.astype(np.float64) ** 2
         norm = max(norm, float(np.sqrt(squares.max())))
-        errors.append(np.nextafter(error.astype(np.float32), np.float32(np.inf)))
+        lost.append(np.nextafter(error.astype(np.float32), np.float32(np.inf)))
         halves.append((squares / 2).astype(np.float32))
         narrow.append(rounded)
     high, low = np.divmod(codes[:, :fine], 16)
@@ -263,10 +271,10 @@ def _tile(
     levels = Levels(
         near_scale=scales,
         far_scale=scale[near:],
-        near_error=_grouped(errors[0]).max(axis=1),
+        near_error=_grouped(lost[0]).max(axis=1),
         near_rest=_grouped(narrow[0]),
         half=_grouped(halves[0]),
-        far_tail=np.column_stack([narrow[1], errors[1]]),
+        far_tail=np.column_stack([narrow[1], lost[1]]),
         near=_grouped(_fours(close)).transpose(0, 2, 1),
         far=further if projection.far_bits == 8 else _halves(further),
     )

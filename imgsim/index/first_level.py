@@ -54,9 +54,8 @@ from imgsim.index.scan_numpy import (
     Singles,
     Words,
 )
-from imgsim.index.simd import add_to_four, add_to_one, fetch
+from imgsim.index.simd import add_to_four, add_to_one
 
-_AHEAD = 8  # groups of rows: the processor does not go on by itself beyond a page of memory
 _RAISED = 1.00001  # sums of at most 64 numbers in float32 are less than that wrong
 _SMALL = 1e-30  # a scale below has no inverse that can be squared
 
@@ -215,10 +214,8 @@ def write_scores(
     levels, queries = inputs.levels, len(group.norms)
     start = tile * (TILE // LANES)
     stop = min(start + TILE // LANES, len(levels.half))
-    size, count, lane = levels.near.shape[1] * LANES, len(weights.factors), place * queries
+    count, lane = len(weights.factors), place * queries
     for number in range(start, stop):
-        for line in range(0, size, 32):
-            fetch(levels.near, (number + _AHEAD) * size + line)
         at = number - start
         for a in range(queries):
             rest, offset = np.float32(group.near_rest[a]), weights.offsets[lane + a]

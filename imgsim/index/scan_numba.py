@@ -36,7 +36,6 @@ from imgsim.index.scan_numpy import (
     Doubles,
     Group,
     Integers,
-    Projected,
     RowsInput,
     ScanState,
     Singles,
@@ -49,7 +48,7 @@ if (TILE, LANES, MIDDLE, WIDE_MIDDLE) != (1_024, 128, 7.5, 127.5) or (
     # They are compiled in, and numba keeps what it compiled until the text of this file changes.
     raise ImportError("these constants have changed: change them here too")
 
-COMPILED_IN = "fc436dc8eb5c4554"
+COMPILED_IN = "5136f4b1725fff85"
 """XXH3 of the modules that these scans import compiled; a test compares it for that reason."""
 
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
@@ -68,18 +67,20 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 _uncounted: Any = uncounted()
 
 
-def project(projection: Projection, queries: Singles) -> Projected:
+def project(projection: Projection, queries: Singles) -> Group:
     """Do what scan_numpy.py does, without BLAS.
 
     The threads of BLAS go on spinning afterwards where the scans want to run.
     """
-    return Projected(*_project(queries, projection.mean, projection.directions, projection.near))
+    widths = projection.fine, projection.near
+    near, far, *lengths = _project(queries, projection.mean, projection.directions, widths)
+    return Group(queries, near, far, projection.blocks, *lengths)
 
 
 @_compiled
 def _project(
-    queries: Singles, mean: Doubles, directions: Doubles, near: int
-) -> tuple[Doubles, Doubles, Doubles, Doubles]:
+    queries: Singles, mean: Doubles, directions: Doubles, widths: tuple[int, int]
+) -> tuple[Singles, Singles, Doubles, Doubles, Doubles]:
     count, dim = queries.shape
     along = np.zeros((count, directions.shape[1]))
     squares = np.zeros(count)
@@ -95,8 +96,12 @@ def _project(
             c0, c1, c2, c3 = centred[a, j], centred[a, j + 1], centred[a, j + 2], centred[a, j + 3]
             for i in range(directions.shape[1]):
                 along[a, i] += c0 * v0[i] + c1 * v1[i] + c2 * v2[i] + c3 * v3[i]
+    fine, near = widths
+    close = np.empty((count, fine + near), np.float32)
+    far = np.empty((count, directions.shape[1] - near), np.float32)
     rests = np.empty((2, count))
     for a in range(count):
+        close[a, :fine], close[a, fine:], far[a] = along[a, :fine], along[a, :near], along[a, near:]
         left = squares[a]
         for i in range(near):
             left -= along[a, i] * along[a, i]
@@ -104,7 +109,7 @@ def _project(
         for i in range(near, directions.shape[1]):
             left -= along[a, i] * along[a, i]
         rests[1, a] = np.sqrt(max(0.0, left))
-    return along, np.sqrt(squares), rests[0], rests[1]
+    return close, far, rests[0], rests[1], np.sqrt(squares)
 
 
 @_compiled

@@ -22,7 +22,7 @@ from imgsim.index.projection import Projection
 class Backend(Protocol):
     """What does the scanning: this module, or :mod:`imgsim.index.scan_numba`."""
 
-    def project(self, projection: Projection, queries: NDArray[np.float32]) -> "Projected":
+    def project(self, projection: Projection, queries: NDArray[np.float32]) -> "Group":
         """See below, as of all of these."""
 
     def scan_bounds(
@@ -79,15 +79,6 @@ class RowsInput(NamedTuple):
     first: int
 
 
-class Projected(NamedTuple):
-    """The coordinates (q, m2) of queries, their lengths (q,) and those of the rests, in float64."""
-
-    along: Doubles
-    norms: Doubles
-    near_rest: Doubles
-    far_rest: Doubles
-
-
 class Group(NamedTuple):
     """Some queries of dimension d, a multiple of 4 in number unless it is one.
 
@@ -136,10 +127,15 @@ class ScanState(NamedTuple):
     tally: Integers
 
 
-def project(projection: Projection, queries: Singles) -> Projected:
-    """Project queries."""
+def project(projection: Projection, queries: Singles) -> Group:
+    """Return queries and their coordinates."""
     along, squares = projection.project(queries)
-    return Projected(along, np.sqrt(squares), *projection.rests(along, squares))
+    rests = projection.rests(along, squares)
+    with np.errstate(over="ignore"):  # such queries are refused by their norm
+        narrow = along.astype(np.float32)
+    fine, near = projection.fine, projection.near
+    planes, far = np.hstack([narrow[:, :fine], narrow[:, :near]]), narrow[:, near:]
+    return Group(queries, planes, far, projection.blocks, *rests, np.sqrt(squares))
 
 
 def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int, stop: int) -> int:

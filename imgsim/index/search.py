@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, partial, reduce
+from functools import partial, reduce
+from itertools import pairwise
 from operator import add
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsim.index.bounds import LARGEST, TILE, Bounds
+from imgsim.index.bounds import LARGEST, TILE, Bounds, errors, margins
 from imgsim.index.distance import Block, Nearest, distances
 from imgsim.index.mapped_segment import MappedSegment
 from imgsim.index.projection import Projection
@@ -18,12 +19,11 @@ from imgsim.index.scan_numpy import (
     RAISED,
     Backend,
     BoundsInput,
-    Group,
     RowsInput,
     ScanState,
     Waiting,
 )
-from imgsim.index.topk import NONE, Candidates, TopKRequest
+from imgsim.index.topk import NONE, Candidates, TopKRequest, joined
 from imgsim.records import unpacked
 from imgsim.results import SearchStats
 
@@ -67,13 +67,15 @@ class Part(NamedTuple):
 class Searched:
     """Some sources, where the rows of each begin, their parts, and the projection of the bounds.
 
-    ``spare`` has buffers that no scan uses: a system takes its time to give out memory.
+    ``norms`` (s, 1) are those of the bounds, or 0. ``spare`` has buffers that no scan uses, as a
+    system takes its time to give out memory.
     """
 
     sources: Sequence[Source]
     firsts: NDArray[np.int64]
     parts: Sequence[Part]
     projection: Projection
+    norms: NDArray[np.float64]
     spare: list[Waiting] = field(default_factory=list)
 
     def room(self, most: int) -> Waiting:
@@ -99,6 +101,11 @@ class Search:
         self.searched = searched
         self.backend = backend
         self.request = request
+        queries = request.queries
+        if len(queries) > 1:  # filled up to a multiple of four
+            queries = np.pad(queries, ((0, -len(queries) % 4), (0, 0)), "edge")
+        self.group = backend.project(searched.projection, queries)
+        self.bounds = self._bounds()
 
     def run(
         self, in_threads: Callable[[Callable[[], "Scan"]], list["Scan"]] = lambda scan: [scan()]
@@ -119,40 +126,30 @@ class Search:
         stats = reduce(add, (scan.stats() for scan in scans), mine)
         return Answer(self.request.split(best), stats)
 
-    @cached_property
-    def group(self) -> Group:
-        """The queries, projected and filled up to a multiple of four."""
-        queries, projection = self.request.queries, self.searched.projection
-        if len(queries) > 1:
-            queries = np.pad(queries, ((0, -len(queries) % 4), (0, 0)), "edge")
-        projected = self.backend.project(projection, queries)
-        with np.errstate(over="ignore"):  # such queries are refused by their norm
-            narrow = projected.along.astype(np.float32)
-        fine, near = projection.fine, projection.near
-        planes = np.hstack([narrow[:, :fine], narrow[:, :near]])
-        parts = planes, narrow[:, near:].copy(), projection.blocks
-        return Group(queries, *parts, projected.near_rest, projected.far_rest, projected.norms)
-
-    @cached_property
-    def bounds(self) -> list[BoundsInput | None]:
-        """The bounds of each source for these queries, where it has any for them."""
-        norms = self.group.norms
+    def _bounds(self) -> list[BoundsInput | None]:
+        """Return the bounds of each source for these queries, where it has any for them."""
+        searched, norms = self.searched, self.group.norms
         if not norms.max() < LARGEST:
-            return [None] * len(self.searched.sources)
+            return [None] * len(searched.sources)
+        planes = searched.projection.planes
         return [
             BoundsInput(
                 source.bounds.levels,
                 source.segment.stored,
                 source.excluded,
                 first,
-                source.bounds.margin(norms),
-                source.bounds.error(norms),
+                margin,
+                error,
                 source.bounds.norm,
             )
             if source.bounds
             else None
-            for source, first in zip(
-                self.searched.sources, self.searched.firsts.tolist(), strict=False
+            for source, first, margin, error in zip(
+                searched.sources,
+                searched.firsts.tolist(),
+                margins(searched.norms, norms),
+                errors(planes, searched.norms, norms),
+                strict=False,
             )
         ]
 
@@ -162,7 +159,7 @@ class Search:
         The scans have their room back.
         """
         limits = states[0].limits.copy()  # all lower the same
-        if self.request.k:
+        if self.request.k and len(states) > 1:
             highs = np.concatenate([state.highs for state in states], axis=1)
             last = self.request.k - 1
             limits = np.minimum(limits, np.partition(highs, last)[:, last])
@@ -185,17 +182,17 @@ class Search:
         self, owners: NDArray[np.int64], numbers: NDArray[np.int64]
     ) -> Iterator[Candidates]:
         """Yield the distances of some queries to the rows of these numbers, in pairs by row."""
+        sources, firsts = self.searched.sources, self.searched.firsts
         step = -(-_PAIR_BYTES // (8 * self.request.queries.shape[1]))
         for start in range(0, len(numbers), step):
             mine, some = owners[start : start + step], numbers[start : start + step]
-            cuts = np.searchsorted(some, self.searched.firsts)
+            cuts = pairwise(some.searchsorted(firsts).tolist())
             parts = [
-                self.searched.sources[number].segment.again(
-                    some[cuts[number] : cuts[number + 1]] - self.searched.firsts[number]
-                )
-                for number in np.flatnonzero(np.diff(cuts)).tolist()
+                source.segment.again(some[at:stop] - first)
+                for source, first, (at, stop) in zip(sources, firsts, cuts, strict=False)
+                if at < stop
             ]
-            ids, embeddings = map(np.concatenate, zip(*parts, strict=True))
+            ids, embeddings = joined(*parts)
             found = distances(self.request.queries[mine], embeddings)
             near = found <= self.request.radius
             yield Candidates(mine[near], ids[near], found[near])

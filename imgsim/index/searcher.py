@@ -7,9 +7,8 @@ in float64, decide. Where a segment has no bounds, its embeddings themselves are
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,9 @@ _LOG = logging.getLogger(__name__)
 
 _LOADING = 200_000_000  # values whose scan in NumPy takes as long as loading the compiled scans
 _ASKING = 1_000_000  # values whose scan takes as long as what else bounds cost NumPy for a query
+_ALONE = 3_000_000  # values that one thread scans before another would have begun
 _GROUP = 64  # queries that are scanned for together, or fewer if each wants very many
+_TILES = 4  # in a part, at least
 _AT_ONCE = 1_024  # queries whose candidates are in memory at the same time
 
 
@@ -77,13 +78,9 @@ class SegmentSearcher:
         self._most_highs = most_highs
         self._threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, "imgsim-search")
-        step = TILE * max(8, int(firsts[-1]) // TILE // (4 * self._threads))
-        parts = [
-            Part(number, start, min(start + step, len(source)))
-            for number, source in enumerate(sources)
-            for start in range(0, len(source), step)
-        ]
-        self._searched = Searched(sources, firsts, parts, projection)
+        parts = list(_parts(list(map(len, sources)), self._threads))
+        norms = np.array([[source.bounds.norm if source.bounds else 0.0] for source in sources])
+        self._searched = Searched(sources, firsts, parts, projection, norms)
 
     def close(self) -> None:
         """End the threads."""
@@ -106,25 +103,38 @@ class SegmentSearcher:
         )
 
     def _search(self, request: TopKRequest) -> Answer:
-        backend = self._choose(len(request.queries) * self._values)
+        values = len(request.queries) * self._values
+        backend = self._choose(values)
         step = max(1, min(_GROUP, self._most_highs // (request.k or 1)))
-        searches = [
-            Search(
-                self._searched,
-                backend,
-                replace(request, queries=request.queries[start : start + step]),
-            )
-            for start in range(0, len(request.queries), step)
-        ]
-        if len(searches) < self._threads:  # each query by all threads
-            answers = [search.run(self._together) for search in searches]
-        else:
-            answers = list(self._pool.map(Search.run, searches))
-        return _joined(answers)
+        starts = range(0, len(request.queries), step)
+
+        def search(start: int) -> Search:
+            queries = request.queries[start : start + step]
+            part = TopKRequest(queries, request.k, request.radius)
+            return Search(self._searched, backend, part)
+
+        if values < _ALONE:
+            return _joined([search(start).run() for start in starts])
+        if len(starts) < self._threads:  # each query by all threads
+            return _joined([search(start).run(self._together) for start in starts])
+        return _joined(list(self._pool.map(lambda start: search(start).run(), starts)))
 
     def _together(self, scan: Callable[[], Scan]) -> list[Scan]:
         others = [self._pool.submit(scan) for _ in range(self._threads - 1)]
         return [scan(), *(other.result() for other in others)]
+
+
+def _parts(sizes: Sequence[int], threads: int) -> Iterator[Part]:
+    """Yield parts of sources of these sizes, ever smaller ones, so that threads end together."""
+    left = sum(sizes)
+    for number, size in enumerate(sizes):
+        start = 0
+        while start < size:
+            step = TILE * max(_TILES, left // TILE // (2 * threads))
+            stop = min(size, start + step)
+            yield Part(number, start, stop)
+            left -= stop - start
+            start = stop
 
 
 def _joined(answers: Sequence[Answer]) -> Answer:

@@ -32,6 +32,7 @@ from imgsim.index.llvm import (
 CHUNK = 64
 """Scores that are compared at once."""
 
+_AHEAD = 4_096  # codes: the processor does not go on by itself beyond a page of memory
 _HALF = 8  # values of 32 bits in a vector of AVX2
 _PAIRS = ir.VectorType(WORD, _HALF)
 
@@ -65,15 +66,17 @@ def fetch(_: Any, array: Any, place: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (pointer,) = pointers_of(context, builder, signature, arguments[:1])
-        address = builder.gep(pointer, [arguments[1]])
-        address = builder.bitcast(address, ir.IntType(8).as_pointer())
-        number = WORD
-        kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
-        function = declared(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [address, number(0), number(3), number(1)])  # to read, and keep
+        _fetch(builder, pointer, arguments[1])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
+
+
+def _fetch(builder: Any, pointer: Any, at: Any) -> None:
+    address = builder.bitcast(builder.gep(pointer, [at]), ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [address.type, WORD, WORD, WORD])
+    function = declared(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [address, WORD(0), WORD(3), WORD(1)])  # to read, and keep
 
 
 @intrinsic
@@ -195,6 +198,8 @@ class _Kernel:
         mask, four = words([0x0F0F] * width), words([4] * width)
         row = builder.add(builder.mul(number, INT(LANES)), lane)
         lower, upper = [], []
+        for at in range(0, rows if self._queries == 1 else 0, 32):  # others take their time
+            _fetch(builder, self._codes, builder.add(row, INT(_AHEAD + at)))
         for at in range(0, rows, width):
             fours = loaded(builder, self._codes, builder.add(row, INT(at)), words)
             lower.append(builder.and_(fours, mask))

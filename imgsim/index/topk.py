@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,10 @@ class TopKRequest:
 
         With a ``k`` of None, return all in any order.
         """
-        queries, ids, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
-        joined = Candidates(queries, ids, distances)
+        queries, ids, distances = found = Candidates(*joined(*parts))
         if self.k is None:
-            return joined
-        order = _order(joined)
+            return found
+        order = _order(found)
         owners = queries[order]
         order = order[np.arange(len(order)) - np.searchsorted(owners, owners) < self.k]
         return Candidates(queries[order], ids[order], distances[order])
@@ -59,6 +58,13 @@ class TopKRequest:
             queries, ids, distances = queries[order], ids[order], distances[order]
         cuts = np.searchsorted(queries, np.arange(len(self.queries) + 1)).tolist()
         return [(ids[start:stop], distances[start:stop]) for start, stop in pairwise(cuts)]
+
+
+def joined(*parts: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
+    """Return some columns, each in parts, as one part."""
+    if len(parts) == 1:
+        return parts[0]
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def _order(candidates: Candidates) -> NDArray[np.int64]:

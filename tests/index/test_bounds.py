@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from imgsim.index.bounds import LANES, TILE, Bounds, write_bounds
+from imgsim.index.bounds import LANES, TILE, Bounds, errors, margins, write_bounds
 from imgsim.index.projection import (
     Projection,
     fit_projection,
@@ -118,11 +118,11 @@ class TestAllowances:
         assert longest * (1 - 1e-12) <= bounds.norm <= longest * (1 + 1e-6)
 
     def test_margin_and_error(self, bounds, projection):
-        norms = np.array([0.0, 3.0, 1e14])
-        assert np.allclose(bounds.margin(norms), 1e-5 * (bounds.norm + norms), rtol=1e-12)
+        norm, norms = np.array(bounds.norm), np.array([0.0, 3.0, 1e14])
+        assert np.allclose(margins(norm, norms), 1e-5 * (bounds.norm + norms), rtol=1e-12)
         products = projection.planes + 2
         error = (products + 6) * (U * (1.5 * bounds.norm * norms + bounds.norm**2) + 2.0**-120)
-        assert np.allclose(bounds.error(norms), error, rtol=1e-12)
+        assert np.allclose(errors(projection.planes, norm, norms), error, rtol=1e-12)
 
 
 class TestFiles:

@@ -390,24 +390,27 @@ def test_a_mutated_scan_is_noticed(tmp_path, right, wrong):
 
 
 @pytest.mark.parametrize(("function", "module", "right", "wrong"), KERNEL_MUTANTS)
-def test_a_mutated_kernel_is_noticed(tmp_path, monkeypatch, function, module, right, wrong):
+def test_a_mutated_kernel_is_noticed(tmp_path, function, module, right, wrong):
     without = lacking("avx512vnni", "avxvnni") if module in {first_level, rounding} else {}
-    mutant = rebuilt(monkeypatch, without | {module: [(right, wrong)]})
+    mutant = rebuilt(without | {module: [(right, wrong)]})[scan_numba]
     backend = SimpleNamespace(**vars(scan_numba))
     setattr(backend, function, getattr(mutant, function))
     with pytest.raises(AssertionError):
         battery(tmp_path, backend)
 
 
-def rebuilt(monkeypatch, changes):
-    """Return the scans with some texts of modules replaced by others."""
-    for module in (simd, rounding, first_level, candidates, scan_numba):
-        text = Path(module.__file__).read_text()
-        for right, wrong in changes.get(module, ()):
-            assert text.count(right) == 1
-            text = text.replace(right, wrong)
-        monkeypatch.setitem(sys.modules, module.__name__, executed(text))
-    return sys.modules[scan_numba.__name__]
+def rebuilt(changes):
+    """Return the modules of the scans, with some texts replaced by others."""
+    built = {}
+    with pytest.MonkeyPatch.context() as patched:  # numba keeps what is compiled meanwhile
+        for module in (simd, rounding, first_level, candidates, scan_numba):
+            text = Path(module.__file__).read_text()
+            for right, wrong in changes.get(module, ()):
+                assert text.count(right) == 1
+                text = text.replace(right, wrong)
+            built[module] = executed(text)
+            patched.setitem(sys.modules, module.__name__, built[module])
+    return built
 
 
 def lacking(*features):
@@ -431,13 +434,13 @@ def executed(text):
     ids=" ".join,
 )
 @pytest.mark.parametrize("together", [1, 4])
-def test_any_processor_will_do(monkeypatch, features, together):
+def test_any_processor_will_do(features, together):
     """Without AVX-512, VNNI or AVX2, other instructions do the same."""
     if not get_host_cpu_features().get(features[-1]):
         pytest.skip("this processor lacks it anyway")
-    rebuilt(monkeypatch, lacking(*features))
-    round_lanes = sys.modules[rounding.__name__].round_lanes
-    add = getattr(sys.modules[simd.__name__], "add_to_one" if together == 1 else "add_to_four")
+    built = rebuilt(lacking(*features))
+    round_lanes = built[rounding].round_lanes
+    add = getattr(built[simd], "add_to_one" if together == 1 else "add_to_four")
 
     @njit
     def run(codes, blocks, weights, pairs, sums, factors, scores):
@@ -511,7 +514,7 @@ def test_the_scans_compile_where_nothing_can_be_cached():
     """numba looks for a cache in archives only, and finds none."""
     code = (
         "import numpy, imgsim.index.scan_numba as k;"
-        "k._project(*map(numpy.ones, [(1, 4), 4, (4, 4)]), 4)"
+        "k._project(*map(numpy.ones, [(1, 4), 4, (4, 4)]), (0, 4))"
     )
     environment = os.environ | {"NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
