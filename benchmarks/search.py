@@ -4,9 +4,10 @@ imgsim is asked as its users do: ``Searcher.search_embeddings`` of a collection.
 queries at once: milliseconds a query (median and 95th percentile over calls), how many times as
 long as imgsim the peer takes, and how many of the ranks of the first queries differ from those of a
 float64 brute-force scan. The peers take turns, so that what else the machine does meets all of
-them; each begins its turn with a call that is not timed. Then single queries, one after the other with nothing
-between them, also of the first 128 vectors alone: what a call costs. With --all-pairs, also the nearest others
-of each of the first vectors, beside ``IndexFlatL2`` doing the same.
+them; each begins its turn with a call that is not timed. Then come single queries, one after the
+other with nothing between them, for imgsim also of a few of the vectors: what a call costs. With
+--all-pairs, also the nearest others of each of the first vectors, beside ``IndexFlatL2`` doing the
+same.
 """
 
 import argparse
@@ -46,7 +47,7 @@ FAST = (
 )  # the others take minutes for a thousand queries
 CHECKED = 20
 ALONE = 500  # single queries, one after the other
-FEW = 128  # vectors, of which a call costs more than the search
+FEW = 128, 5_000  # vectors, of which a call costs more than their scan
 
 
 def main() -> None:
@@ -92,8 +93,9 @@ def compare(
     built |= work(searcher, queries, k)
     times = timed(peers, queries)
     alone = {name: one_after_the_other(peers[name], queries) for name in FAST}
-    few = build(embeddings[:FEW], scratch / "few")[0].searcher()
-    alone[f"imgsim, {FEW} vectors"] = one_after_the_other(with_imgsim(few, k), queries)
+    for count in FEW:
+        few = stored(embeddings[:count], scratch / str(count)).searcher()
+        alone[f"imgsim, {count:,} vectors"] = one_after_the_other(with_imgsim(few, k), queries)
     what = "white noise" if options.noise else options.vectors.name
     print(f"{what}: {n:,} x {dim:,}, k={k}, {os.cpu_count()} threads")
     print("".join(f"{name}: {value:.4g}. " for name, value in built.items()) + "\n")
@@ -167,21 +169,28 @@ def all_pairs(embeddings: Vectors, k: int, scratch: Path) -> dict[str, float]:
     return figures
 
 
-def build(embeddings: Vectors, scratch: Path) -> tuple[Collection, dict[str, float]]:
-    """Store them in a collection, and say what the bounds cost."""
-    n, dim = embeddings.shape
-    path = scratch / "c.imgsim"
-    scratch.mkdir(exist_ok=True)
+def stored(embeddings: Vectors, folder: Path) -> Collection:
+    """Return a collection of them."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "c.imgsim"
     Collection.open(path, create=True).close()
     with closing(Catalog(path / "catalog.db")) as catalog:
-        catalog.add_encoder("0" * 64, dim)
-    fill(path, (embeddings[start : start + BATCH] for start in range(0, n, BATCH)))
-    projection = read_projection(path / "segments" / "basis.npz", dim)
+        catalog.add_encoder("0" * 64, embeddings.shape[1])
+    starts = range(0, len(embeddings), BATCH)
+    fill(path, (embeddings[start : start + BATCH] for start in starts))
+    return Collection.open(path)
+
+
+def build(embeddings: Vectors, scratch: Path) -> tuple[Collection, dict[str, float]]:
+    """Store them in a collection, and say what the bounds cost."""
+    collection = stored(embeddings, scratch)
+    segments = scratch / "c.imgsim" / "segments"
+    projection = read_projection(segments / "basis.npz", embeddings.shape[1])
     part = np.ascontiguousarray(embeddings[:BATCH])
     blocks = (part[at : at + TILE] for at in range(0, len(part), TILE))
     writing = seconds(lambda: write_bounds(scratch / "again", len(part), projection, blocks), 1)[0]
-    size = sum(file.stat().st_size for file in path.glob("segments/*.bounds"))
-    return Collection.open(path), {
+    size = sum(file.stat().st_size for file in segments.glob("*.bounds"))
+    return collection, {
         "fine": projection.fine,
         "near": projection.near,
         "far": projection.directions.shape[1],
