@@ -280,6 +280,7 @@ def _still_near(
             continue
         fetch(levels.far, row * levels.far.shape[1])
         fetch(levels.far_tail, row * 2)
+        fetch(levels.near_rest, row)
         left[count] = place
         count += 1
     return count
