@@ -4,10 +4,12 @@ A head without cores and four nodes with one each, as processes of this machine;
 first embeddings of those that ``embeddings.py`` wrote are searched for one query, 100 and 1,000;
 lists of neighbours are made of fewer; pictures are ingested. At a random moment a node that has a
 worker gets SIGKILL; another joins when the work is done. What comes of it is compared with what one
-process gives, id by id and bit by bit.
+process gives, id by id and bit by bit. With ``--joined``, lists are made of so many instead, once,
+and the nodes are killed one after the other meanwhile.
 """
 
 import argparse
+import hashlib
 import logging
 import os
 import random
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=25_000, help="whose neighbours are listed")
     parser.add_argument("--pictures", type=int, default=5_000)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--joined", type=int, default=0, help="whose neighbours are listed, once")
     parser.add_argument("--work", default="", help="only what is called so")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
@@ -62,19 +65,25 @@ def main() -> None:
     queries = np.load(options.embeddings / "queries.npy")[: max(AT_ONCE)]
     encoder = options.embeddings / "encoder.imgsim"
     with tempfile.TemporaryDirectory() as scratch, closing(Nodes()) as nodes:
-        many, few = (
-            stored(Path(scratch) / str(count), encoder, rows[:count])
-            for count in (options.count, options.pairs)
-        )
-        work = searches(many, queries, nodes)
-        work[f"neighbours of {options.pairs:,}"] = lists(few, nodes)
-        paths = pictures(options.images, options.pictures)
-        work[f"ingest of {options.pictures:,}"] = ingest(Path(scratch), encoder, paths, nodes)
-        figures = {
-            name: killed(nodes, run, expected, options.kills)
-            for name, (run, expected) in work.items()
-            if options.work in name
-        }
+        if options.joined:
+            path = stored(Path(scratch) / "joined", encoder, rows[: options.joined])
+            figures = {
+                f"neighbours of {options.joined:,}": killed_often(nodes, path, options.kills)
+            }
+        else:
+            many, few = (
+                stored(Path(scratch) / str(count), encoder, rows[:count])
+                for count in (options.count, options.pairs)
+            )
+            work = searches(many, queries, nodes)
+            work[f"neighbours of {options.pairs:,}"] = lists(few, nodes)
+            paths = pictures(options.images, options.pictures)
+            work[f"ingest of {options.pictures:,}"] = ingest(Path(scratch), encoder, paths, nodes)
+            figures = {
+                name: killed(nodes, run, expected, options.kills)
+                for name, (run, expected) in work.items()
+                if options.work in name
+            }
     print_table(
         [("work", "kills", "differ", "s undisturbed", "s with a node killed", "most")]
         + [
@@ -156,12 +165,17 @@ def searches(path: Path, queries: NDArray[np.float32], nodes: Nodes) -> dict[str
 
 def lists(path: Path, nodes: Nodes) -> Work:
     """Return how lists of neighbours are made, and what they should be."""
+    settings = ClusterSettings(nodes.address, SHARDS)
+    return partial(listed, path, settings), listed(path, None)
 
-    def run(settings: ClusterSettings | None) -> list[object]:
-        with Collection.open(path, cluster=settings) as collection:
-            return list(collection.neighbours(10))
 
-    return lambda: run(ClusterSettings(nodes.address, SHARDS)), run(None)
+def listed(path: Path, settings: ClusterSettings | None) -> str:
+    """Return a digest of the neighbours of all images."""
+    digest = hashlib.sha256()
+    with Collection.open(path, cluster=settings) as collection:
+        for row in collection.neighbours(10):
+            digest.update(repr(row).encode())
+    return digest.hexdigest()
 
 
 def ingest(scratch: Path, encoder: Path, paths: list[str], nodes: Nodes) -> Work:
@@ -203,6 +217,41 @@ def killed(nodes: Nodes, run: Callable[[], object], expected: object, kills: int
         nodes.add_one()
         print(f"kill {number}: {times[-1]:.1f} s, {differ} differ", flush=True)
     return {"alone": alone, "s": times, "differ": differ}
+
+
+def killed_often(nodes: Nodes, path: Path, kills: int) -> dict[str, Any]:
+    """Make lists by one process, on the cluster, and once more while nodes are killed in turn."""
+    settings, seconds = ClusterSettings(nodes.address, SHARDS), []
+
+    def timed(how: ClusterSettings | None) -> str:
+        began = time.monotonic()
+        digest = listed(path, how)
+        seconds.append(time.monotonic() - began)
+        print(f"neighbours: {seconds[-1]:.1f} s", flush=True)
+        return digest
+
+    expected, alone = timed(None), timed(settings)
+    done, moments = threading.Event(), list[float]()
+
+    def kill() -> None:
+        began = time.monotonic()
+        while len(moments) < kills and not done.wait(seconds[1] / (kills + 1)):
+            nodes.kill_one(done)
+            moments.append(time.monotonic() - began)
+            nodes.add_one()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    differ = [alone, timed(settings)].count(expected) != 2
+    done.set()
+    thread.join()
+    print(f"nodes killed after {[round(each) for each in moments]} s")
+    return {
+        "one process": seconds[0],
+        "alone": seconds[1],
+        "s": seconds[2:] * len(moments),
+        "differ": int(differ),
+    }
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@ def compare(
     times = timed(peers, queries)
     alone = {name: one_after_the_other(peers[name], queries) for name in FAST}
     for count in FEW:
-        few = stored(embeddings[:count], scratch / str(count)).searcher()
-        alone[f"imgsim, {count:,} vectors"] = one_after_the_other(with_imgsim(few, k), queries)
+        with stored(embeddings[:count], scratch / str(count)).searcher() as few:
+            alone[f"imgsim, {count:,} vectors"] = one_after_the_other(with_imgsim(few, k), queries)
     what = "white noise" if options.noise else options.vectors.name
     print(f"{what}: {n:,} x {dim:,}, k={k}, {os.cpu_count()} threads")
     print("".join(f"{name}: {value:.4g}. " for name, value in built.items()) + "\n")
@@ -143,6 +143,7 @@ def timed(peers: dict[str, Search], queries: Vectors) -> dict[str, dict[int, lis
 def one_after_the_other(search: Search, queries: Vectors) -> tuple[float, float]:
     """Return the milliseconds of single queries: the median, and the 95th percentile."""
     some = [queries[i % len(queries) :][:1] for i in range(ALONE)]
+    time.sleep(0.3)  # threads of the one before may still be spinning
     for query in some[:CHECKED]:
         search(query)
     times = [1e3 * seconds_of(search, query) for query in some]

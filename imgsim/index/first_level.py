@@ -11,8 +11,8 @@ Where embeddings compress, the weights of the first block are by far the greates
 rounding changes there. If that is more than all else, the e_j of the first block are weights of the
 same codes once more, with a factor of their own, and only what is left of them is lost.
 
-Scales are those of a tile, so weights are rounded for each tile and query, in lanes of vectors. A
-single query takes 16 lanes, too, and those are 16 tiles.
+Scales are those of a tile, so weights are rounded for each tile and query, in lanes of vectors.
+There are 16 of those at least: a single query takes them for 16 tiles.
 
 Rounding
 --------
@@ -21,8 +21,8 @@ What the e_j of a block change is at most sum 7.5 |e_j|, and by Cauchy and Schwa
     |sum e_j (n_j - 7.5)| = |sum (e_j / s_j) c_j| <= |e / s| |c|,
 
 where |c| is at most the norm B of bounds.py, and at most 7.5 |s|. Where s_j is 0, so are c_j and
-e_j. The second is not used where an s_j is below 1e-30; else |e_j / s_j| <= |q_j|, whose squares
-float32 holds, and to their sum 1e-37 is added for those that are too small.
+e_j. The second is not used where an s_j is below 1e-30, but not 0; else |e_j / s_j| <= |q_j|, whose
+squares float32 holds, and to their sum 1e-36 is added for those that are too small.
 
 The sums in float32 have ``error`` of bounds.py for the other products. The blocks and the offset
 add at most 1.5 A to the magnitudes that are summed, where A = sum f 15 |k_j|, and so at most
@@ -131,41 +131,45 @@ def room_for_weights(group: Group) -> Weights:
 
 
 @_compiled
-def round_weights(inputs: BoundsInput, group: Group, tile: int, weights: Weights) -> None:
-    """Write the weights for some tiles, from that one on."""
+def round_weights(
+    inputs: BoundsInput, group: Group, tiles: tuple[int, int], weights: Weights
+) -> None:
+    """Write the weights for the first of those tiles, as many as there is room for."""
     blocks, exact, inverse, reach = group.blocks, weights.exact, weights.inverse, weights.reach
     last, sums = len(blocks) - 1, weights.sums
+    count = min(len(weights.twice), tiles[1] - tiles[0])
     for block in range(last):
         start, stop = blocks[block], blocks[block + 1]
-        _spread(inputs, weights, len(group.norms), (tile, start, stop))
+        _spread(inputs, weights, (tiles[0], count, len(group.norms)), (start, stop))
         for lane in range(0, len(reach), TOGETHER):
             which = stop - start, start // 4, block, lane
             round_lanes(exact, inverse, reach, weights.pairs, sums, which)
             if block == 0:
                 which = stop - start, 0, last, lane
                 round_lanes(exact, inverse, reach, weights.rest_pairs, sums, which)
-    _add_up(weights, len(group.norms))
+    _add_up(weights, count, len(group.norms))
 
 
 @inlined
 def _spread(
-    inputs: BoundsInput, weights: Weights, queries: int, which: tuple[int, int, int]
+    inputs: BoundsInput, weights: Weights, which: tuple[int, int, int], block: tuple[int, int]
 ) -> None:
     """Write the w_j of a block and what depends on the scales, in the lanes of each tile.
 
-    ``which`` are the first tile, and where the block begins and ends.
+    ``which`` are the first tile, how many there are, and how many queries.
     """
-    tile, start, stop = which
+    tile, count, queries = which
+    start, stop = block
     exact, inverse, over = weights.exact, weights.inverse, weights.over
-    for place in range(len(weights.twice)):
-        scale = inputs.levels.near_scale[min(tile + place, len(inputs.levels.near_scale) - 1)]
+    for place in range(count):
+        scale = inputs.levels.near_scale[tile + place]
         first, beyond = np.uint64(place * queries), np.uint64((place + 1) * queries)
         longest, small = 0.0, np.int64(0)
         for j in range(start, stop):
             one = scale[j]
             longest += np.float64(one) * np.float64(one)
             small += np.int64(one > 0) & np.int64(one < np.float32(_SMALL))
-            over[j - start] = 1 / max(one, np.float32(_SMALL))
+            over[j - start] = np.float32(1) / max(one, np.float32(_SMALL))
         for j in range(start, stop):
             if queries == 1:  # a loop takes longer
                 exact[j - start, place] = weights.near[j, place] * scale[j]
@@ -180,11 +184,11 @@ def _spread(
 
 
 @inlined
-def _add_up(weights: Weights, queries: int) -> None:
+def _add_up(weights: Weights, count: int, queries: int) -> None:
     """Write factors, offsets and doubts, and for which tiles the rests are weights, too."""
     sums, blocks = weights.sums, len(weights.factors)
     unsure = 1.5 * UNIT * (len(weights.near) + 10)
-    for place in range(len(weights.twice)):
+    for place in range(count):
         leading, others = 0.0, 0.0
         for lane in range(place * queries, (place + 1) * queries):
             offset, doubt = 0.0, 0.0

@@ -1,6 +1,6 @@
 """Shorthand for instructions that numba does not find by itself.
 
-Arrays are contiguous, and pointers to their values.
+Arrays are contiguous; what points to one points to its first value.
 """
 
 from typing import Any
@@ -32,23 +32,23 @@ def shape_of(context: Any, builder: Any, signature: Any, arguments: Any, number:
     return context.make_array(signature.args[number])(context, builder, arguments[number]).shape
 
 
-def vector(builder: Any, pointer: Any, at: Any, kind: Any) -> Any:
+def _vector(builder: Any, pointer: Any, at: Any, kind: Any) -> Any:
     """Return a pointer to the vector at that place of an array."""
     return builder.bitcast(builder.gep(pointer, [at]), kind.as_pointer())
 
 
 def loaded(builder: Any, pointer: Any, at: Any, kind: Any) -> Any:
     """Return the vector at that place of an array, which need not be aligned."""
-    return builder.load(vector(builder, pointer, at, kind), align=1)
+    return builder.load(_vector(builder, pointer, at, kind), align=1)
 
 
 def everywhere(builder: Any, value: Any, kind: Any) -> Any:
     """Return a vector of one value."""
-    one = builder.insert_element(kind(ir.Undefined), value, ir.IntType(32)(0))
-    order = ir.VectorType(ir.IntType(32), kind.count)([0] * kind.count)
+    one = builder.insert_element(kind(ir.Undefined), value, WORD(0))
+    order = ir.VectorType(WORD, kind.count)([0] * kind.count)
     return builder.shuffle_vector(one, one, order)
 
 
 def stored(builder: Any, value: Any, pointer: Any, at: Any) -> None:
     """Store a vector at that place of an array, which need not be aligned."""
-    builder.store(value, vector(builder, pointer, at, value.type), align=1)
+    builder.store(value, _vector(builder, pointer, at, value.type), align=1)

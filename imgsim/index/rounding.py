@@ -87,7 +87,7 @@ class _Rounding:
             self._write_pairs(builder.mul(number, self._lanes), lower, upper)
         whole, magnitude, lost, moved = map(builder.load, totals)
         change = builder.fmul(lost, self._single(MIDDLE))
-        length = self._call("sqrt", builder.fadd(moved, self._single(1e-37)))
+        length = self._call("sqrt", builder.fadd(moved, self._single(1e-36)))
         length = builder.fmul(length, loaded(builder, self._reach, INT(0), self._floats))
         change = builder.select(builder.fcmp_ordered("<", length, change), length, change)
         offset = builder.fmul(builder.fmul(factor, self._single(-MIDDLE)), whole)
@@ -126,7 +126,7 @@ class _Rounding:
         return builder.and_(builder.fptosi(whole, self._integers), self._all(255))
 
     def _write_pairs(self, at: Any, lower: Any, upper: Any) -> None:
-        """Write pairs of codes beside what products want there, from half of that place on.
+        """Write pairs of weights beside what products want there; the place is twice theirs.
 
         Where these are added by two, it is the same pair again.
         """

@@ -27,7 +27,7 @@ from imgsim.index.first_level import (
     uncounted,
     write_scores,
 )
-from imgsim.index.projection import Projection
+from imgsim.index.projection import BLOCK, Projection
 from imgsim.index.scan_numpy import (
     RAISED,
     UNIT,
@@ -42,13 +42,13 @@ from imgsim.index.scan_numpy import (
 )
 from imgsim.index.simd import CHUNK, fetch, lowest, reached, square_of_codes
 
-if (TILE, LANES, MIDDLE, WIDE_MIDDLE) != (1_024, 128, 7.5, 127.5) or (
+if (TILE, LANES, BLOCK, MIDDLE, WIDE_MIDDLE) != (1_024, 128, 64, 7.5, 127.5) or (
     (RAISED, UNIT) != (1 + 1e-10, 2.0**-24)
 ):
     # They are compiled in, and numba keeps what it compiled until the text of this file changes.
     raise ImportError("these constants have changed: change them here too")
 
-COMPILED_IN = "5136f4b1725fff85"
+COMPILED_IN = "b032d2c4bde001a4"
 """XXH3 of the modules that these scans import compiled; a test compares it for that reason."""
 
 _AT_ONCE = 16  # rows that meet all queries while the cache holds them
@@ -128,7 +128,8 @@ def scan_bounds(inputs: BoundsInput, group: Group, state: ScanState, start: int,
             return first
         place = number % len(weights.twice)
         if place == 0:
-            round_weights(inputs, group, first // TILE, weights)
+            tiles = first // TILE, -(-stop // TILE)
+            round_weights(inputs, group, tiles, weights)
         write_scores(inputs, group, first // TILE, place, weights, scores)
         doubts = weights.doubts[place * queries : (place + 1) * queries]
         span = first, min(stop, first + TILE)

@@ -119,8 +119,7 @@ class Search:
             return Scan(self, limits).over(parts)
 
         scans = in_threads(scan) if len(self.searched.parts) > 1 else [scan()]
-        settled = [scan.best for scan in scans if scan.best is not NONE]
-        best = self.request.best(*settled) if settled else NONE
+        best = self.request.best(*(scan.best for scan in scans))
         best, computed = self.settle([scan.state for scan in scans], best)
         mine = SearchStats(queries=len(self.request.queries), distances=computed)
         stats = reduce(add, (scan.stats() for scan in scans), mine)
@@ -165,15 +164,7 @@ class Search:
             limits = np.minimum(limits, np.partition(highs, last)[:, last])
         if best is not NONE:
             self.request.tighten(limits, best)
-        owners, numbers = [], []
-        for state in states:
-            most = int(state.counts.max())
-            real = np.arange(most) < state.counts[:, None]
-            rows, places = np.nonzero(real & (state.lows[:, :most] <= limits[:, None] * RAISED))
-            owners.append(rows)
-            numbers.append(state.rows[rows, places])
-            state.counts[:] = 0
-        owner, number = np.concatenate(owners), np.concatenate(numbers)
+        owner, number = joined(*(_left(state, limits) for state in states))
         order = np.argsort(number)
         found = self._distances(owner[order], number[order])
         return self.request.best(best, *found), len(order)
@@ -284,3 +275,14 @@ class Scan:
         first = int(self._search.searched.firsts[number])
         rows = RowsInput(source.segment.verified(), source.excluded, first)
         return "scanned", partial(backend.scan_rows, rows, group, self.state)
+
+
+def _left(
+    state: ScanState, limits: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the queries of candidates within their limits, and their numbers; drop all."""
+    most = int(state.counts.max())
+    real = np.arange(most) < state.counts[:, None]
+    queries, places = np.nonzero(real & (state.lows[:, :most] <= limits[:, None] * RAISED))
+    state.counts[:] = 0
+    return queries, state.rows[queries, places]

@@ -72,13 +72,12 @@ class SegmentSearcher:
         self._values = sum(
             len(source) * (projection.planes if source.bounds else 4 * dim) for source in sources
         )
-        if any(source.bounds for source in sources):
-            self._values += _ASKING
+        self._asking = _ASKING if any(source.bounds for source in sources) else 0
         self._choose = choose
         self._most_highs = most_highs
         self._threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, "imgsim-search")
-        parts = list(_parts(list(map(len, sources)), self._threads))
+        parts = list(_parts([len(source) for source in sources], self._threads))
         norms = np.array([[source.bounds.norm if source.bounds else 0.0] for source in sources])
         self._searched = Searched(sources, firsts, parts, projection, norms)
 
@@ -104,7 +103,7 @@ class SegmentSearcher:
 
     def _search(self, request: TopKRequest) -> Answer:
         values = len(request.queries) * self._values
-        backend = self._choose(values)
+        backend = self._choose(values + len(request.queries) * self._asking)
         step = max(1, min(_GROUP, self._most_highs // (request.k or 1)))
         starts = range(0, len(request.queries), step)
 

@@ -32,7 +32,9 @@ from imgsim.index.llvm import (
 CHUNK = 64
 """Scores that are compared at once."""
 
-_AHEAD = 4_096  # codes: the processor does not go on by itself beyond a page of memory
+_AHEAD = (
+    4_096  # words of four codes: the processor does not go on by itself beyond a page of memory
+)
 _HALF = 8  # values of 32 bits in a vector of AVX2
 _PAIRS = ir.VectorType(WORD, _HALF)
 

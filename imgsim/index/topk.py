@@ -34,7 +34,10 @@ class TopKRequest:
 
         With a ``k`` of None, return all in any order.
         """
-        queries, ids, distances = found = Candidates(*joined(*parts))
+        some = [part for part in parts if part is not NONE]
+        if not some:
+            return NONE
+        queries, ids, distances = found = Candidates(*joined(*some))
         if self.k is None:
             return found
         order = _order(found)

@@ -27,13 +27,15 @@ from imgsim.index import (
     search,
     simd,
 )
-from imgsim.index.bounds import LANES, TILE, Bounds, write_bounds
+from imgsim.index import searcher as searcher_module
+from imgsim.index.bounds import LANES, TILE, Bounds, errors, margins, write_bounds
 from imgsim.index.distance import distances
 from imgsim.index.mapped_segment import MappedSegment, TableInMemory, table_of
 from imgsim.index.projection import Projection, fit_projection
 from imgsim.index.search import Source
 from imgsim.index.searcher import SegmentSearcher
 from imgsim.index.segment_file import MappedEmbeddings, write_segment
+from imgsim.index.topk import TopKRequest
 from imgsim.records import packed
 
 BOTH = pytest.mark.parametrize("backend", [scan_numpy, scan_numba], ids=["numpy", "compiled"])
@@ -289,6 +291,8 @@ KERNEL_MUTANTS = [  # where they matter, because each function takes its time to
     (LOOK, candidates, "state.limits[a], state.highs[a, 0]", "state.limits[a], state.highs[a, -1]"),
     (SCAN, rounding, "self._single(_MOST)", "self._single(1e9)"),
     (SCAN, first_level, "_RAISED = 1.00001", "_RAISED = 0.1"),
+    (SCAN, first_level, "near_scale[tile + place]", "near_scale[tile]"),
+    (SCAN, scan_numba, "if place == 0:", "if number == 0:"),
     (SCAN, first_level, "sums[blocks if twice else 0, 2, lane]", "twice * sums[blocks, 2, lane]"),
     (SCAN, first_level, "sums[blocks if twice else 0, 2, lane]", "sums[0, 2, lane] * (not twice)"),
     (SCAN, first_level, "weights.rest_factors[0, lane] = sums[blocks, 0, lane]", "pass"),
@@ -337,6 +341,17 @@ def battery(folder, backend):
         [source(folder, "broad", np.arange(600), rows, projection)], projection, 400, backend
     )
     assert_exact(searcher, rows, np.arange(600), rows, None, 0.0)
+    scales = 2.0 ** random.integers(-3, 4, (20, 1, 16))  # of tiles
+    rows = (random.normal(size=(20, TILE, 16)) * scales).astype(np.float32).reshape(-1, 16)
+    ids, projection = np.arange(len(rows)), Projection(np.zeros(16), np.eye(16), 0, 16)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(searcher_module, "_TILES", 32)  # so that they are scanned in one go
+        searcher = searcher_of(
+            [source(folder, "tiles", ids, rows, projection)], projection, 16, backend
+        )
+    for some in [[5], [3 * TILE], [16 * TILE + 7], [len(rows) - 1], range(9, len(rows), 3_000)]:
+        assert_exact(searcher, rows[list(some)], ids, rows, 3)
+        assert_exact(searcher, rows[list(some)], ids, rows, None, 0.0)
     for blocks in (1, 2):
         rows = misfits(blocks)
         projection = Projection(np.zeros(64 * blocks), np.eye(64 * blocks), 0, 64 * blocks)
@@ -402,7 +417,7 @@ def test_a_mutated_kernel_is_noticed(tmp_path, function, module, right, wrong):
 def rebuilt(changes):
     """Return the modules of the scans, with some texts replaced by others."""
     built = {}
-    with pytest.MonkeyPatch.context() as patched:  # numba keeps what is compiled meanwhile
+    with pytest.MonkeyPatch.context() as patched:  # what numba keeps would name them later
         for module in (simd, rounding, first_level, candidates, scan_numba):
             text = Path(module.__file__).read_text()
             for right, wrong in changes.get(module, ()):
@@ -443,6 +458,12 @@ def test_any_processor_will_do(features, together):
     add = getattr(built[simd], "add_to_one" if together == 1 else "add_to_four")
 
     @njit
+    def rounded(exact, inverse, reach, pairs, sums):
+        round_lanes(exact, inverse, reach, pairs, sums, (len(exact), 0, 0, 0))
+
+    check_rounding(rounded)
+
+    @njit
     def run(codes, blocks, weights, pairs, sums, factors, scores):
         ones = np.ones(weights.shape, np.float32)
         for block in range(len(blocks) - 1):
@@ -472,6 +493,49 @@ def test_any_processor_will_do(features, together):
     assert np.array_equal(sums[:, 1], -7.5 * factors * total)
     assert not sums[:, 2].any()
     assert np.array_equal(sums[:, 3], 15 * factors * sizes)
+
+
+def check_rounding(rounded):
+    random = np.random.default_rng(1)
+    weights = (random.normal(size=(64, 16)) * 10.0 ** random.integers(-9, 9, 16)).astype(np.float32)
+    inverse = random.uniform(0.1, 10, (64, 16)).astype(np.float32)
+    reach = (10.0 ** random.integers(-2, 3, 16)).astype(np.float32)
+    weights[:, 0], reach[1] = 0, np.inf
+    rests, pairs = weights.copy(), np.empty((16, 16, 2), np.uint32)
+    sums = np.empty((1, 4, 16), np.float32)
+    rounded(rests, inverse, reach, pairs, sums)
+    factor, offset, change, magnitude = sums[0].astype(np.float64)
+    two = (pairs & 0xFFFF).astype(np.uint16).view(np.int8).reshape(16, 16, 4)
+    whole = two.transpose(0, 2, 1).reshape(64, 16).astype(np.float64)
+    true = weights.astype(np.float64)
+    off = np.abs(rests + factor * whole - true)
+    assert (off <= 2.0**-23 * (np.abs(true) + np.abs(factor * whole))).all()
+    assert (np.abs(rests) <= 0.51 * factor).all()
+    lost = 7.5 * np.abs(rests.astype(np.float64)).sum(axis=0)
+    length = np.sqrt(((rests.astype(np.float64) * inverse) ** 2).sum(axis=0) + 1e-36) * reach
+    expected = np.minimum(lost, length)
+    assert (change * first_level._RAISED >= expected).all()
+    assert np.allclose(change, expected, rtol=1e-5)
+    assert (lost < length).any()
+    assert (lost > length).any()
+    assert np.allclose(offset, -7.5 * factor * whole.sum(axis=0), rtol=1e-6)
+    assert np.allclose(magnitude, 15 * factor * np.abs(whole).sum(axis=0), rtol=1e-6)
+
+
+def test_each_source_has_margins_of_its_own(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(600, 16)).astype(np.float32)
+    projection = Projection(np.zeros(16), np.eye(16), 16, 16)
+    sources = [
+        source(tmp_path, str(scale), np.arange(600), rows * np.float32(scale), projection)
+        for scale in (1, 1e6)
+    ]
+    searched = searcher_of(sources, projection, 16, scan_numpy)._searched
+    found = search.Search(searched, scan_numpy, TopKRequest(rows[:4], 1, np.inf)).bounds
+    norms = np.linalg.norm(rows[:4].astype(np.float64), axis=1)
+    for each, bounds in zip(sources, found, strict=True):
+        norm = np.array(each.bounds.norm)
+        assert np.allclose(bounds.margins, margins(norm, norms), rtol=1e-9)
+        assert np.allclose(bounds.errors, errors(projection.planes, norm, norms), rtol=1e-9)
 
 
 def test_numba_notices_what_changes():
