@@ -54,9 +54,10 @@ from imgsim.index.scan_numpy import (
     Singles,
     Words,
 )
-from imgsim.index.simd import add_to_four, add_to_one
+from imgsim.index.simd import add_to_four, add_to_one, fetch
 
 _RAISED = 1.00001  # sums of at most 64 numbers in float32 are less than that wrong
+_AHEAD = 8  # groups of rows, as the processor does not go on beyond a page of memory
 _SMALL = 1e-30  # a scale below has no inverse that can be squared
 
 ROUNDING = {"contract", "reassoc", "nsz"}
@@ -218,8 +219,10 @@ def write_scores(
     levels, queries = inputs.levels, len(group.norms)
     start = tile * (TILE // LANES)
     stop = min(start + TILE // LANES, len(levels.half))
-    count, lane = len(weights.factors), place * queries
+    size, count, lane = levels.near.shape[1] * LANES, len(weights.factors), place * queries
     for number in range(start, stop):
+        for line in range(0, size if queries > 1 else 0, 32):  # for one, simd.py does so
+            fetch(levels.near, (number + _AHEAD) * size + line)
         at = number - start
         for a in range(queries):
             rest, offset = np.float32(group.near_rest[a]), weights.offsets[lane + a]

@@ -32,9 +32,7 @@ from imgsim.index.llvm import (
 CHUNK = 64
 """Scores that are compared at once."""
 
-_AHEAD = (
-    4_096  # words of four codes: the processor does not go on by itself beyond a page of memory
-)
+_AHEAD = 4_096  # words, as the processor does not go on beyond a page of memory
 _HALF = 8  # values of 32 bits in a vector of AVX2
 _PAIRS = ir.VectorType(WORD, _HALF)
 
@@ -200,7 +198,7 @@ class _Kernel:
         mask, four = words([0x0F0F] * width), words([4] * width)
         row = builder.add(builder.mul(number, INT(LANES)), lane)
         lower, upper = [], []
-        for at in range(0, rows if self._queries == 1 else 0, 32):  # others take their time
+        for at in range(0, rows if self._queries == 1 else 0, 32):
             _fetch(builder, self._codes, builder.add(row, INT(_AHEAD + at)))
         for at in range(0, rows, width):
             fours = loaded(builder, self._codes, builder.add(row, INT(at)), words)
