@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -231,26 +232,21 @@ def killed_often(nodes: Nodes, path: Path, kills: int) -> dict[str, Any]:
         return digest
 
     expected, alone = timed(None), timed(settings)
-    done, moments = threading.Event(), list[float]()
-
-    def kill() -> None:
-        began = time.monotonic()
+    moments, began = list[float](), time.monotonic()
+    with ThreadPoolExecutor(1) as thread:  # nodes are started by the main thread
+        found, done = thread.submit(timed, settings), threading.Event()
+        found.add_done_callback(lambda _: done.set())
         while len(moments) < kills and not done.wait(seconds[1] / (kills + 1)):
             nodes.kill_one(done)
             moments.append(time.monotonic() - began)
             nodes.add_one()
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    differ = [alone, timed(settings)].count(expected) != 2
-    done.set()
-    thread.join()
+    differ = int(alone != expected) + int(found.result() != expected)
     print(f"nodes killed after {[round(each) for each in moments]} s")
     return {
         "one process": seconds[0],
         "alone": seconds[1],
         "s": seconds[2:] * len(moments),
-        "differ": int(differ),
+        "differ": differ,
     }
 
 
