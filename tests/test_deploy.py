@@ -54,6 +54,24 @@ def test_the_commands_of_the_cluster_are_rays(service):
         assert option.partition("=")[0] in shlex.split(told, posix=False)
 
 
+@pytest.mark.parametrize("verb", ["submit", "logs"])
+def test_the_commands_of_a_job_are_rays(verb):
+    lines = TOP.joinpath("docs", "cluster.md").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"ray job {verb} "))
+    options, _, command = line.partition(" -- ")
+    told = subprocess.run(
+        [Path(sys.executable).with_name("ray"), "job", verb, "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    known = set(told.replace(",", " ").split())
+    named = {each.partition("=")[0] for each in options.split() if each.startswith("--")}
+    assert named
+    assert named <= known
+    assert (verb == "submit") == command.startswith("imgsim ")
+
+
 def test_the_image_is_built_from_the_top_of_the_repository():
     services = yaml.safe_load(DEPLOY.joinpath("compose.yaml").read_text())["services"]
     build = services["imgsim"]["build"]

@@ -69,11 +69,13 @@ def joined(address: str) -> Iterator[ModuleType]:
 
 def _join(ray: ModuleType, address: str) -> None:
     options: dict[str, Any] = _HERE if address == "local" else {}
+    hint = ""
     try:
         _knock(address)
+        hint = "; if it wants a token, set RAY_AUTH_MODE=token"
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise ClusterError(f"{address}: cannot be joined: {said(error)}") from error
+        raise ClusterError(f"{address}: cannot be joined: {said(error)}{hint}") from error
 
 
 def _knock(address: str) -> None:

@@ -4,11 +4,15 @@ import json
 import os
 import re
 import shutil
+import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import quote
 from urllib.request import urlopen
 
@@ -338,6 +342,37 @@ def test_the_command(imgsim, stored, crops, tmp_path):
     alone = imgsim("query", "--json", *both, crops[0])
     joint = imgsim("query", "--json", *both, "--cluster", "local", crops[0], timeout=100)
     assert (joint.returncode, joint.stdout, joint.stderr) == (0, alone.stdout, alone.stderr)
+
+
+def test_a_cluster_that_wants_a_token(imgsim, stored, crops, tmp_path):
+    """Ray shows it where it is told to; who does not is told how."""
+    ray, home = Path(sys.executable).with_name("ray"), tmp_path / "home"
+    home.mkdir()
+    known = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    known["HOME"] = str(home)
+    subprocess.run([ray, "get-auth-token", "--generate"], env=known, check=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    start = [ray, "start", "--head", "--block", "--num-cpus=1", "--include-dashboard=false"]
+    start += ["--node-ip-address=127.0.0.1", f"--port={port}"]
+    query = "-c", stored.path, "query", "--json", crops[0]
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as sockets,  # their paths must be short
+        subprocess.Popen(
+            [*start, f"--temp-dir={sockets}"], env=known, stdout=subprocess.PIPE
+        ) as head,
+    ):
+        try:
+            assert any(b"Ray runtime started" in line for line in head.stdout)
+            cluster = *query, "--cluster", f"127.0.0.1:{port}"
+            found = imgsim(*cluster, timeout=100, env=known | {"RAY_AUTH_MODE": "token"})
+            assert (found.returncode, found.stderr) == (0, b"")
+            assert found.stdout == imgsim(*query).stdout
+            refused = imgsim(*cluster, timeout=100, env=known)
+            assert refused.returncode == ClusterError.exit_code
+            assert refused.stderr.endswith(b"; if it wants a token, set RAY_AUTH_MODE=token\n")
+        finally:
+            head.terminate()
 
 
 def test_a_server_asks_the_workers(cluster, stored):
