@@ -4,8 +4,8 @@ A head without cores and four nodes with one each, as processes of this machine;
 first embeddings of those that ``embeddings.py`` wrote are searched for one query, 100 and 1,000;
 lists of neighbours are made of fewer; pictures are ingested. At a random moment a node that has a
 worker gets SIGKILL; another joins when the work is done. What comes of it is compared with what one
-process gives, id by id and bit by bit. With ``--joined``, lists are made of so many instead, once,
-and the nodes are killed one after the other meanwhile.
+process gives, id by id and bit by bit. With ``--joined``, lists are made of so many instead, by one
+process, by an undisturbed cluster, and while nodes are killed one after the other and others join.
 """
 
 import argparse
@@ -53,12 +53,12 @@ def main() -> None:
     """Kill, compare, say how long it took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--embeddings", required=True, type=Path, help="what embeddings.py wrote")
-    parser.add_argument("--images", required=True, type=Path, nargs="+")
+    parser.add_argument("--images", type=Path, nargs="*", default=[])
     parser.add_argument("--count", type=int, default=200_000)
     parser.add_argument("--pairs", type=int, default=25_000, help="whose neighbours are listed")
     parser.add_argument("--pictures", type=int, default=5_000)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--joined", type=int, default=0, help="whose neighbours are listed, once")
+    parser.add_argument("--joined", type=int, default=0, help="whose neighbours are listed instead")
     parser.add_argument("--work", default="", help="only what is called so")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
@@ -114,17 +114,21 @@ class Nodes:
         self.address: str = self._cluster.address
         ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
 
-    def kill_one(self, done: threading.Event) -> None:
-        """Kill a node with a worker that searches or encodes, as soon as there is one."""
+    def kill_one(self, done: threading.Event) -> bool:
+        """Kill a node with a worker that searches or encodes, as soon as there is one.
+
+        Returns False if all is done before.
+        """
         while not done.is_set():
-            named = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"])
-            busy = [each for each in named if each.info["cmdline"][0].startswith(WORKERS)]
-            parents = {each.ppid() for each in busy}
+            found = [each.info for each in psutil.process_iter(["cmdline", "ppid"])]
+            named = [each for each in found if each["cmdline"]]
+            parents = {each["ppid"] for each in named if each["cmdline"][0].startswith(WORKERS)}
             for node in self._cluster.list_all_nodes()[1:]:
                 if parents & {each.process.pid for each in node.all_processes["raylet"]}:
                     self._cluster.remove_node(node, allow_graceful=False)
-                    return
+                    return True
             time.sleep(0.01)
+        return False
 
     def add_one(self) -> None:
         """Let a node join."""
@@ -239,16 +243,16 @@ def killed_often(nodes: Nodes, path: Path, kills: int) -> dict[str, Any]:
         return digest
 
     expected, alone = timed(None), timed(settings)
-    moments, began = list[float](), time.monotonic()
+    moments, began = list[int](), time.monotonic()
     with ThreadPoolExecutor(1) as thread:  # nodes are started by the main thread
         found, done = thread.submit(timed, settings), threading.Event()
         found.add_done_callback(lambda _: done.set())
         while len(moments) < kills and not done.wait(seconds[1] / (kills + 1)):
-            nodes.kill_one(done)
-            moments.append(time.monotonic() - began)
-            nodes.add_one()
+            if nodes.kill_one(done):
+                moments.append(round(time.monotonic() - began))
+                nodes.add_one()
     differ = int(alone != expected) + int(found.result() != expected)
-    print(f"nodes killed after {[round(each) for each in moments]} s")
+    print(f"nodes killed after {moments} s")
     return {
         "one process": seconds[0],
         "alone": seconds[1],

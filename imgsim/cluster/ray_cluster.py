@@ -72,7 +72,8 @@ def _join(ray: ModuleType, address: str) -> None:
     hint = ""
     try:
         _knock(address)
-        hint = "; if it wants a token, set RAY_AUTH_MODE=token"
+        if ":" in address and "RAY_AUTH_MODE" not in os.environ:
+            hint = "; if it wants a token, set RAY_AUTH_MODE=token"
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(f"{address}: cannot be joined: {said(error)}{hint}") from error

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -349,7 +349,8 @@ def test_a_cluster_that_wants_a_token(imgsim, stored, crops, tmp_path):
     ray, home = Path(sys.executable).with_name("ray"), tmp_path / "home"
     home.mkdir()
     known = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
-    known["HOME"] = str(home)
+    known |= {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
+    known["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
     subprocess.run([ray, "get-auth-token", "--generate"], env=known, check=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -357,7 +358,7 @@ def test_a_cluster_that_wants_a_token(imgsim, stored, crops, tmp_path):
     start += ["--node-ip-address=127.0.0.1", f"--port={port}"]
     query = "-c", stored.path, "query", "--json", crops[0]
     with (
-        tempfile.TemporaryDirectory(dir="/tmp") as sockets,  # their paths must be short
+        tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as sockets,
         subprocess.Popen(
             [*start, f"--temp-dir={sockets}"], env=known, stdout=subprocess.PIPE
         ) as head,
@@ -373,6 +374,9 @@ def test_a_cluster_that_wants_a_token(imgsim, stored, crops, tmp_path):
             assert refused.stderr.endswith(b"; if it wants a token, set RAY_AUTH_MODE=token\n")
         finally:
             head.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                head.wait(30)
+            head.kill()
 
 
 def test_a_server_asks_the_workers(cluster, stored):
