@@ -27,7 +27,8 @@ _SAMPLE_BYTES = 64 << 20
 _COUNTED, _COUNTED_ROWS = 48, 4_096  # queries and rows of the sample with which widths are chosen
 _TILE = 1_024  # rows that share scales
 _ROW_BYTES = 8  # of what is read of each row beside its codes, and again in the second level
-_SECOND_LEVEL_COST = 24_000  # bytes of scanning that a look at a row in the second level is worth
+_SECOND_LEVEL_COST = 24_000  # bytes of codes that a look at a row in the second level is worth
+_BESIDE_ALL = 8_000  # the same, where a scan of all embeddings is the other choice
 _ROW_COST = 20_000, 20  # the same for a row itself: always, and for each value
 _NEIGHBOURS = 20, 0.003  # that a search is for, or a share of all: ten, but some ask from afar
 _ABOUT = 1.02  # times the least cost: what the sample does not tell apart
@@ -181,7 +182,7 @@ def _cheapest(left: dict[tuple[int, int], float], dim: int) -> tuple[int, int, i
     Of those that cost hardly more than the cheapest, the ones with the fewest bytes are taken.
     """
     row = _ROW_COST[0] + _ROW_COST[1] * dim
-    found = []
+    found, least = [], np.inf
     widths = {width for _, width in left}
     options = [
         (fine, near, both, bits)
@@ -197,9 +198,10 @@ def _cheapest(left: dict[tuple[int, int], float], dim: int) -> tuple[int, int, i
             first, second = left[fine, near], left[both if bits == 8 else fine, both]
             cost = read + first * (_SECOND_LEVEL_COST + further) + second * row
             found.append((cost, read + further, further, (fine, near, both, bits)))
-    least = min((cost for cost, *_ in found), default=np.inf)
+            least = min(least, cost - first * (_SECOND_LEVEL_COST - _BESIDE_ALL))
     if least >= 0.5 * 4 * dim:
         return 0, 0, 0, 4
+    least = min(cost for cost, *_ in found)
     return min(each[1:] for each in found if each[0] <= _ABOUT * least)[-1]
 
 
