@@ -288,6 +288,8 @@ KERNEL_MUTANTS = [  # where they matter, because each function takes its time to
     (LOOK, scan_numba, " + levels.near_error[row // LANES]\n", "\n"),
     (LOOK, scan_numba, "[place] - 2 * inputs.errors[a] > reach**2", "[place] > reach**2"),
     (SCAN, scan_numba, "** 2 - 2 * doubts[a]", "** 2"),
+    (LOOK, scan_numba, "low * (1 - rho) - off", "low * (1 - rho)"),
+    (LOOK, scan_numba, "** 2 - 2 * inputs.errors[a]))", "** 2))"),
     (LOOK, candidates, "state.limits[a], state.highs[a, 0]", "state.limits[a], state.highs[a, -1]"),
     (SCAN, rounding, "self._single(_MOST)", "self._single(1e9)"),
     (SCAN, first_level, "_RAISED = 1.00001", "_RAISED = 0.1"),
@@ -520,6 +522,29 @@ def check_rounding(rounded):
     assert (lost > length).any()
     assert np.allclose(offset, -7.5 * factor * whole.sum(axis=0), rtol=1e-6)
     assert np.allclose(magnitude, 15 * factor * np.abs(whole).sum(axis=0), rtol=1e-6)
+
+
+def test_allowances_are_those_of_the_derivation(tmp_path):
+    """What the battery cannot need, as no row rounds as badly: doubts, and errors of thresholds."""
+    rows = np.random.default_rng(0).normal(size=(3 * TILE, 80)).astype(np.float32)
+    projection = Projection(np.zeros(80), np.eye(80), 16, 80)
+    found = [source(tmp_path, "a", np.arange(len(rows)), rows, projection)]
+    searched = searcher_of(found, projection, 80, scan_numba)._searched
+    asked = search.Search(searched, scan_numba, TopKRequest(rows[:4], 1, np.inf))
+    weights = first_level.room_for_weights(asked.group)
+    first_level.round_weights(asked.bounds[0], asked.group, (0, 3), weights)
+    sums = weights.sums[..., :12].astype(np.float64)  # of four queries and three tiles
+    twice = np.repeat(weights.twice[:3], 4)
+    used = np.vstack([sums[:-1, 3], sums[-1:, 3] * twice])
+    changes = np.vstack([np.where(twice, sums[-1, 2], sums[0, 2]), sums[1:-1, 2]])
+    expected = (projection.planes + 10) * 1.5 * 2.0**-24 * used.sum(axis=0)
+    expected += 1.00001 * changes.sum(axis=0)
+    assert np.allclose(weights.doubts[:12], expected, rtol=1e-12)
+    bounds, norm = asked.bounds[0], asked.group.norms[0]
+    least = scan_numba._threshold(bounds, asked.group, np.ones(4), 0, 5, 0.25)
+    reach = scan_numpy.RAISED + bounds.margins[0] + bounds.levels.near_error[0]
+    expected = (norm**2 - reach**2) / 2 - bounds.errors[0] - 0.25
+    assert -4 * 2.0**-24 * abs(expected) <= np.float64(least) - expected <= 0
 
 
 def test_each_source_has_margins_of_its_own(tmp_path):
