@@ -26,7 +26,7 @@ import faiss
 import numpy as np
 import psutil
 import ray
-from made_up import fill
+from made_up import stored
 from measure import median, print_table, write_json
 from numpy.typing import NDArray
 
@@ -35,7 +35,6 @@ from imgsim import ClusterSettings, Collection, MilvusSettings, Searcher
 K = 10
 AT_ONCE = 1, 10, 100, 1_000
 SHARDS = 1, 2, 4
-SEGMENT = 25_000  # images, so that shards are of one size
 INGESTS = 3
 
 HALF = "one process, half of them"
@@ -83,15 +82,7 @@ def main() -> None:
         calls, wrong = measured(searchers, peers, queries, options)
         memory = resident()
         besides = besides_the_slowest(calls)
-    figures = {
-        name: {
-            n: median([1e3 * (end - began) / n for began, end in spans])
-            for n, spans in each.items()
-        }
-        for name, each in calls.items()
-    }
-    one, shard, fewest = figures["one process"], figures["1 shards"], figures[HALF]
-    figures["two machines, computed"] = {n: fewest[n] + shard[n] - one[n] for n in AT_ONCE}
+    figures = milliseconds(calls)
     print(f"{rows.shape[0]:,} x {rows.shape[1]}, k={K}; ms a query; {wrong} answers differ\n")
     print_table(
         [("at once", *map(str, AT_ONCE))]
@@ -100,33 +91,27 @@ def main() -> None:
     print("\nbesides the slowest shard: ms a call, median and most")
     print_table(
         [("at once", *map(str, AT_ONCE))]
-        + [
-            (
-                name,
-                *(f"{median(each[n]):.1f}, {max(each[n]):.1f}" if each[n] else "" for n in AT_ONCE),
-            )
-            for name, each in besides.items()
-        ]
+        + [(name, *(spread(each[n]) for n in AT_ONCE)) for name, each in besides.items()]
     )
     print(f"\nMB besides mapped files: {memory}")
     print("".join(f"ingest, {name}: {median(s):.1f} s\n" for name, s in ingests.items()))
-    write_json(
-        options.json,
-        {
-            "ms": figures,
-            "ms_besides_the_slowest_shard": besides,
-            "differ": wrong,
-            "mb": memory,
-            "ingest_s": {**ingests},
-        },
-    )
+    found = {"ms": figures, "ms_besides_the_slowest_shard": besides, "differ": wrong}
+    write_json(options.json, found | {"mb": memory, "ingest_s": {**ingests}})
 
 
-def stored(path: Path, encoder: Path, rows: NDArray[np.float32]) -> Path:
-    """Store embeddings in segments of one size."""
-    shutil.copytree(encoder, path)
-    fill(path, (rows[at : at + SEGMENT] for at in range(0, len(rows), SEGMENT)))
-    return path
+def milliseconds(calls: dict[str, dict[int, list[Span]]]) -> dict[str, dict[int, float]]:
+    """Return the medians a query, also those computed of two machines."""
+    figures = {
+        name: {n: median([1e3 * (end - began) / n for began, end in each[n]]) for n in AT_ONCE}
+        for name, each in calls.items()
+    }
+    one, shard, half = figures["one process"], figures["1 shards"], figures[HALF]
+    return figures | {"two machines, computed": {n: half[n] + shard[n] - one[n] for n in AT_ONCE}}
+
+
+def spread(values: list[float]) -> str:
+    """Return the median and the most of some values."""
+    return f"{median(values):.1f}, {max(values):.1f}" if values else ""
 
 
 def opened_searchers(path: Path, opened: ExitStack) -> dict[str, Searcher]:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import psutil
 import ray
-from made_up import fill
+from made_up import stored
 from measure import median, print_table, write_json
 from numpy.typing import NDArray
 from ray import cluster_utils
@@ -36,7 +36,6 @@ from imgsim import ClusterSettings, Collection, Searcher
 
 SHARDS = 3
 WORKERS = "ray::Shard", "ray::_encoded"  # what their processes are called
-SEGMENT = 25_000  # images
 AT_ONCE = 1, 100, 1_000
 MISSED = {  # a node after 8 s, not half a minute
     "health_check_initial_delay_ms": 1_000,
@@ -139,13 +138,6 @@ class Nodes:
         """End all."""
         ray.shutdown()
         self._cluster.shutdown()
-
-
-def stored(path: Path, encoder: Path, rows: NDArray[np.float32]) -> Path:
-    """Store embeddings in segments of one size."""
-    shutil.copytree(encoder, path)
-    fill(path, (rows[at : at + SEGMENT] for at in range(0, len(rows), SEGMENT)))
-    return path
 
 
 def pictures(folders: list[Path], count: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Collections of embeddings whose images do not exist, for other benchmarks."""
 
+import shutil
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
@@ -14,6 +15,14 @@ from imgsim.index.vector_store import VectorStore
 from imgsim.records import ImageRecord, Segment
 
 BATCH = 131_072  # images, as in a segment that was merged
+SEGMENT = 25_000  # images, so that shards are of one size
+
+
+def stored(path: Path, encoder: Path, rows: NDArray[np.float32]) -> Path:
+    """Store embeddings (n, d) in segments of one size, in a copy of an encoder's collection."""
+    shutil.copytree(encoder, path)
+    fill(path, (rows[at : at + SEGMENT] for at in range(0, len(rows), SEGMENT)))
+    return path
 
 
 def fill(path: Path, blocks: Iterable[NDArray[np.float32]]) -> None:
