@@ -26,10 +26,27 @@ _LOCAL = "file"
 
 @dataclass(frozen=True)
 class Bucket:
-    """The whole files below ``url``, as Arrow reads it, of the collection with the id ``owner``."""
+    """The whole files below ``url``, as Arrow reads it, of the collection with the id ``owner``.
+
+    Without one, they are those of no collection.
+    """
 
     url: str
-    owner: str
+    owner: str = ""
+
+    def __reduce__(self) -> tuple[type["Bucket"], tuple[str, str]]:
+        return Bucket, (self.url, self.owner)  # no credentials, which Arrow may have found
+
+    def __str__(self) -> str:
+        return self.url.partition("?")[0].rstrip("/")
+
+    @classmethod
+    def at(cls, url: str, owner: str = "") -> "Bucket":
+        """Return what is at an address; raise ValueError for what is none, or has secrets in it."""
+        _refuse_secrets(url)
+        bucket = cls(url, owner)
+        _ = bucket._files
+        return bucket
 
     @classmethod
     def noted(cls, folder: Path) -> "Bucket | None":
@@ -49,22 +66,26 @@ class Bucket:
         Raises :class:`CollectionError` for what is no address, and :class:`StoreError` if there are
         files, which would be swept, or if nothing can be written.
         """
-        _refuse_secrets(url, folder)
-        bucket = cls(url, secrets.token_hex(16))
         try:
-            _ = bucket._files
+            bucket = cls.at(url, secrets.token_hex(16))
         except ValueError as error:
             raise CollectionError(folder, f"the address of its segments: {error}") from error
         if bucket._listed():
-            raise StoreError(f"{bucket._shown}: is not empty; name another for a new collection")
-        with bucket._asking(""):
+            raise StoreError(f"{bucket}: is not empty; name another for a new collection")
+        bucket.create()
+        with bucket._asking(_OWNER):
             system, prefix = bucket._files
-            system.create_dir(prefix)
             with system.open_output_stream(f"{prefix}/{_OWNER}") as file:
                 file.write(bucket.owner.encode())
         with replacing(folder / URL_NAME) as temporary:
             temporary.write_text(f"{url}\n{bucket.owner}\n")
         return bucket
+
+    def create(self) -> None:
+        """Make the folder, where the object store has such; raise :class:`StoreError`."""
+        system, prefix = self._files
+        with self._asking(""):
+            system.create_dir(prefix)
 
     def release(self) -> None:
         """Let the next have it, if nothing has come into it."""
@@ -80,7 +101,7 @@ class Bucket:
             except FileNotFoundError:
                 owner = ""
         if owner != self.owner:
-            raise StoreError(f"{self._shown}: belongs to another collection; nothing is changed")
+            raise StoreError(f"{self}: belongs to another collection; nothing is changed")
         return self._listed() - {_OWNER}
 
     def get(self, target: Path, sha256: str = "") -> None:
@@ -99,7 +120,7 @@ class Bucket:
                     file.write(block)
             if sha256 not in {"", digest.hexdigest()}:
                 expected, found = f"sha256 {sha256}", f"sha256 {digest.hexdigest()}"
-                raise CollectionDamaged(Path(f"{self._shown}/{target.name}"), expected, found)
+                raise CollectionDamaged(Path(f"{self}/{target.name}"), expected, found)
 
     def put(self, path: Path) -> None:
         """Copy a file to here; it is here wholly or not at all."""
@@ -130,6 +151,19 @@ class Bucket:
         with self._asking(name), suppress(FileNotFoundError):
             system.delete_file(f"{prefix}/{name}")
 
+    def rename(self, name: str, new: str) -> None:
+        """Give a file another name."""
+        system, prefix = self._files
+        with self._asking(name):
+            system.move(f"{prefix}/{name}", f"{prefix}/{new}")
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[Any]:
+        """Yield a file as Arrow reads it."""
+        system, prefix = self._files
+        with self._asking(name), system.open_input_file(f"{prefix}/{name}") as file:
+            yield file
+
     @cached_property
     def _files(self) -> tuple[Any, str]:
         """Return Arrow's file system, and where in it the files are.
@@ -141,10 +175,6 @@ class Bucket:
         with self._asking(""):
             system, prefix = FileSystem.from_uri(self.url)
         return system, prefix.rstrip("/")
-
-    @property
-    def _shown(self) -> str:
-        return self.url.partition("?")[0].rstrip("/")
 
     def _listed(self) -> set[str]:
         from pyarrow.fs import FileSelector, FileType  # noqa: PLC0415 - as above
@@ -175,19 +205,16 @@ class Bucket:
             raise
         except OSError as error:
             said = _DETAILS.sub("", str(error).splitlines()[0])
-            raise StoreError(f"{self._shown}/{name}: {said}") from error
+            raise StoreError(f"{self}/{name}: {said}") from error
 
 
-def _refuse_secrets(url: str, path: Path) -> None:
-    """Raise :class:`CollectionError` for an address that has more in it than where files are."""
+def _refuse_secrets(url: str) -> None:
+    """Raise ValueError for an address that has more in it than where files are."""
     if "://" not in url:
-        raise CollectionError(path, "the address of its segments must be like s3://bucket/name")
+        raise ValueError("must be like s3://bucket/name")
     parts = urlsplit(url)
     is_named = parts.password is not None or (parts.scheme == "s3" and "@" in parts.netloc)
     more = sorted({name for name, _ in parse_qsl(parts.query, True)} - _HARMLESS)
     if is_named or more:
-        raise CollectionError(
-            path,
-            "keep credentials out of the address of its segments: the environment has them"
-            + (f" ({', '.join(more)})" if more else ""),
-        )
+        named = f" ({', '.join(more)})" if more else ""
+        raise ValueError(f"keep credentials out of it: the environment has them{named}")

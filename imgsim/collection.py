@@ -50,7 +50,7 @@ from imgsim.output.listing import (
     image_rows,
     neighbour_rows,
 )
-from imgsim.output.target import EMBEDDINGS, INDEXES, NEIGHBOURS, check_target
+from imgsim.output.target import EMBEDDINGS, INDEXES, check_target
 from imgsim.records import EncoderRecord
 from imgsim.results import (
     CollectionInfo,
@@ -297,11 +297,11 @@ class Collection(AbstractContextManager["Collection"]):
     ) -> int:
         """Write :meth:`neighbours` as .csv, .jsonl, .parquet or .npz; return the row count.
 
-        A name without a suffix is a folder of .parquet files, where an interrupted export goes on.
+        A name without a suffix is a folder of .parquet files, where an interrupted export goes on;
+        so is an address like ``s3://bucket/name``, where the workers of a cluster write them.
         """
-        check_target(Path(path), NEIGHBOURS, folders=True)
         lists = NeighbourLists(self._directory, checked_k(k), within or SearchFilter())
-        return write_lists(lists, on_progress, Path(path))
+        return write_lists(lists, on_progress, os.fspath(path))
 
     def export_embeddings(self, path: PathLike) -> int:
         """Write ids, paths and embeddings as .npz, .parquet or .pkl; return the row count."""

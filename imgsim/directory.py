@@ -18,7 +18,8 @@ from imgsim.catalog import salvage
 from imgsim.catalog.catalog import Catalog
 from imgsim.catalog.postgres import URL_NAME, address, url_of
 from imgsim.catalog.snapshot import Snapshot
-from imgsim.cluster.shards import Sharded, ShardedGallery, View
+from imgsim.cluster.gallery import ShardedGallery
+from imgsim.cluster.shards import Sharded, View
 from imgsim.cluster.workers import Workers
 from imgsim.cluster_options import ClusterSettings, MilvusSettings
 from imgsim.encoder.encoder import MODEL_NAME, Encoder

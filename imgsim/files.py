@@ -63,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path, besides: str = "") -> Iterator[None]:
+def writing(path: Path | str, besides: str = "") -> Iterator[None]:
     """Raise :class:`StoreError` for what the operating system refuses while ``path`` is written.
 
     ``besides`` ends the message.

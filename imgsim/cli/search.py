@@ -162,7 +162,13 @@ def _note_silence(
 def export_neighbours(
     ctx: typer.Context,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="A file or folder; - is stdout.")
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A file, a folder, or an address as s3://bucket/name; - is stdout.",
+        ),
     ],
     k: K = None,
     radius: Radius = None,
@@ -175,12 +181,13 @@ def export_neighbours(
 
     The file appears when it is complete; an interrupted export leaves what was there before. A name
     without a suffix is that of a folder, which gets .parquet files of some 16,000 images each; the
-    same command goes on with those that an interrupted one has completed.
+    same command goes on with those that an interrupted one has completed. So does an address, where
+    the workers of a --cluster write them.
     """
     options: Options = ctx.obj
     k, within = requested(k, radius, under, not_under, distinct=distinct)
     with options.open() as collection, progress_bar("export", quiet=options.quiet) as on_progress:
-        if output == Path("-"):
+        if output == "-":
             lists = collection.neighbours(k, within, on_progress)
             print_rows(chain.from_iterable(map(neighbour_rows, lists)), form)
             return

@@ -7,9 +7,10 @@ import re
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 from types import ModuleType
 from typing import Any
@@ -156,30 +157,54 @@ def answers(
         asked = pending = [_Asking(question) for question in questions]
         least = 1 if any(len(each.workers) > 1 for each in questions) else len(questions)
         while pending:
-            calls = [each.call for each in pending]
-            done, _ = ray.wait(calls, num_returns=min(least, len(calls)), timeout=PATIENCE)
-            ended = [each for each in pending if each.call in done]
-            failed = [each for each in ended if not each.has_answer(ray, lose)]
-            if not done:
-                failed = _silent(ray, pending, lose)
-            if any(each.is_round for each in failed):
-                time.sleep(1.0)
-            for each in failed:
-                each.ask()
-            pending = [each for each in pending if each in failed or each not in ended]
+            pending = _unanswered(ray, pending, least, lose)
     return [each.found for each in asked]
+
+
+def answers_in_turn(
+    ray: ModuleType, questions: Iterable[Question], lose: Callable[[Any], None], at_once: int
+) -> Iterator[Any]:
+    """Yield the answers to many questions as they come; see :func:`answers`.
+
+    So many are asked ``at_once``; the others are not taken before.
+    """
+    waiting = iter(questions)
+    with told(ray):
+        pending = [_Asking(question) for question in islice(waiting, at_once)]
+        while pending:
+            asked, pending = pending, _unanswered(ray, pending, 1, lose)
+            yield from (each.found for each in asked if each not in pending)
+            pending += [_Asking(each) for each in islice(waiting, at_once - len(pending))]
+
+
+def _unanswered(
+    ray: ModuleType, pending: Sequence[_Asking], least: int, lose: Callable[[Any], None]
+) -> list[_Asking]:
+    """Wait for ``least`` answers, and return what is still to be answered."""
+    calls = [each.call for each in pending]
+    done, _ = ray.wait(calls, num_returns=min(least, len(calls)), timeout=PATIENCE)
+    ended = [each for each in pending if each.call in done]
+    failed = [each for each in ended if not each.has_answer(ray, lose)]
+    if not done:
+        failed = _silent(ray, pending, lose)
+    if any(each.is_round for each in failed):
+        time.sleep(1.0)
+    for each in failed:
+        each.ask()
+    return [each for each in pending if each in failed or each not in ended]
 
 
 def answered(ray: ModuleType, groups: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """Return which calls of each group are answered, when one of each is, or after a while.
 
-    Groups of one are not waited for.
+    Groups of one are not waited for, and count as answered.
     """
     found, until = [], time.monotonic() + PATIENCE
     for calls in groups:
         if len(calls) > 1:
             ray.wait(calls, num_returns=1, timeout=max(0.0, until - time.monotonic()))
-        found.append(ray.wait(calls, num_returns=len(calls), timeout=0)[0] if calls[1:] else [])
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls[1:] else (calls, ())
+        found.append([*done])
     return found
 
 

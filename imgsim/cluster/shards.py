@@ -1,31 +1,41 @@
 """The embeddings of a collection, searched by workers that have some segments each."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.bucket import Bucket
 from imgsim.cluster.cache import cache_of, make_room
-from imgsim.cluster.ray_cluster import LIFE, TRIES, Question, answered, answers, kill, told
+from imgsim.cluster.ray_cluster import (
+    LIFE,
+    TRIES,
+    Question,
+    answered,
+    answers,
+    answers_in_turn,
+    kill,
+    told,
+)
 from imgsim.errors import ClusterError, ImgsimError, StoreError
-from imgsim.index.distance import Block, Nearest, checked_queries
 from imgsim.index.gallery import Gallery
 from imgsim.index.search import Answer
 from imgsim.index.vector_store import VectorStore
 from imgsim.records import Segment, SegmentRows
-from imgsim.results import SearchStats
 
-_AT_ONCE = 1_024  # queries
+_WORK = "work"  # the concurrency group of what workers do besides searching
+_T = TypeVar("_T")
+_I = TypeVar("_I")
+_R = TypeVar("_R")
+_WORKS = 2  # of these that each does at once
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,10 @@ class Shard:
             self._store.renew_projection()
         return self._store.gallery(view.rows, view.dim, view.radius, _no_ids)
 
+    def work(self, task: Callable[[Any, Any], Any], common: Any, item: Any) -> Any:  # noqa: ANN401 - the task's
+        """Do a task, which may ask all shards, this one too."""
+        return task(common, item)
+
     def is_there(self) -> bool:
         """Answer, also while it searches."""
         return True
@@ -122,6 +136,18 @@ class _Replica:
 
     worker: Any
     begun: Any
+
+
+class Team(NamedTuple):
+    """Workers of which each can do the same: those that have ``begun``, and ``others``."""
+
+    begun: Sequence[Any]
+    others: Sequence[Any]
+
+    def in_turn(self, turn: int) -> list[Any]:
+        """Return them in the order in which they are asked in some turn."""
+        first = turn % max(1, len(self.begun))
+        return [*self.begun[first:], *self.begun[:first], *self.others]
 
 
 class Shards:
@@ -194,18 +220,57 @@ class Shards:
         Raises :class:`ClusterError`; a later search starts others for workers that were lost.
         """
         ray = self._join()
+        teams, turn = self.teams(places)
+        asked = [question(*each, turn, queries, k) for each in zip(places, teams, strict=True)]
+        return answers(ray, asked, self._lose)
+
+    def each(
+        self,
+        places: Sequence[Place],
+        task: Callable[[_T, _I], _R],
+        common: _T,
+        items: Iterable[_I],
+    ) -> Iterator[_R]:
+        """Let the workers of some places do ``task(common, item)`` for each of some items.
+
+        Yields what comes of it, in any order. It may be done twice, where a worker dies. Raises
+        :class:`ClusterError` as :meth:`search` does.
+        """
+        ray = self._join()
+        with told(ray):
+            shared = ray.put(common)
+
+        def asked(item: _I) -> Question:
+            def ask(worker: Any) -> Any:  # noqa: ANN401 - Ray's
+                return worker.work.options(concurrency_group=_WORK).remote(task, shared, item)
+
+            teams, turn = self.teams(places)
+            begun, others = (chain(*each) for each in zip(*teams, strict=True))
+            return Question(Team([*begun], [*others]).in_turn(turn), ask)
+
+        at_once = _WORKS * self._replicas * len(places)
+        yield from answers_in_turn(ray, map(asked, items), self._lose, at_once)
+
+    def teams(self, places: Sequence[Place]) -> tuple[list[Team], int]:
+        """Return the workers of each of some places, and a number that grows with each call.
+
+        Those that are missing are started.
+        """
+        ray = self._join()
         with self._lock, told(ray):
             if not self._users:
                 raise ValueError("the searcher is closed")
             self._turn += 1
-            ready = [self._ready(ray, place.shard) for place in places]
+            turn, ready = self._turn, [self._ready(ray, place.shard) for place in places]
         with told(ray):
             begun = answered(ray, [[each.begun for each in replicas] for replicas in ready])
-            questions = [
-                Question(self._in_turn(replicas, known), partial(_ask, place, queries, k))
-                for place, replicas, known in zip(places, ready, begun, strict=True)
-            ]
-        return answers(ray, questions, self._lose)
+        return [
+            Team(
+                [each.worker for each in replicas if each.begun in known],
+                [each.worker for each in replicas if each.begun not in known],
+            )
+            for replicas, known in zip(ready, begun, strict=True)
+        ], turn
 
     def _lose(self, worker: Any) -> None:  # noqa: ANN401 - Ray's
         """End a worker that is of no use any more."""
@@ -222,7 +287,7 @@ class Shards:
                 num_cpus=1,
                 max_restarts=-1,
                 max_task_retries=TRIES if self._replicas == 1 else 0,
-                concurrency_groups={LIFE: 1},
+                concurrency_groups={LIFE: 1, _WORK: _WORKS},
                 scheduling_strategy="SPREAD",
             )(Shard)
             worker = start.remote(self._common)
@@ -230,62 +295,16 @@ class Shards:
             replicas.append(_Replica(worker, begun))
         return [*replicas]
 
-    def _in_turn(self, replicas: Sequence[_Replica], begun: Sequence[Any]) -> list[Any]:
-        """Return workers in the order in which they are asked, those that have begun first."""
-        first = self._turn % len(replicas)
-        order = [*replicas[first:], *replicas[:first]]
-        return [each.worker for each in sorted(order, key=lambda each: each.begun not in begun)]
 
+def question(
+    place: Place, team: Team, turn: int, queries: NDArray[np.float32], k: int | None
+) -> Question:
+    """Return the question what is nearest in a place, which each worker of a team can answer."""
 
-class ShardedGallery:
-    """The embeddings of all images that count, which the workers of ``shards`` search.
+    def ask(worker: Any) -> Any:  # noqa: ANN401 - Ray's
+        return worker.search.remote(place, queries, k)
 
-    The first search joins the cluster. ``here`` opens the same embeddings in this process, which
-    reads them for :meth:`blocks`.
-    """
-
-    def __init__(self, shards: Shards, view: View, here: Callable[[], Gallery]) -> None:
-        self.dim = view.dim
-        self._shards, self._here = shards, here
-        self._view = replace(view, rows=[each for each in view.rows if each.count])
-        self._lock = Lock()
-        self._is_closed = False
-        self._places: list[Place] | None = None
-        shards.enter()
-
-    def __len__(self) -> int:
-        return sum(each.count for each in self._view.rows)
-
-    def close(self) -> None:
-        """Leave the workers, which end if no other gallery may use them."""
-        with self._lock:
-            was_closed, self._is_closed = self._is_closed, True
-        if not was_closed:
-            self._shards.leave(self._places or ())
-
-    def blocks(self) -> Iterator[Block]:
-        """Yield ids and embeddings of all images in the order of segments, in bounded pieces."""
-        with closing(self._here()) as gallery:
-            yield from gallery.blocks()
-
-    def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
-        """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""
-        queries = checked_queries(queries, self.dim)
-        parts = [queries[at : at + _AT_ONCE] for at in range(0, len(queries), _AT_ONCE)]
-        nearest, stats = list[Nearest](), SearchStats()
-        with self._lock:
-            if self._places is None:
-                self._places = self._shards.show(self._view)
-        for part in parts:
-            found = self._shards.search(self._places, part, k)
-            lists = zip(*(answer.nearest for answer in found), strict=True)
-            nearest += [merged(each, k) for each in lists] or [merged((), k)] * len(part)
-            stats = sum((answer.stats for answer in found), stats)
-        return Answer(nearest, replace(stats, queries=len(queries)))
-
-
-def _ask(place: Place, queries: NDArray[np.float32], k: int | None, worker: Any) -> Any:  # noqa: ANN401 - Ray's
-    return worker.search.remote(place, queries, k)
+    return Question(team.in_turn(turn), ask)
 
 
 def deal_out(
@@ -306,14 +325,6 @@ def deal_out(
             sizes[least] += each.segment.rows
         parts.setdefault(placed[each.segment.name][0], []).append(each)
     return parts
-
-
-def merged(found: Sequence[Nearest], k: int | None) -> Nearest:
-    """Return the first ``k`` (None: all) of several lists, by distance and id."""
-    ids = np.concatenate([ids for ids, _ in found]) if found else np.empty(0, np.int64)
-    distances = np.concatenate([each for _, each in found]) if found else np.empty(0)
-    order = np.lexsort((ids, distances))[:k]
-    return ids[order], distances[order]
 
 
 def _no_ids(segment: Segment) -> NDArray[np.int64]:

@@ -15,7 +15,14 @@ from imgsim.index.searcher import SegmentSearcher
 from imgsim.records import unpacked
 
 
-class Searchable(Protocol):
+class Finder(Protocol):
+    """Finds the embeddings of images, wherever they are searched."""
+
+    def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
+        """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""
+
+
+class Searchable(Finder, Protocol):
     """The embeddings (n, dim) of images, wherever they are searched."""
 
     dim: int
@@ -24,9 +31,6 @@ class Searchable(Protocol):
 
     def close(self) -> None:
         """Release what is open."""
-
-    def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
-        """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""
 
     def blocks(self) -> Iterator[Block]:
         """Yield ids and embeddings of all images in the order of segments, in bounded pieces."""

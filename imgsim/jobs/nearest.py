@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.index.distance import Nearest
-from imgsim.index.gallery import Searchable
+from imgsim.index.gallery import Finder
 from imgsim.index.search import Answer
 from imgsim.results import SearchStats
 
@@ -24,7 +24,7 @@ class Own:
 
 
 def nearest_but(
-    gallery: Searchable,
+    gallery: Finder,
     embeddings: NDArray[np.float32],
     k: int | None,
     own: Sequence[Own],

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from imgsim.catalog.snapshot import Snapshot
 from imgsim.directory import Directory
 from imgsim.errors import CollectionDamaged
 from imgsim.index.distance import Block, Nearest
-from imgsim.index.gallery import Searchable
+from imgsim.index.gallery import Finder, Searchable
 from imgsim.index.search import Answer
 from imgsim.jobs.nearest import Contents, Own, nearest_but
 from imgsim.options import SearchFilter
@@ -21,6 +23,20 @@ from imgsim.results import ImageNeighbours, Match, Progress
 SEARCHED = 1_024
 MATCHED = 200_000
 _AT_FIRST = 16  # images searched at once when nobody knows how many matches there are
+
+
+class ImageFacts(Protocol):
+    """What lists need to know of images, by id."""
+
+    @property
+    def path(self) -> Path:
+        """Where the facts are from."""
+
+    def paths(self, ids: Iterable[int]) -> dict[int, str]:
+        """Return the paths of the images with these ids."""
+
+    def contents(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """Return the hash of the content of each of the images with these ids."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,7 @@ class NeighbourLists:
     def __call__(self, on_progress: Progress | None = None) -> Iterator[ImageNeighbours]:
         """Yield the lists."""
         with self.opened() as opened:
-            yield from opened.lists(opened.blocks(), on_progress)
+            yield from opened.lists(opened.everything.blocks(), on_progress)
 
     @contextmanager
     def opened(self) -> Iterator["OpenedLists"]:
@@ -49,11 +65,12 @@ class NeighbourLists:
             self.directory.reading() as snapshot,
             self.directory.gallery(snapshot) as everything,
         ):
+            opened = OpenedLists(self, snapshot, everything, everything)
             if replace(self.within, no_self=False, distinct=False) == SearchFilter():
-                yield OpenedLists(self, snapshot, everything, everything)
+                yield opened
                 return
             with self.directory.gallery(snapshot, self.within) as admitted:
-                yield OpenedLists(self, snapshot, everything, admitted)
+                yield replace(opened, admitted=admitted)
 
 
 @dataclass(frozen=True)
@@ -65,29 +82,46 @@ class OpenedLists:
     everything: Searchable
     admitted: Searchable
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield ids and embeddings of the images that have lists, in bounded pieces."""
-        return self.everything.blocks()
-
     def lists(
         self, blocks: Iterable[Block], on_progress: Progress | None, done: int = 0
     ) -> Iterator[ImageNeighbours]:
         """Yield the lists of the images in some blocks, with ``done`` before them."""
         total = len(self.everything)
-        for ids, found in in_portions(
-            blocks, self._search, self.asked.searched, self.asked.matched
-        ):
-            names = paths_of(self.snapshot, ids.tolist())
-            for number, mine in zip(ids.tolist(), matches(self.snapshot, found), strict=True):
+        for count, each in enumerate(self.lister(self.snapshot, self.admitted)(blocks), done + 1):
+            yield each
+            if on_progress is not None:
+                on_progress(count, total)
+
+    def lister(self, images: ImageFacts, admitted: Finder) -> "Lister":
+        """Return what computes lists, with the same facts and embeddings from wherever."""
+        asked = self.asked
+        return Lister(
+            asked.k, asked.within.distinct, asked.searched, asked.matched, images, admitted
+        )
+
+
+@dataclass(frozen=True)
+class Lister:
+    """Computes lists as :class:`NeighbourLists` has them, of images that it is given."""
+
+    k: int | None
+    distinct: bool
+    searched: int
+    matched: int
+    images: ImageFacts
+    admitted: Finder
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[ImageNeighbours]:
+        """Yield the lists of the images in some blocks."""
+        for ids, found in in_portions(blocks, self._search, self.searched, self.matched):
+            names = paths_of(self.images, ids.tolist())
+            for number, mine in zip(ids.tolist(), matches(self.images, found), strict=True):
                 yield ImageNeighbours(number, names[number], mine)
-                done += 1
-                if on_progress is not None:
-                    on_progress(done, total)
 
     def _search(self, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> list[Nearest]:
         """Return the nearest others of some images."""
-        contents = self.snapshot.contents if self.asked.within.distinct else None
-        return nearest_others(self.admitted, ids, rows, self.asked.k, contents).nearest
+        contents = self.images.contents if self.distinct else None
+        return nearest_others(self.admitted, ids, rows, self.k, contents).nearest
 
 
 def in_portions(
@@ -113,7 +147,7 @@ def in_portions(
 
 
 def nearest_others(
-    gallery: Searchable,
+    gallery: Finder,
     ids: NDArray[np.int64],
     rows: NDArray[np.float32],
     k: int | None,
@@ -129,19 +163,19 @@ def nearest_others(
     return nearest_but(gallery, rows, k, own, contents)
 
 
-def paths_of(snapshot: Snapshot, ids: Iterable[int]) -> dict[int, str]:
+def paths_of(images: ImageFacts, ids: Iterable[int]) -> dict[int, str]:
     """Return the paths of images, or raise CollectionDamaged for ids that none has."""
     wanted = sorted(set(ids))
-    paths = snapshot.paths(wanted)
+    paths = images.paths(wanted)
     for number in wanted:
         if number not in paths:
-            raise CollectionDamaged(snapshot.path, f"an image of the id {number}", "none")
+            raise CollectionDamaged(images.path, f"an image of the id {number}", "none")
     return paths
 
 
-def matches(snapshot: Snapshot, found: Sequence[Nearest]) -> list[tuple[Match, ...]]:
+def matches(images: ImageFacts, found: Sequence[Nearest]) -> list[tuple[Match, ...]]:
     """Return the matches of each result, with ranks and paths."""
-    paths = paths_of(snapshot, chain.from_iterable(ids.tolist() for ids, _ in found))
+    paths = paths_of(images, chain.from_iterable(ids.tolist() for ids, _ in found))
     return [
         tuple(
             Match(rank, image_id, paths[image_id], distance)

@@ -1,102 +1,87 @@
-"""A folder of Parquet files: an export that was interrupted goes on with those that are complete.
+"""Parquet files with lists of neighbours: an interrupted export goes on with those that are there.
 
 ``neighbours-<key>-<number>.parquet``, where the key is 16 hexadecimal digits. Until all are there,
 the names begin with a dot, which Arrow passes over where it reads a folder.
 """
 
-import fcntl
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
-from imgsim.errors import OutputError, StoreError
-from imgsim.files import replacing, sync_directory, writing
+from imgsim.errors import StoreError
 from imgsim.output.export import write_parquet
 from imgsim.output.listing import neighbour_rows
+from imgsim.output.part_files import PartFiles, row_count
 from imgsim.results import ImageNeighbours
 
 _NAME = re.compile(r"\.?neighbours-([0-9a-f]{16})-\d{5,}\.parquet")
-_LOCK = ".neighbours.lock"
 _UNFINISHED = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{8}}\.tmp")
+_P = TypeVar("_P")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The files of one export, which ``key`` stands for, in ``folder``."""
+    """The files of one export, which ``key`` stands for."""
 
-    folder: Path
+    files: PartFiles
     key: str
 
-    def write(self, parts: Iterable[Callable[[], Iterable[ImageNeighbours]]]) -> int:
-        """Write lists of neighbours, each part to a file, and return how many rows all have.
+    def complete(
+        self, parts: Iterable[_P], put: Callable[[Iterator[tuple[int, _P]]], Iterable[int]]
+    ) -> int:
+        """Let ``put`` write the parts that are not there, and return how many rows all have.
 
-        Lists whose file is there are not asked for. When all are there, those with other keys go.
+        It gets their numbers and themselves, calls :meth:`put` for each, in this process or
+        another, and yields how many rows they have. When all are there, files with other keys go.
         Raises :class:`StoreError` if a file cannot be written or is no Parquet, and
-        :class:`OutputError` while another export writes to the folder.
+        :class:`OutputError` while another export writes to the same folder.
         """
-        with writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
-            sync_directory(self.folder.parent)
-            with self._alone():
-                self._remove(lambda name: bool(_UNFINISHED.fullmatch(name)))
-                rows = [self._written(number, lists) for number, lists in enumerate(parts)]
-                hidden = [n for n in range(len(rows)) if not self._shown(n).exists()]
-                for number in hidden:
-                    self._hidden(number).stat()  # or somebody has removed it
-                self._remove(self._is_of_another)
-                for number in hidden:
-                    self._hidden(number).replace(self._shown(number))
-                sync_directory(self.folder)
+        numbers, rows = list[int](), list[int]()
+
+        def missing() -> Iterator[tuple[int, _P]]:
+            for number, part in enumerate(parts):
+                numbers.append(number)
+                found = there & {self._hidden(number), self._shown(number)}
+                if found:
+                    rows.append(self.files.rows(min(found)))
+                else:
+                    yield number, part
+
+        with self.files.alone():
+            self._remove(lambda name: bool(_UNFINISHED.fullmatch(name)))
+            there = self.files.names()
+            rows += put(missing())
+            self._show(numbers)
         return sum(rows)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other exports out of the folder, where its file system gives locks."""
-        mode = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(self.folder / _LOCK, mode, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise OutputError(f"{self.folder}: another export is writing to it") from error
-        except OSError:  # a part that somebody else removes meanwhile is missed in the end
-            pass
-        try:
-            yield
-        finally:
-            os.close(descriptor)
+    def put(self, number: int, lists: Iterable[ImageNeighbours]) -> int:
+        """Write lists of neighbours as one part, and return how many rows it has."""
+        with self.files.put(self._hidden(number)) as path:
+            write_parquet(path, (row for each in lists for row in neighbour_rows(each)))
+            return row_count(path)
 
-    def _written(self, number: int, lists: Callable[[], Iterable[ImageNeighbours]]) -> int:
-        """Write a part unless it is there, and return how many rows it has."""
-        import pyarrow as pa  # noqa: PLC0415 - heavy
-        import pyarrow.parquet as pq  # noqa: PLC0415
-
-        path = self._shown(number) if self._shown(number).exists() else self._hidden(number)
-        if not path.exists():
-            with replacing(path) as temporary:
-                write_parquet(temporary, (row for each in lists() for row in neighbour_rows(each)))
-        try:
-            rows: int = pq.read_metadata(path).num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, OSError) and error.errno:
-                raise  # the system's, and not Arrow's
-            raise StoreError(f"{path}: is not Parquet; remove it and export again") from error
-        return rows
+    def _show(self, numbers: Iterable[int]) -> None:
+        """Remove the files with other keys, and let those of all parts be seen."""
+        there = self.files.names()
+        for number in numbers:
+            if not there & {self._hidden(number), self._shown(number)}:
+                raise StoreError(f"{self._hidden(number)}: was removed meanwhile; export again")
+        self._remove(self._is_of_another)
+        for number in numbers:
+            if self._hidden(number) in there:
+                self.files.rename(self._hidden(number), self._shown(number))
 
     def _remove(self, is_meant: Callable[[str], bool]) -> None:
-        for name in filter(is_meant, os.listdir(self.folder)):
-            (self.folder / name).unlink()
-        sync_directory(self.folder)
+        for name in filter(is_meant, self.files.names()):
+            self.files.remove(name)
 
     def _is_of_another(self, name: str) -> bool:
         found = _NAME.fullmatch(name)
         return found is not None and found[1] != self.key
 
-    def _shown(self, number: int) -> Path:
-        return self.folder / f"neighbours-{self.key}-{number:05}.parquet"
+    def _shown(self, number: int) -> str:
+        return f"neighbours-{self.key}-{number:05}.parquet"
 
-    def _hidden(self, number: int) -> Path:
-        return self.folder / f".{self._shown(number).name}"
+    def _hidden(self, number: int) -> str:
+        return f".{self._shown(number)}"

@@ -1,0 +1,153 @@
+"""Lists of neighbours that the workers of a cluster write, as one process would."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+import pytest
+
+from imgsim import BatchLimits, ClusterError, ClusterSettings, Collection, IngestSettings
+from imgsim.jobs import parts
+from imgsim.options import SearchFilter
+from tests import s3
+from tests.cluster.conftest import workers_of
+from tests.conftest import make_collection
+
+WITHIN = {
+    "all": (3, SearchFilter()),
+    "distinct": (3, SearchFilter(distinct=True)),
+    "radius": (None, SearchFilter(radius=4.0)),
+    "none": (3, SearchFilter(under="/nowhere")),
+}
+KILLED = """
+import os, signal, sys
+from imgsim import ClusterSettings, Collection
+from imgsim.jobs import parts
+
+parts._PART = 2
+with Collection.open(sys.argv[1], cluster=ClusterSettings(sys.argv[2])) as collection:
+    stop = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    collection.export_neighbours(sys.argv[3], 3, on_progress=stop)
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(parts, "_PART", 2)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, crops) -> Iterator[Collection]:
+    """Thirty-six photographs and copies of some, in seven segments; some are gone again."""
+    folder = tmp_path_factory.mktemp("stored")
+    for number, path in enumerate(crops[:12]):
+        shutil.copy(path, folder / f"copy-\udcff-{number}.jpg")
+    with Collection.open(make_collection(folder / "c")) as collection:
+        collection.ingest(crops)
+        collection.remove(crops[20:23])
+        collection.ingest(folder, IngestSettings(batch=BatchLimits(images=2)))
+        assert collection.info().segments == 7
+        yield collection
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "neighbours"
+
+
+def by_one(stored, folder, asked="all"):
+    stored.export_neighbours(folder.with_name("one.parquet"), *WITHIN[asked])
+    return pq.read_table(folder.with_name("one.parquet"))
+
+
+def by_workers(stored, cluster, where, asked="all", on_progress=None, shards=0, replicas=1):
+    settings = ClusterSettings(cluster.address, shards, replicas)
+    with Collection.open(stored.path, cluster=settings) as collection:
+        return collection.export_neighbours(where, *WITHIN[asked], on_progress)
+
+
+@pytest.mark.parametrize("asked", WITHIN)
+def test_the_lists_are_those_of_one_process(cluster, stored, folder, asked):
+    """To the last bit, with copies, paths that are no text, rows that are gone, and filters."""
+    seen = []
+    rows = by_workers(stored, cluster, f"file://{folder}", asked, lambda *done: seen.append(done))
+    expected = by_one(stored, folder, asked)
+    assert rows == expected.num_rows
+    assert pq.read_table(folder).equals(expected)
+    images = stored.info().images
+    assert len(seen) == len(list(folder.iterdir())) > 4
+    assert seen[-1] == (images, images)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_they_write_to_an_object_store(cluster, stored, tmp_path, folder):
+    with s3.running_server() as server:
+        url = server.url("lists")
+        expected = by_one(stored, folder)
+        assert by_workers(stored, cluster, url, shards=1, replicas=2) == expected.num_rows
+        found = server.client.list_objects_v2(Bucket="photos", Prefix="lists/neighbours-")
+        names = sorted(each["Key"] for each in found["Contents"])
+        folder.mkdir()
+        for name in names:
+            server.client.download_file("photos", name, str(folder / os.path.basename(name)))
+        assert pq.read_table(folder).equals(expected)
+
+
+def test_only_what_is_missing_is_written(cluster, stored, folder):
+    """By whoever goes on with it."""
+    stored.export_neighbours(f"file://{folder}", *WITHIN["all"])
+    whole, files = pq.read_table(folder), sorted(folder.iterdir())
+    before = {path: path.stat().st_mtime_ns for path in files[:3] + files[4:]}
+    files[3].unlink()
+    seen = []
+    by_workers(stored, cluster, f"file://{folder}", on_progress=lambda *done: seen.append(done))
+    assert len(seen) == 1
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert pq.read_table(folder).equals(whole)
+
+
+def test_a_worker_that_dies_costs_time_alone(cluster, stored, folder):
+    """While it has parts to write, and others ask it."""
+    killed = []
+
+    def kill(*_):
+        if not killed:
+            killed.extend(workers_of(cluster, "Shard")[:1])
+            killed[0].kill()
+
+    rows = by_workers(stored, cluster, f"file://{folder}", on_progress=kill)
+    expected = by_one(stored, folder)
+    assert killed
+    assert rows == expected.num_rows
+    assert pq.read_table(folder).equals(expected)
+
+
+def test_an_export_that_is_killed_goes_on(cluster, stored, folder):
+    where = f"file://{folder}"
+    command = [sys.executable, "-c", KILLED, str(stored.path), cluster.address, where]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert all(path.name.startswith(".") for path in folder.iterdir())
+    seen = []
+    by_workers(stored, cluster, where, on_progress=lambda *done: seen.append(done))
+    expected = by_one(stored, folder)
+    assert pq.read_table(folder).equals(expected)
+    assert 0 < len(seen) < len(list(folder.iterdir()))
+
+
+def test_what_a_worker_cannot_write_is_said(cluster, stored, folder):
+    """Nothing of what was there goes."""
+    stored.export_neighbours(f"file://{folder}", 2)
+    before = pq.read_table(folder)
+
+    def move(*_):
+        if folder.exists():
+            folder.rename(folder.with_name("away"))
+
+    with pytest.raises(ClusterError, match=r"^a worker failed: .*neighbours-.*No such file[^\n]*$"):
+        by_workers(stored, cluster, f"file://{folder}", on_progress=move)
+    folder.with_name("away").rename(folder)
+    assert pq.read_table(folder).equals(before)
