@@ -4,8 +4,9 @@ A head without cores and four nodes with one each, as processes of this machine;
 first embeddings of those that ``embeddings.py`` wrote are searched for one query, 100 and 1,000;
 lists of neighbours are made of fewer; pictures are ingested. At a random moment a node that has a
 worker gets SIGKILL; another joins when the work is done. What comes of it is compared with what one
-process gives, id by id and bit by bit. With ``--joined``, lists are made of so many instead, by one
-process, by an undisturbed cluster, and while nodes are killed one after the other and others join.
+process gives, id by id and bit by bit. With ``--joined``, lists are made of so many instead: by one
+process; searched for by workers and written by this process; written by workers; and once more
+while nodes are killed one after the other and others join.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 from made_up import stored
 from measure import median, print_table, write_json
@@ -224,31 +227,37 @@ def killed(nodes: Nodes, run: Callable[[], object], expected: object, kills: int
 
 
 def killed_often(nodes: Nodes, path: Path, kills: int) -> dict[str, Any]:
-    """Make lists by one process, on the cluster, and once more while nodes are killed in turn."""
+    """Write lists of neighbours in four ways, the last while nodes are killed in turn."""
     settings, seconds = ClusterSettings(nodes.address, SHARDS), []
 
-    def timed(how: ClusterSettings | None) -> str:
+    def timed(name: str, where: str, how: ClusterSettings | None) -> pa.Table:
+        folder = path.with_name(name)
         began = time.monotonic()
-        digest = listed(path, how)
+        with Collection.open(path, cluster=how) as collection:
+            collection.export_neighbours(f"{where}{folder}", 10)
         seconds.append(time.monotonic() - began)
-        print(f"neighbours: {seconds[-1]:.1f} s", flush=True)
-        return digest
+        print(f"neighbours, {name}: {seconds[-1]:.1f} s", flush=True)
+        return pq.read_table(folder)
 
-    expected, alone = timed(None), timed(settings)
+    expected = timed("one process", "", None)
+    searched = timed("workers search", "", settings)
+    written = timed("workers write", "file://", settings)
     moments, began = list[int](), time.monotonic()
     with ThreadPoolExecutor(1) as thread:  # nodes are started by the main thread
-        found, done = thread.submit(timed, settings), threading.Event()
+        found = thread.submit(timed, "workers write and die", "file://", settings)
+        done = threading.Event()
         found.add_done_callback(lambda _: done.set())
-        while len(moments) < kills and not done.wait(seconds[1] / (kills + 1)):
+        while len(moments) < kills and not done.wait(seconds[2] / (kills + 1)):
             if nodes.kill_one(done):
                 moments.append(round(time.monotonic() - began))
                 nodes.add_one()
-    differ = int(alone != expected) + int(found.result() != expected)
+    differ = sum(not each.equals(expected) for each in (searched, written, found.result()))
     print(f"nodes killed after {moments} s")
     return {
         "one process": seconds[0],
-        "alone": seconds[1],
-        "s": seconds[2:],
+        "workers search": seconds[1],
+        "alone": seconds[2],
+        "s": seconds[3:],
         "killed_after_s": moments,
         "differ": differ,
     }

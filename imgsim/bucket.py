@@ -22,6 +22,7 @@ _BLOCK = 4 << 20
 _DETAILS = re.compile(r"(\. |; Details| \(Request ID).*")
 _HARMLESS = {"region", "scheme", "endpoint_override", "enable_tls"}
 _LOCAL = "file"
+_FORM = "must be like s3://bucket/name"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Bucket:
         """Return what is at an address; raise ValueError for what is none, or has secrets in it."""
         _refuse_secrets(url)
         bucket = cls(url, owner)
-        _ = bucket._files
+        if not bucket._files[1]:
+            raise ValueError(_FORM)
         return bucket
 
     @classmethod
@@ -211,7 +213,7 @@ class Bucket:
 def _refuse_secrets(url: str) -> None:
     """Raise ValueError for an address that has more in it than where files are."""
     if "://" not in url:
-        raise ValueError("must be like s3://bucket/name")
+        raise ValueError(_FORM)
     parts = urlsplit(url)
     is_named = parts.password is not None or (parts.scheme == "s3" and "@" in parts.netloc)
     more = sorted({name for name, _ in parse_qsl(parts.query, True)} - _HARMLESS)

@@ -95,6 +95,7 @@ def test_another_content_is_not_kept(bucket, tmp_path):
     ("address", "said"),
     [
         ("photos", "must be like s3://bucket/name"),
+        ("s3://", "must be like s3://bucket/name"),
         ("s3://key:secret@photos/mine", "keep credentials out"),
         ("s3://photos/mine?access_key=a&secret_key=b", "keep credentials out"),
         ("abfs://c@a.dfs.core.windows.net/x?client_secret=s", "keep credentials out"),

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from imgsim.bucket import Bucket
 from imgsim.errors import OutputError, StoreError
 from imgsim.files import replacing, sync_directory, writing
+from imgsim.output.target import NEIGHBOURS
 
 _LOCK = ".neighbours.lock"
 
@@ -102,9 +103,12 @@ class BucketFiles:
     def at(cls, url: str) -> "BucketFiles":
         """Return the files at an address; raise :class:`OutputError` for what is none."""
         try:
-            return cls(Bucket.at(url))
+            bucket = Bucket.at(url)
         except ValueError as error:
             raise OutputError(f"the address to write to: {error}") from error
+        if str(bucket).endswith(NEIGHBOURS):
+            raise OutputError(f"{bucket}: several files go below an address; leave out the suffix")
+        return cls(bucket)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

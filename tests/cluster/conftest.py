@@ -39,13 +39,18 @@ def impatient(monkeypatch):
     monkeypatch.setattr(ray_cluster, "PATIENCE", 60.0)
 
 
-def workers_of(cluster, name):
-    """Return the workers on nodes of the cluster whose process is called so."""
-    raylets = {
+def raylets_of(cluster):
+    """Return the ids of the processes of which the workers on nodes are children."""
+    return {
         each.process.pid
         for node in cluster.list_all_nodes()
         for each in node.all_processes.get("raylet", [])
     }
+
+
+def workers_of(cluster, name):
+    """Return the workers on nodes of the cluster whose process is called so."""
+    raylets = raylets_of(cluster)
     named = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"])
     found = [each for each in named if each.info["cmdline"][0].startswith(f"ray::{name}")]
     return [each for each in found if each.ppid() in raylets]

@@ -14,7 +14,7 @@ from imgsim import BatchLimits, ClusterError, ClusterSettings, Collection, Inges
 from imgsim.jobs import parts
 from imgsim.options import SearchFilter
 from tests import s3
-from tests.cluster.conftest import workers_of
+from tests.cluster.conftest import raylets_of, workers_of
 from tests.conftest import make_collection
 
 WITHIN = {
@@ -23,15 +23,22 @@ WITHIN = {
     "radius": (None, SearchFilter(radius=4.0)),
     "none": (3, SearchFilter(under="/nowhere")),
 }
-KILLED = """
-import os, signal, sys
+PROGRAM = """
+import os, psutil, sys
 from imgsim import ClusterSettings, Collection
 from imgsim.jobs import parts
 
 parts._PART = 2
+nodes, first = {*map(int, sys.argv[4:])}, iter([True])
+
+def kill(*_):  # workers of some nodes, or this process
+    for each in psutil.process_iter(["pid", "ppid", "name"]) if next(first, False) else ():
+        is_worker = each.info["ppid"] in nodes and "Shard" in each.info["name"]
+        if is_worker or not nodes and each.info["pid"] == os.getpid():
+            each.kill()
+
 with Collection.open(sys.argv[1], cluster=ClusterSettings(sys.argv[2])) as collection:
-    stop = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    collection.export_neighbours(sys.argv[3], 3, on_progress=stop)
+    collection.export_neighbours(sys.argv[3], 3, on_progress=kill)
 """
 
 
@@ -68,6 +75,13 @@ def by_workers(stored, cluster, where, asked="all", on_progress=None, shards=0, 
     settings = ClusterSettings(cluster.address, shards, replicas)
     with Collection.open(stored.path, cluster=settings) as collection:
         return collection.export_neighbours(where, *WITHIN[asked], on_progress)
+
+
+def by_another(stored, cluster, folder, nodes=()):
+    """Let another process export, which kills workers of some nodes, or itself, after a part."""
+    asked = stored.path, cluster.address, f"file://{folder}", *nodes
+    command = [sys.executable, "-c", PROGRAM, *map(str, asked)]
+    return subprocess.run(command, capture_output=True, check=False)
 
 
 @pytest.mark.parametrize("asked", WITHIN)
@@ -126,13 +140,18 @@ def test_a_worker_that_dies_costs_time_alone(cluster, stored, folder):
     assert pq.read_table(folder).equals(expected)
 
 
+def test_ray_tells_of_a_death_nowhere(cluster, stored, folder):
+    """What a command prints may be read by another."""
+    found = by_another(stored, cluster, folder, raylets_of(cluster))
+    assert (found.returncode, found.stdout) == (0, b"")
+    assert pq.read_table(folder).equals(by_one(stored, folder))
+
+
 def test_an_export_that_is_killed_goes_on(cluster, stored, folder):
-    where = f"file://{folder}"
-    command = [sys.executable, "-c", KILLED, str(stored.path), cluster.address, where]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert by_another(stored, cluster, folder).returncode == -signal.SIGKILL
     assert all(path.name.startswith(".") for path in folder.iterdir())
     seen = []
-    by_workers(stored, cluster, where, on_progress=lambda *done: seen.append(done))
+    by_workers(stored, cluster, f"file://{folder}", on_progress=lambda *done: seen.append(done))
     expected = by_one(stored, folder)
     assert pq.read_table(folder).equals(expected)
     assert 0 < len(seen) < len(list(folder.iterdir()))

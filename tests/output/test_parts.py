@@ -250,6 +250,8 @@ def test_the_bucket_of_a_collection_is_refused(batches, target, tmp_path):
         ("s3://key:secret@photos/mine", "keep credentials out of it"),
         ("s3://photos/mine?access_key=a&secret_key=b", r"out of it.*\(access_key, secret_key\)"),
         ("s4://photos/mine", "Unrecognized filesystem"),
+        ("s3://", "must be like s3://bucket/name"),
+        ("s3://photos/mine.parquet?scheme=http", "^s3://photos/mine.parquet: several files"),
     ],
 )
 def test_addresses_that_are_none(batches, where, said):
