@@ -231,7 +231,7 @@ def killed_often(nodes: Nodes, path: Path, kills: int) -> dict[str, Any]:
     settings, seconds = ClusterSettings(nodes.address, SHARDS), []
 
     def timed(name: str, where: str, how: ClusterSettings | None) -> pa.Table:
-        folder = path.with_name(name)
+        folder = path.with_name(name.replace(" ", "-"))
         began = time.monotonic()
         with Collection.open(path, cluster=how) as collection:
             collection.export_neighbours(f"{where}{folder}", 10)
