@@ -25,6 +25,9 @@ PATIENCE = 120.0
 TRIES = 8
 """How often a question is repeated at least, when workers die."""
 
+REPEATS = 60
+"""How often Ray repeats a question to a worker that comes back; every two seconds at most."""
+
 LIFE = "life"
 """The concurrency group in which a worker says that it is there, whatever else it does."""
 

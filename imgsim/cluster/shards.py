@@ -17,7 +17,7 @@ from imgsim.bucket import Bucket
 from imgsim.cluster.cache import cache_of, make_room
 from imgsim.cluster.ray_cluster import (
     LIFE,
-    TRIES,
+    REPEATS,
     Question,
     answered,
     answers,
@@ -286,7 +286,7 @@ class Shards:
             start: Any = ray.remote(
                 num_cpus=1,
                 max_restarts=-1,
-                max_task_retries=TRIES if self._replicas == 1 else 0,
+                max_task_retries=REPEATS if self._replicas == 1 else 0,
                 concurrency_groups={LIFE: 1, _WORK: _WORKS},
                 scheduling_strategy="SPREAD",
             )(Shard)

@@ -9,7 +9,7 @@ from imgsim.catalog.snapshot import Snapshot
 from imgsim.cluster.gallery import ShardedGallery
 from imgsim.index.distance import Block
 from imgsim.jobs.image_table import ImageTable
-from imgsim.jobs.neighbours import Lister, NeighbourLists, OpenedLists
+from imgsim.jobs.neighbours import Lister, NeighbourLists
 from imgsim.output.part_files import BucketFiles, PartFiles
 from imgsim.output.parts import Parts
 from imgsim.records import state_of
@@ -37,9 +37,10 @@ class _Writer:
     lister: Lister
 
     def write(self, numbered: tuple[int, _Part]) -> tuple[int, int]:
-        """Write a part; return how many images and rows it has."""
+        """Write a part; return its number, and how many images it has."""
         number, part = numbered
-        return len(part), self.parts.put(number, self.lister(part.blocks))
+        self.parts.put(number, self.lister(part.blocks))
+        return number, len(part)
 
 
 _Missing = Iterator[tuple[int, _Part]]
@@ -55,23 +56,24 @@ def write_parts(lists: NeighbourLists, on_progress: Progress | None, files: Part
 
         def here(missing: _Missing) -> Iterator[int]:
             for number, part in missing:
-                yield parts.put(number, opened.lists(part.blocks, on_progress, part.before))
+                parts.put(number, opened.lists(part.blocks, on_progress, part.before))
+                yield number
 
-        def there(missing: _Missing) -> Iterator[int]:
-            return _by_workers(opened, parts, missing, on_progress)
-
-        is_shared = lists.directory.workers is not None and isinstance(files, BucketFiles)
-        return parts.complete(_grouped(opened.everything.blocks()), there if is_shared else here)
+        groups = _grouped(opened.everything.blocks())
+        match opened.everything, opened.admitted, files:
+            case ShardedGallery() as workers, ShardedGallery() as admitted, BucketFiles():
+                images = ImageTable.of(opened.snapshot, with_contents=lists.within.distinct)
+                writer = _Writer(parts, opened.lister(images, admitted.remote()))
+                return parts.complete(
+                    groups, lambda missing: _by_workers(workers, writer, missing, on_progress)
+                )
+        return parts.complete(groups, here)
 
 
 def _by_workers(
-    opened: OpenedLists, parts: Parts, missing: _Missing, on_progress: Progress | None
+    workers: ShardedGallery, writer: _Writer, missing: _Missing, on_progress: Progress | None
 ) -> Iterator[int]:
-    """Let workers write parts, and yield how many rows each has."""
-    workers, admitted = opened.everything, opened.admitted
-    assert isinstance(workers, ShardedGallery)
-    assert isinstance(admitted, ShardedGallery)
-    table = ImageTable.of(opened.snapshot, with_contents=opened.asked.within.distinct)
+    """Let workers write parts, and yield the numbers of those that they have written."""
     begun = pending = 0
 
     def counted() -> Iterator[tuple[int, _Part]]:
@@ -80,12 +82,11 @@ def _by_workers(
             begun, pending = part.before + len(part), pending + len(part)
             yield number, part
 
-    writer = _Writer(parts, opened.lister(table, admitted.remote()))
-    for images, rows in workers.each(_Writer.write, writer, counted()):
+    for number, images in workers.each(_Writer.write, writer, counted()):
         pending -= images
         if on_progress is not None:
             on_progress(begun - pending, len(workers))
-        yield rows
+        yield number
 
 
 def _grouped(blocks: Iterable[Block]) -> Iterator[_Part]:

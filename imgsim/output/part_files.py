@@ -81,8 +81,7 @@ class FolderFiles:
 
     def rows(self, name: str) -> int:
         """Return how many rows a Parquet file has; raise :class:`StoreError` if it is none."""
-        path = self.folder / name
-        return row_count(path)
+        return _row_count(self.folder / name)
 
     def rename(self, name: str, new: str) -> None:
         """Give a file another name."""
@@ -134,7 +133,7 @@ class BucketFiles:
     def rows(self, name: str) -> int:
         """Return how many rows a Parquet file has; raise :class:`StoreError` if it is none."""
         with self.bucket.opened(name) as file:
-            return row_count(file, f"{self.bucket}/{name}")
+            return _row_count(file, f"{self.bucket}/{name}")
 
     def rename(self, name: str, new: str) -> None:
         """Give a file another name, by copying it."""
@@ -145,8 +144,7 @@ class BucketFiles:
         self.bucket.remove(name)
 
 
-def row_count(file: Any, shown: str = "") -> int:  # noqa: ANN401 - a path, or a file of Arrow's
-    """Return how many rows a Parquet file has; raise :class:`StoreError` if it is none."""
+def _row_count(file: Any, shown: str = "") -> int:  # noqa: ANN401 - a path, or a file of Arrow's
     import pyarrow as pa  # noqa: PLC0415 - heavy
     import pyarrow.parquet as pq  # noqa: PLC0415
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from imgsim.errors import StoreError
 from imgsim.output.export import write_parquet
 from imgsim.output.listing import neighbour_rows
-from imgsim.output.part_files import PartFiles, row_count
+from imgsim.output.part_files import PartFiles
 from imgsim.results import ImageNeighbours
 
 _NAME = re.compile(r"\.?neighbours-([0-9a-f]{16})-\d{5,}\.parquet")
@@ -33,33 +33,41 @@ class Parts:
         """Let ``put`` write the parts that are not there, and return how many rows all have.
 
         It gets their numbers and themselves, calls :meth:`put` for each, in this process or
-        another, and yields how many rows they have. When all are there, files with other keys go.
-        Raises :class:`StoreError` if a file cannot be written or is no Parquet, and
+        another, and yields the numbers of those that are there then. When all are, files with other
+        keys go. Raises :class:`StoreError` if a file cannot be written or is no Parquet, and
         :class:`OutputError` while another export writes to the same folder.
         """
-        numbers, rows = list[int](), list[int]()
+        rows = dict[int, int]()
 
         def missing() -> Iterator[tuple[int, _P]]:
             for number, part in enumerate(parts):
-                numbers.append(number)
                 found = there & {self._hidden(number), self._shown(number)}
                 if found:
-                    rows.append(self.files.rows(min(found)))
+                    rows[number] = self.files.rows(min(found))
                 else:
                     yield number, part
 
         with self.files.alone():
             self._remove(lambda name: bool(_UNFINISHED.fullmatch(name)))
             there = self.files.names()
-            rows += put(missing())
-            self._show(numbers)
-        return sum(rows)
+            for number in put(missing()):
+                rows[number] = self._rows_of_new(number)
+            self._show(rows)
+        return sum(rows.values())
 
-    def put(self, number: int, lists: Iterable[ImageNeighbours]) -> int:
-        """Write lists of neighbours as one part, and return how many rows it has."""
+    def put(self, number: int, lists: Iterable[ImageNeighbours]) -> None:
+        """Write lists of neighbours as one part."""
         with self.files.put(self._hidden(number)) as path:
             write_parquet(path, (row for each in lists for row in neighbour_rows(each)))
-            return row_count(path)
+
+    def _rows_of_new(self, number: int) -> int:
+        try:
+            return self.files.rows(self._hidden(number))
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self._hidden(number)}: was written, and is not there; do all machines have the "
+                "same folder?"
+            ) from error
 
     def _show(self, numbers: Iterable[int]) -> None:
         """Remove the files with other keys, and let those of all parts be seen."""

@@ -39,6 +39,30 @@ from tests.cluster.conftest import workers_of
 from tests.conftest import make_collection
 from tests.server.serving import served
 
+SEEN_LATE = """
+import sys
+from imgsim import ClusterSettings, Collection
+from ray.cluster_utils import Cluster
+from tests.cluster.conftest import workers_of
+
+detection = {"initial_delay_ms": 1_000, "period_ms": 1_000, "failure_threshold": 24}
+config = {f"health_check_{name}": value for name, value in detection.items()}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": config})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+settings = ClusterSettings(cluster.address, 1)
+with Collection.open(sys.argv[1], cluster=settings) as there, Collection.open(sys.argv[1]) as here:
+    with there.searcher() as searcher, here.searcher() as alone:
+        assert len(searcher.search(sys.argv[2])) == 1
+        worker, = workers_of(cluster, "Shard")
+        node, = (each for each in nodes
+                 if each.all_processes["raylet"][0].process.pid == worker.ppid())
+        cluster.remove_node(node, allow_graceful=False)
+        worker.kill()
+        worker.wait()
+        assert searcher.search(sys.argv[2]).results == alone.search(sys.argv[2]).results
+cluster.shutdown()
+"""
+
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, crops) -> Iterator[Collection]:
@@ -146,6 +170,13 @@ def test_a_death_costs_time_alone(cluster, stored, crops, killed):
         same(answers(searcher, crops), expected)
     for node in (spare, victim) if killed == "worker" else (spare,):
         cluster.remove_node(node, allow_graceful=False)
+
+
+def test_a_death_that_is_seen_late_costs_time_alone(stored, crops):
+    """After half a minute; Ray itself takes more than fifteen seconds, of a node that is busy."""
+    command = [sys.executable, "-c", SEEN_LATE, str(stored.path), crops[3]]
+    found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
 
 
 def test_a_replica_answers_where_no_worker_comes_back(cluster, stored, crops):
