@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.cluster.ray_cluster import answers
-from imgsim.cluster.shards import Place, Shards, Team, View, question
+from imgsim.cluster.shards import Asked, Place, Shards, Team, View, question
 from imgsim.index.distance import Block, Nearest, checked_queries
 from imgsim.index.gallery import Gallery
 from imgsim.index.search import Answer
 from imgsim.results import SearchStats
 
 _AT_ONCE = 1_024  # queries
+_SHARE = 32  # queries that a place is asked for first, at least
 _T = TypeVar("_T")
 _I = TypeVar("_I")
 _R = TypeVar("_R")
@@ -56,8 +57,7 @@ class ShardedGallery:
 
     def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
         """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""
-        places = self._shown()
-        return _searched(queries, self.dim, k, lambda part: self._shards.search(places, part, k))
+        return _searched(checked_queries(queries, self.dim), k, self._shown(), self._shards.search)
 
     def remote(self) -> "RemoteGallery":
         """Return the same embeddings as workers can search them."""
@@ -88,30 +88,57 @@ class RemoteGallery:
         """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""
         import ray  # noqa: PLC0415 - an extra
 
-        def ask(part: NDArray[np.float32]) -> list[Answer]:
-            turn = random.randrange(1 << 16)
-            pairs = zip(self.places, self.teams, strict=True)
-            return answers(ray, [question(*each, turn, part, k) for each in pairs], lambda _: None)
+        teams = dict(zip(self.places, self.teams, strict=True))
 
-        return _searched(queries, self.dim, k, ask)
+        def ask(asked: Sequence[tuple[Place, Asked]]) -> list[Answer]:
+            turn = random.randrange(1 << 16)
+            questions = [question(*each, teams[each[0]], turn) for each in asked]
+            return answers(ray, questions, lambda _: None)
+
+        return _searched(checked_queries(queries, self.dim), k, self.places, ask)
+
+
+_Ask = Callable[[Sequence[tuple[Place, Asked]]], list[Answer]]
 
 
 def _searched(
-    queries: NDArray[np.float32],
-    dim: int,
-    k: int | None,
-    ask: Callable[[NDArray[np.float32]], list[Answer]],
+    queries: NDArray[np.float32], k: int | None, places: Sequence[Place], ask: _Ask
 ) -> Answer:
     """Return the ``k`` nearest of each of ``queries``, by way of what all places answer."""
-    queries = checked_queries(queries, dim)
     nearest, stats = list[Nearest](), SearchStats()
     for at in range(0, len(queries), _AT_ONCE):
         part = queries[at : at + _AT_ONCE]
-        found = ask(part)
+        if k is not None and len(part) >= _SHARE * len(places) > _SHARE:
+            found = _in_two_rounds(part, k, places, ask)
+        else:
+            found = ask([(place, Asked(part, k)) for place in places])
         lists = zip(*(answer.nearest for answer in found), strict=True)
         nearest += [merged(each, k) for each in lists] or [merged((), k)] * len(part)
         stats = sum((answer.stats for answer in found), stats)
     return Answer(nearest, replace(stats, queries=len(queries)))
+
+
+def _in_two_rounds(
+    queries: NDArray[np.float32], k: int, places: Sequence[Place], ask: _Ask
+) -> list[Answer]:
+    """Return what each place has, when the limits of queries count that other places have found.
+
+    Each place is asked for a share of the queries first. The ``k``-th that it finds is the limit of
+    such a query in all other places.
+    """
+    shares = [np.arange(len(queries)) % len(places) == place for place in range(len(places))]
+    pairs = [*zip(places, shares, strict=True)]
+    first = ask([(place, Asked(queries[mine], k)) for place, mine in pairs])
+    limits = np.full(len(queries), np.inf)
+    for mine, answer in zip(shares, first, strict=True):
+        limits[mine] = [found[-1] if len(found) == k else np.inf for _, found in answer.nearest]
+    then = ask([(place, Asked(queries[~mine], k, limits[~mine])) for place, mine in pairs])
+    together = []
+    for mine, one, other in zip(shares, first, then, strict=True):
+        ones, others = iter(one.nearest), iter(other.nearest)
+        nearest = [next(ones if is_mine else others) for is_mine in mine]
+        together.append(Answer(nearest, one.stats + other.stats))
+    return together
 
 
 def merged(found: Sequence[Nearest], k: int | None) -> Nearest:

@@ -70,15 +70,15 @@ class Shard:
         self._galleries = dict[str, Gallery]()
         self._needed = dict[str, dict[str, int]]()  # bytes of segments by name, for each gallery
 
-    def search(self, place: "Place", queries: NDArray[np.float32], k: int | None) -> Answer:
-        """Return the ``k`` nearest (None: all) of each of ``queries`` (q, dim) in a view."""
+    def search(self, place: "Place", asked: "Asked") -> Answer:
+        """Return the nearest of each query in a view."""
         try:
-            return self._opened(place).search(queries, k)
+            return self._opened(place).search(*asked)
         except ImgsimError:  # what is wrong may be mended when it is asked again
             self.forget(place.key)
             if self._common.bucket is None:
                 raise
-        return self._opened(place).search(queries, k)  # another worker has made room meanwhile
+        return self._opened(place).search(*asked)  # another worker has made room meanwhile
 
     def _opened(self, place: "Place") -> Gallery:
         if place.key not in self._galleries:
@@ -112,6 +112,14 @@ class Shard:
     def is_there(self) -> bool:
         """Answer, also while it searches."""
         return True
+
+
+class Asked(NamedTuple):
+    """Queries (q, dim), and that the ``k`` nearest (None: all) within their limits (q,) count."""
+
+    queries: NDArray[np.float32]
+    k: int | None
+    limits: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,17 +220,15 @@ class Shards:
             self._shown |= {place.key: parts[place.shard] for place in places}
             return places
 
-    def search(
-        self, places: Sequence[Place], queries: NDArray[np.float32], k: int | None
-    ) -> list[Answer]:
-        """Return what each part of a view has for ``queries`` (q, dim): the ``k`` nearest.
+    def search(self, asked: Sequence[tuple[Place, Asked]]) -> list[Answer]:
+        """Return what parts of a view have of what they are asked.
 
         Raises :class:`ClusterError`; a later search starts others for workers that were lost.
         """
         ray = self._join()
-        teams, turn = self.teams(places)
-        asked = [question(*each, turn, queries, k) for each in zip(places, teams, strict=True)]
-        return answers(ray, asked, self._lose)
+        teams, turn = self.teams([place for place, _ in asked])
+        questions = [question(*each, team, turn) for each, team in zip(asked, teams, strict=True)]
+        return answers(ray, questions, self._lose)
 
     def each(
         self,
@@ -296,13 +302,11 @@ class Shards:
         return [*replicas]
 
 
-def question(
-    place: Place, team: Team, turn: int, queries: NDArray[np.float32], k: int | None
-) -> Question:
-    """Return the question what is nearest in a place, which each worker of a team can answer."""
+def question(place: Place, asked: Asked, team: Team, turn: int) -> Question:
+    """Return the question what a place has, which each worker of a team can answer."""
 
     def ask(worker: Any) -> Any:  # noqa: ANN401 - Ray's
-        return worker.search.remote(place, queries, k)
+        return worker.search.remote(place, asked)
 
     return Question(team.in_turn(turn), ask)
 

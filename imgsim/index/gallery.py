@@ -61,9 +61,18 @@ class Gallery:
         """End the threads."""
         self._searcher.close()
 
-    def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
-        """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""
-        return self._searcher.search(checked_queries(queries, self.dim), k, self._radius)
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int | None,
+        limits: NDArray[np.float64] | None = None,
+    ) -> Answer:
+        """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all.
+
+        With ``limits`` (q,), only those at a distance of at most its limit count for a query.
+        """
+        within = self._radius if limits is None else np.minimum(limits, self._radius)
+        return self._searcher.search(checked_queries(queries, self.dim), k, within)
 
     def blocks(self) -> Iterator[Block]:
         """Yield ids and embeddings of all images in the order of segments, in bounded pieces."""

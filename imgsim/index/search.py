@@ -112,8 +112,8 @@ class Search:
     ) -> Answer:
         """Return the nearest of each query; ``in_threads`` calls a function in some threads."""
         parts = iter(self.searched.parts)  # each scan takes the next
-        limits = np.full(len(self.group.norms), self.request.radius)
-        limits[len(self.request.queries) :] = -1  # what fills up the group finds nothing
+        limits = np.full(len(self.group.norms), -1.0)  # what fills up the group finds nothing
+        limits[: len(self.request.queries)] = self.request.limits
 
         def scan() -> Scan:
             return Scan(self, limits).over(parts)
@@ -185,7 +185,7 @@ class Search:
             ]
             ids, embeddings = joined(*parts)
             found = distances(self.request.queries[mine], embeddings)
-            near = found <= self.request.radius
+            near = found <= self.request.limits[mine]
             yield Candidates(mine[near], ids[near], found[near])
 
 

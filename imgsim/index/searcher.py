@@ -85,19 +85,27 @@ class SegmentSearcher:
         """End the threads."""
         self._pool.shutdown()
 
-    def search(self, queries: NDArray[np.float32], k: int | None, radius: float = np.inf) -> Answer:
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int | None,
+        limits: float | NDArray[np.float64] = np.inf,
+    ) -> Answer:
         """Return the ``k`` nearest of each of ``queries`` (q, d) in ascending (distance, id).
 
-        Only images at a distance of at most ``radius`` count; with a ``k`` of None, all of them.
+        Only images at a distance of at most the query's limit count, of which there is one for each
+        (q,) or for all; with a ``k`` of None, all of them.
         """
         total = int(self._searched.firsts[-1])
         if not total:
             return Answer([(NONE.ids, NONE.distances) for _ in queries], SearchStats(len(queries)))
         k = None if k is None or k >= total else k
+        limits = np.broadcast_to(limits, len(queries))
         return _joined(
             [
-                self._search(TopKRequest(queries[start : start + _AT_ONCE], k, radius))
+                self._search(TopKRequest(queries[some], k, limits[some]))
                 for start in range(0, len(queries), _AT_ONCE)
+                for some in (slice(start, start + _AT_ONCE),)
             ]
         )
 
@@ -108,8 +116,8 @@ class SegmentSearcher:
         starts = range(0, len(request.queries), step)
 
         def search(start: int) -> Search:
-            queries = request.queries[start : start + step]
-            part = TopKRequest(queries, request.k, request.radius)
+            some = slice(start, start + step)
+            part = TopKRequest(request.queries[some], request.k, request.limits[some])
             return Search(self._searched, backend, part)
 
         if values < _ALONE:

@@ -23,11 +23,11 @@ NONE = Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 @dataclass(frozen=True, eq=False)
 class TopKRequest:
-    """Queries (q, d) and what is wanted of them: at most ``k`` images (None: all) in ``radius``."""
+    """Queries (q, d) and what is wanted of each: ``k`` images (None: all) within its limit (q,)."""
 
     queries: NDArray[np.float32]
     k: int | None
-    radius: float
+    limits: NDArray[np.float64]
 
     def best(self, *parts: Candidates) -> Candidates:
         """Return the first ``k`` of each query in the parts, in ascending (query, distance, id).

@@ -30,7 +30,7 @@ from imgsim import (
     Searcher,
     SearchFilter,
 )
-from imgsim.cluster import ray_cluster
+from imgsim.cluster import gallery, ray_cluster
 from imgsim.cluster.cache import cache_of, make_room
 from imgsim.cluster.shards import deal_out
 from imgsim.files import cache_folder
@@ -106,10 +106,13 @@ def same(found, expected):
     assert np.array_equal(found[1].distances, expected[1].distances)
 
 
-@pytest.mark.parametrize("shards", [0, 1])
+@pytest.mark.parametrize(("shards", "share"), [(0, 32), (1, 32), (0, 2)])
 @pytest.mark.parametrize("kind", ["all", "distinct", "under", "radius", "none"])
-def test_the_answers_are_those_of_one_process(cluster, stored, crops, shards, kind):
+def test_the_answers_are_those_of_one_process(
+    cluster, stored, crops, monkeypatch, shards, share, kind
+):
     """To the last bit: with ties, rows that are gone, filters, and where nothing is left."""
+    monkeypatch.setattr(gallery, "_SHARE", share)  # or so few are asked for in one round
     within = {
         "all": SearchFilter(),
         "distinct": SearchFilter(distinct=True, no_self=True),

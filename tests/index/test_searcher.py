@@ -64,15 +64,16 @@ def searcher_of(sources, projection, dim, backend, **options):
     return SegmentSearcher(sources, projection, dim, lambda _: backend, **options)
 
 
-def assert_exact(searcher, queries, ids, rows, k, radius=np.inf):
+def assert_exact(searcher, queries, ids, rows, k, limits=np.inf):
     live = ids >= 0
-    results, stats = searcher.search(queries, k, radius)
+    results, stats = searcher.search(queries, k, limits)
     assert stats.queries == len(queries)
     assert len(results) == len(queries)
-    for query, (found_ids, found) in zip(queries, results, strict=True):
+    limits = np.broadcast_to(limits, len(queries))
+    for query, limit, (found_ids, found) in zip(queries, limits, results, strict=True):
         true = distances(query, rows[live])
         order = np.lexsort((ids[live], true))
-        order = order[true[order] <= radius][:k]
+        order = order[true[order] <= limit][:k]
         assert found_ids.tolist() == ids[live][order].tolist()
         assert found.tolist() == true[order].tolist()
     return stats
@@ -143,9 +144,12 @@ def test_the_ranking_is_exact_whatever_the_vectors_and_the_basis(
         )
     ]
     searcher = searcher_of(sources, projection, rows.shape[1], backend)
-    true = distances(queries[0], rows)
-    radius = data.draw(st.sampled_from([np.inf, 0.0, *true[:3].tolist(), float(np.median(true))]))
-    assert_exact(searcher, queries, ids, rows, k, radius)
+    limits = []
+    for query in queries:
+        true = distances(query, rows)
+        some = [np.inf, 0.0, *true[:3].tolist(), float(np.median(true))]
+        limits.append(data.draw(st.sampled_from(some)))
+    assert_exact(searcher, queries, ids, rows, k, np.array(limits))
 
 
 @cache
