@@ -21,7 +21,6 @@ _OWNER = "imgsim.owner"  # the file in a bucket that says whose it is
 _BLOCK = 4 << 20
 _DETAILS = re.compile(r"(\. |; Details| \(Request ID).*")
 _HARMLESS = {"region", "scheme", "endpoint_override", "enable_tls"}
-_LOCAL = "file"
 _FORM = "must be like s3://bucket/name"
 
 
@@ -34,9 +33,6 @@ class Bucket:
 
     url: str
     owner: str = ""
-
-    def __reduce__(self) -> tuple[type["Bucket"], tuple[str, str]]:
-        return Bucket, (self.url, self.owner)  # no credentials, which Arrow may have found
 
     def __str__(self) -> str:
         return self.url.partition("?")[0].rstrip("/")
@@ -84,10 +80,16 @@ class Bucket:
         return bucket
 
     def create(self) -> None:
-        """Make the folder, where the object store has such; raise :class:`StoreError`."""
+        """Make the folder, where the object store has such; raise :class:`StoreError`.
+
+        On this machine, the one above must be there: it may be a mount.
+        """
         system, prefix = self._files
-        with self._asking(""):
-            system.create_dir(prefix)
+        try:
+            with self._asking(""):
+                system.create_dir(prefix, recursive=not self._is_local)
+        except FileNotFoundError as error:
+            raise StoreError(f"{self}: there is no folder {Path(prefix).parent}") from error
 
     def release(self) -> None:
         """Let the next have it, if nothing has come into it."""
@@ -128,7 +130,7 @@ class Bucket:
         """Copy a file to here; it is here wholly or not at all."""
         system, prefix = self._files
         target = f"{prefix}/{path.name}"
-        if self.url.startswith(f"{_LOCAL}:"):
+        if self._is_local:
             with writing(Path(target)), replacing(Path(target)) as temporary:
                 temporary.write_bytes(path.read_bytes())
             return
@@ -177,6 +179,10 @@ class Bucket:
         with self._asking(""):
             system, prefix = FileSystem.from_uri(self.url)
         return system, prefix.rstrip("/")
+
+    @property
+    def _is_local(self) -> bool:
+        return self.url.startswith("file:")
 
     def _listed(self) -> set[str]:
         from pyarrow.fs import FileSelector, FileType  # noqa: PLC0415 - as above

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 import shutil
 import signal
 import subprocess
@@ -80,16 +79,6 @@ def test_a_bucket_keeps_whole_files(bucket, tmp_path):
     other = replace(bucket, owner="another")
     with pytest.raises(StoreError, match="belongs to another collection"):
         other.names()
-
-
-def test_no_credentials_travel_with_it(bucket, monkeypatch):
-    """Workers that get it have their own."""
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
-    bucket = Bucket.at(bucket.url, bucket.owner)
-    bucket.names()
-    pickled = pickle.dumps(bucket)
-    assert b"a-secret" not in pickled
-    assert pickle.loads(pickled) == bucket
 
 
 def test_another_content_is_not_kept(bucket, tmp_path):

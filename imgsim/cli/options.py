@@ -156,6 +156,7 @@ class Options:
             return MilvusSettings(*self.milvus)
         if not self.cluster:
             return None
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # or stdout has it when workers die
         return ClusterSettings(self.cluster, 0, self.replicas, self.allow_mixed)
 
     def searcher(self, folders: list[Path], within: SearchFilter) -> "JointSearcher":

@@ -19,6 +19,7 @@ from imgsim.results import SearchStats
 
 _AT_ONCE = 1_024  # queries
 _SHARE = 32  # queries that a place is asked for first, at least
+_SOME = 8  # places that are asked first, at least, if not all are: the others wait meanwhile
 _T = TypeVar("_T")
 _I = TypeVar("_I")
 _R = TypeVar("_R")
@@ -108,8 +109,9 @@ def _searched(
     nearest, stats = list[Nearest](), SearchStats()
     for at in range(0, len(queries), _AT_ONCE):
         part = queries[at : at + _AT_ONCE]
-        if k is not None and len(part) >= _SHARE * len(places) > _SHARE:
-            found = _in_two_rounds(part, k, places, ask)
+        some = min(len(places), len(part) // _SHARE)
+        if k is not None and some > 1 and some >= min(len(places), _SOME):
+            found = _in_two_rounds(part, k, places, ask, some)
         else:
             found = ask([(place, Asked(part, k)) for place in places])
         lists = zip(*(answer.nearest for answer in found), strict=True)
@@ -119,22 +121,23 @@ def _searched(
 
 
 def _in_two_rounds(
-    queries: NDArray[np.float32], k: int, places: Sequence[Place], ask: _Ask
+    queries: NDArray[np.float32], k: int, places: Sequence[Place], ask: _Ask, some: int
 ) -> list[Answer]:
     """Return what each place has, when the limits of queries count that other places have found.
 
-    Each place is asked for a share of the queries first. The ``k``-th that it finds is the limit of
-    such a query in all other places.
+    Each of ``some`` places is asked for a share of the queries first. The ``k``-th that it finds is
+    the limit of such a query in all other places.
     """
-    shares = [np.arange(len(queries)) % len(places) == place for place in range(len(places))]
-    pairs = [*zip(places, shares, strict=True)]
-    first = ask([(place, Asked(queries[mine], k)) for place, mine in pairs])
+    owners = np.arange(len(queries)) % some
+    pairs = [(place, owners == number) for number, place in enumerate(places)]
+    first = ask([(place, Asked(queries[mine], k)) for place, mine in pairs[:some]])
     limits = np.full(len(queries), np.inf)
-    for mine, answer in zip(shares, first, strict=True):
+    for (_, mine), answer in zip(pairs, first, strict=False):
         limits[mine] = [found[-1] if len(found) == k else np.inf for _, found in answer.nearest]
     then = ask([(place, Asked(queries[~mine], k, limits[~mine])) for place, mine in pairs])
+    first += [Answer([], SearchStats())] * (len(places) - some)
     together = []
-    for mine, one, other in zip(shares, first, then, strict=True):
+    for (_, mine), one, other in zip(pairs, first, then, strict=True):
         ones, others = iter(one.nearest), iter(other.nearest)
         nearest = [next(ones if is_mine else others) for is_mine in mine]
         together.append(Answer(nearest, one.stats + other.stats))

@@ -53,7 +53,6 @@ def joined(address: str) -> Iterator[ModuleType]:
     :class:`ClusterError` if there is none, and :class:`ExtraMissing` without Ray.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray tells its makers
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # or it writes to stdout of deaths
     try:
         import ray  # noqa: PLC0415 - an extra
     except ImportError as error:

@@ -68,6 +68,7 @@ class Shard:
         self._store = VectorStore(common.folder)
         self._cache = ExitStack()  # while its galleries are open
         self._galleries = dict[str, Gallery]()
+        self._forgotten = set[str]()
         self._needed = dict[str, dict[str, int]]()  # bytes of segments by name, for each gallery
 
     def search(self, place: "Place", asked: "Asked") -> Answer:
@@ -75,18 +76,24 @@ class Shard:
         try:
             return self._opened(place).search(*asked)
         except ImgsimError:  # what is wrong may be mended when it is asked again
-            self.forget(place.key)
+            self._close(place.key)
             if self._common.bucket is None:
                 raise
         return self._opened(place).search(*asked)  # another worker has made room meanwhile
 
     def _opened(self, place: "Place") -> Gallery:
+        if place.key in self._forgotten:
+            raise StoreError("whoever asked has left")
         if place.key not in self._galleries:
             self._galleries[place.key] = self._gallery(place.key, place.view())
         return self._galleries[place.key]
 
     def forget(self, key: str) -> None:
-        """Close the gallery of a view, if it is open."""
+        """Close the gallery of a view, which nobody may search any more."""
+        self._forgotten.add(key)
+        self._close(key)
+
+    def _close(self, key: str) -> None:
         self._needed.pop(key, None)
         if key in self._galleries:
             self._galleries.pop(key).close()
@@ -105,9 +112,11 @@ class Shard:
             self._store.renew_projection()
         return self._store.gallery(view.rows, view.dim, view.radius, _no_ids)
 
-    def work(self, task: Callable[[Any, Any], Any], common: Any, item: Any) -> Any:  # noqa: ANN401 - the task's
-        """Do a task, which may ask all shards, this one too."""
-        return task(common, item)
+    def work(self, task: Callable[[Any, Any], Any], common: Sequence[Any], item: Any) -> Any:  # noqa: ANN401 - the task's
+        """Do a task with the one thing in ``common``; it may ask all shards, this one too."""
+        import ray  # noqa: PLC0415 - an extra
+
+        return task(ray.get(common[0]), item)
 
     def is_there(self) -> bool:
         """Answer, also while it searches."""
@@ -244,7 +253,8 @@ class Shards:
         """
         ray = self._join()
         with told(ray):
-            shared = ray.put(common)
+            shared = [ray.put(common)]  # in a list: Ray would wait for it before a worker may tell
+        del common  # it may be large
 
         def asked(item: _I) -> Question:
             def ask(worker: Any) -> Any:  # noqa: ANN401 - Ray's

@@ -63,5 +63,6 @@ class ImageTable:
         """Return those ids that are there, each with its place."""
         wanted = np.array(ids, np.int64)
         places = np.searchsorted(self.ids, wanted)
-        known = np.flatnonzero(np.append(self.ids, -1)[places] == wanted)
+        inside = np.flatnonzero(places < len(self.ids))
+        known = inside[self.ids[places[inside]] == wanted[inside]]
         return zip(wanted[known].tolist(), places[known].tolist(), strict=True)

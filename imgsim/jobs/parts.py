@@ -1,13 +1,16 @@
 """Lists of neighbours written in parts, by this process or by the workers of a cluster."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
+from itertools import chain
 
 from imgsim.catalog.snapshot import Snapshot
 from imgsim.cluster.gallery import ShardedGallery
 from imgsim.index.distance import Block
+from imgsim.index.gallery import Finder
 from imgsim.jobs.image_table import ImageTable
 from imgsim.jobs.neighbours import Lister, NeighbourLists
 from imgsim.output.part_files import BucketFiles, PartFiles
@@ -36,11 +39,12 @@ class _Writer:
     parts: Parts
     lister: Lister
 
-    def write(self, numbered: tuple[int, _Part]) -> tuple[int, int]:
-        """Write a part; return its number, and how many images it has."""
-        number, part = numbered
-        self.parts.put(number, self.lister(part.blocks))
-        return number, len(part)
+    def write(self, part: tuple[int, _Part, Finder]) -> tuple[int, int]:
+        """Write a part, of neighbours as they are found; return its number and its length."""
+        number, images, admitted = part
+        lists = replace(self.lister, admitted=admitted)
+        self.parts.put(number, lists(images.blocks))
+        return number, len(images)
 
 
 _Missing = Iterator[tuple[int, _Part]]
@@ -53,36 +57,45 @@ def write_parts(lists: NeighbourLists, on_progress: Progress | None, files: Part
     """
     with lists.opened() as opened:
         parts = Parts(files, _key(lists, opened.snapshot))
+        groups = _grouped(opened.everything.blocks())
+
+        def writer(admitted: ShardedGallery) -> _Writer:
+            table = ImageTable.of(opened.snapshot, with_contents=lists.within.distinct)
+            return _Writer(parts, opened.lister(table, admitted.remote()))
+
+        match opened.everything, opened.admitted, files:
+            case ShardedGallery() as workers, ShardedGallery() as admitted, BucketFiles():
+                write = partial(_by_workers, workers, admitted, writer, on_progress)
+                return parts.complete(groups, write)
 
         def here(missing: _Missing) -> Iterator[int]:
             for number, part in missing:
                 parts.put(number, opened.lists(part.blocks, on_progress, part.before))
                 yield number
 
-        groups = _grouped(opened.everything.blocks())
-        match opened.everything, opened.admitted, files:
-            case ShardedGallery() as workers, ShardedGallery() as admitted, BucketFiles():
-                images = ImageTable.of(opened.snapshot, with_contents=lists.within.distinct)
-                writer = _Writer(parts, opened.lister(images, admitted.remote()))
-                return parts.complete(
-                    groups, lambda missing: _by_workers(workers, writer, missing, on_progress)
-                )
         return parts.complete(groups, here)
 
 
 def _by_workers(
-    workers: ShardedGallery, writer: _Writer, missing: _Missing, on_progress: Progress | None
+    workers: ShardedGallery,
+    admitted: ShardedGallery,
+    writer: Callable[[ShardedGallery], _Writer],
+    on_progress: Progress | None,
+    missing: _Missing,
 ) -> Iterator[int]:
     """Let workers write parts, and yield the numbers of those that they have written."""
+    first = next(missing, None)
+    if first is None:
+        return  # and nobody need join a cluster
     begun = pending = 0
 
-    def counted() -> Iterator[tuple[int, _Part]]:
+    def items() -> Iterator[tuple[int, _Part, Finder]]:
         nonlocal begun, pending
-        for number, part in missing:
+        for number, part in chain([first], missing):
             begun, pending = part.before + len(part), pending + len(part)
-            yield number, part
+            yield number, part, admitted.remote()
 
-    for number, images in workers.each(_Writer.write, writer, counted()):
+    for number, images in workers.each(_Writer.write, writer(admitted), items()):
         pending -= images
         if on_progress is not None:
             on_progress(begun - pending, len(workers))

@@ -2,12 +2,13 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import BinaryIO, Protocol
 
 from imgsim.bucket import Bucket
 from imgsim.errors import OutputError, StoreError
@@ -15,6 +16,7 @@ from imgsim.files import replacing, sync_directory, writing
 from imgsim.output.target import NEIGHBOURS
 
 _LOCK = ".neighbours.lock"
+_TAIL = 1 << 18  # bytes, in which Parquet says what is before
 
 
 class PartFiles(Protocol):
@@ -38,8 +40,8 @@ class PartFiles(Protocol):
     def rename(self, name: str, new: str) -> None:
         """Give a file another name."""
 
-    def remove(self, name: str) -> None:
-        """Remove a file."""
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove some files, for good before anything else is done."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,18 @@ class FolderFiles:
 
     def rows(self, name: str) -> int:
         """Return how many rows a Parquet file has; raise :class:`StoreError` if it is none."""
-        return _row_count(self.folder / name)
+        with (self.folder / name).open("rb") as file:
+            return _row_count(file, f"{self.folder}/{name}")
 
     def rename(self, name: str, new: str) -> None:
         """Give a file another name."""
         (self.folder / name).replace(self.folder / new)
 
-    def remove(self, name: str) -> None:
-        """Remove a file."""
-        (self.folder / name).unlink()
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove some files, for good before anything else is done."""
+        for name in names:
+            (self.folder / name).unlink()
+        sync_directory(self.folder)
 
 
 @dataclass(frozen=True)
@@ -123,12 +128,16 @@ class BucketFiles:
 
     @contextmanager
     def put(self, name: str) -> Iterator[Path]:
-        """Yield where to write what is the file when the block succeeds."""
+        """Yield where to write what is the file when the block succeeds.
+
+        Until it is there wholly, it has a name of its own: another may write the same.
+        """
         with TemporaryDirectory() as scratch:
-            path = Path(scratch) / name
+            path = Path(scratch) / f".{name}.{token_hex(4)}.tmp"
             with writing(path):
                 yield path
             self.bucket.put(path)
+        self.bucket.rename(path.name, name)
 
     def rows(self, name: str) -> int:
         """Return how many rows a Parquet file has; raise :class:`StoreError` if it is none."""
@@ -139,19 +148,20 @@ class BucketFiles:
         """Give a file another name, by copying it."""
         self.bucket.rename(name, new)
 
-    def remove(self, name: str) -> None:
-        """Remove a file."""
-        self.bucket.remove(name)
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove some files."""
+        for name in names:
+            self.bucket.remove(name)
 
 
-def _row_count(file: Any, shown: str = "") -> int:  # noqa: ANN401 - a path, or a file of Arrow's
+def _row_count(file: BinaryIO, shown: str) -> int:
     import pyarrow as pa  # noqa: PLC0415 - heavy
     import pyarrow.parquet as pq  # noqa: PLC0415
 
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+    tail = file.read()  # what fails from here on is not the reading
     try:
-        rows: int = pq.read_metadata(file).num_rows
+        rows: int = pq.read_metadata(pa.BufferReader(tail)).num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise  # the system's, and not Arrow's
-        raise StoreError(f"{shown or file}: is not Parquet; remove it and export again") from error
+        raise StoreError(f"{shown}: is not Parquet; remove it and export again") from error
     return rows

@@ -6,6 +6,7 @@ the names begin with a dot, which Arrow passes over where it reads a folder.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,8 +16,9 @@ from imgsim.output.listing import neighbour_rows
 from imgsim.output.part_files import PartFiles
 from imgsim.results import ImageNeighbours
 
-_NAME = re.compile(r"\.?neighbours-([0-9a-f]{16})-\d{5,}\.parquet")
-_UNFINISHED = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{8}}\.tmp")
+_NAME = re.compile(
+    r"\.{0,3}neighbours-([0-9a-f]{16})-\d{5,}\.parquet((?:\.[0-9a-f]{8}\.tmp){0,2})"
+)  # with what a killed one has left, which ends in .tmp
 _P = TypeVar("_P")
 
 
@@ -28,9 +30,9 @@ class Parts:
     key: str
 
     def complete(
-        self, parts: Iterable[_P], put: Callable[[Iterator[tuple[int, _P]]], Iterable[int]]
+        self, parts: Iterable[_P], write: Callable[[Iterator[tuple[int, _P]]], Iterable[int]]
     ) -> int:
-        """Let ``put`` write the parts that are not there, and return how many rows all have.
+        """Let ``write`` write the parts that are not there, and return how many rows all have.
 
         It gets their numbers and themselves, calls :meth:`put` for each, in this process or
         another, and yields the numbers of those that are there then. When all are, files with other
@@ -41,55 +43,46 @@ class Parts:
 
         def missing() -> Iterator[tuple[int, _P]]:
             for number, part in enumerate(parts):
-                found = there & {self._hidden(number), self._shown(number)}
-                if found:
-                    rows[number] = self.files.rows(min(found))
+                if there & {*self._names(number)}:
+                    rows[number] = self._rows(number)
                 else:
                     yield number, part
 
         with self.files.alone():
-            self._remove(lambda name: bool(_UNFINISHED.fullmatch(name)))
             there = self.files.names()
-            for number in put(missing()):
-                rows[number] = self._rows_of_new(number)
+            for number in write(missing()):
+                rows[number] = self._rows(number)
             self._show(rows)
         return sum(rows.values())
 
     def put(self, number: int, lists: Iterable[ImageNeighbours]) -> None:
         """Write lists of neighbours as one part."""
-        with self.files.put(self._hidden(number)) as path:
+        hidden, _ = self._names(number)
+        with self.files.put(hidden) as path:
             write_parquet(path, (row for each in lists for row in neighbour_rows(each)))
 
-    def _rows_of_new(self, number: int) -> int:
-        try:
-            return self.files.rows(self._hidden(number))
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"{self._hidden(number)}: was written, and is not there; do all machines have the "
-                "same folder?"
-            ) from error
+    def _rows(self, number: int) -> int:
+        for name in self._names(number):  # the same export elsewhere may have made it seen
+            with suppress(FileNotFoundError):
+                return self.files.rows(name)
+        raise StoreError(f"{name}: is not there any more, or not on all machines; export again")
 
     def _show(self, numbers: Iterable[int]) -> None:
-        """Remove the files with other keys, and let those of all parts be seen."""
-        there = self.files.names()
-        for number in numbers:
-            if not there & {self._hidden(number), self._shown(number)}:
-                raise StoreError(f"{self._hidden(number)}: was removed meanwhile; export again")
-        self._remove(self._is_of_another)
-        for number in numbers:
-            if self._hidden(number) in there:
-                self.files.rename(self._hidden(number), self._shown(number))
-
-    def _remove(self, is_meant: Callable[[str], bool]) -> None:
-        for name in filter(is_meant, self.files.names()):
-            self.files.remove(name)
+        """Remove what other exports have left, and let the files of all parts be seen."""
+        names, there = [*map(self._names, numbers)], self.files.names()
+        for hidden, shown in names:
+            if not there & {hidden, shown}:
+                raise StoreError(f"{shown}: was removed meanwhile; export again")
+        self.files.remove(filter(self._is_of_another, there))
+        for hidden, shown in names:
+            if hidden in there:
+                self.files.rename(hidden, shown)
 
     def _is_of_another(self, name: str) -> bool:
         found = _NAME.fullmatch(name)
-        return found is not None and found[1] != self.key
+        return found is not None and (found[1] != self.key or found[2] != "")
 
-    def _shown(self, number: int) -> str:
-        return f"neighbours-{self.key}-{number:05}.parquet"
-
-    def _hidden(self, number: int) -> str:
-        return f".{self._shown(number)}"
+    def _names(self, number: int) -> tuple[str, str]:
+        """Return how a part is called until all are there, and then."""
+        shown = f"neighbours-{self.key}-{number:05}.parquet"
+        return f".{shown}", shown

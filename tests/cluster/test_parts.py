@@ -10,7 +10,14 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 import pytest
 
-from imgsim import BatchLimits, ClusterError, ClusterSettings, Collection, IngestSettings
+from imgsim import (
+    BatchLimits,
+    ClusterError,
+    ClusterSettings,
+    Collection,
+    IngestSettings,
+    StoreError,
+)
 from imgsim.jobs import parts
 from imgsim.options import SearchFilter
 from tests import s3
@@ -25,20 +32,26 @@ WITHIN = {
 }
 PROGRAM = """
 import os, psutil, sys
-from imgsim import ClusterSettings, Collection
+from contextlib import nullcontext
+from imgsim.cli import main, search
 from imgsim.jobs import parts
 
-parts._PART = 2
-nodes, first = {*map(int, sys.argv[4:])}, iter([True])
+path, address, target, *nodes = sys.argv[1:]
+nodes, first, killed = {*map(int, nodes)}, iter([True]), []
 
 def kill(*_):  # workers of some nodes, or this process
     for each in psutil.process_iter(["pid", "ppid", "name"]) if next(first, False) else ():
         is_worker = each.info["ppid"] in nodes and "Shard" in each.info["name"]
         if is_worker or not nodes and each.info["pid"] == os.getpid():
             each.kill()
+            killed.append(each)
 
-with Collection.open(sys.argv[1], cluster=ClusterSettings(sys.argv[2])) as collection:
-    collection.export_neighbours(sys.argv[3], 3, on_progress=kill)
+parts._PART, search.progress_bar = 2, lambda *_, **__: nullcontext(kill)
+sys.argv = ["imgsim", "-c", path, "export", "neighbours", "--cluster", address, "-k3", "-o", target]
+try:
+    main.main()
+finally:
+    assert killed
 """
 
 
@@ -157,16 +170,40 @@ def test_an_export_that_is_killed_goes_on(cluster, stored, folder):
     assert 0 < len(seen) < len(list(folder.iterdir()))
 
 
-def test_what_a_worker_cannot_write_is_said(cluster, stored, folder):
-    """Nothing of what was there goes."""
+def test_what_was_written_must_be_seen(cluster, stored, folder):
+    """As where a mount is not the same everywhere, or goes away; nothing of what was there does."""
     stored.export_neighbours(f"file://{folder}", 2)
     before = pq.read_table(folder)
 
     def move(*_):
-        if folder.exists():
-            folder.rename(folder.with_name("away"))
+        folder.rename(folder.with_name("away"))
 
-    with pytest.raises(ClusterError, match=r"^a worker failed: .*neighbours-.*No such file[^\n]*$"):
+    with pytest.raises(StoreError, match=r"parquet: is not there any more, or not on all machines"):
         by_workers(stored, cluster, f"file://{folder}", on_progress=move)
     folder.with_name("away").rename(folder)
     assert pq.read_table(folder).equals(before)
+
+
+def test_a_connection_that_is_cut(cluster, stored, folder):
+    """For the workers, or for the process that asks: one line, and the next export goes on."""
+    with s3.running_server() as server:
+
+        def cut(*_):
+            server.left = 5_000
+
+        with pytest.raises((StoreError, ClusterError), match=r"^[^\n]*s3://photos/cut[^\n]*$"):
+            by_workers(stored, cluster, server.url("cut"), on_progress=cut)
+        server.left = None
+        seen = []
+        rows = by_workers(
+            stored, cluster, server.url("cut"), on_progress=lambda *done: seen.append(done)
+        )
+    assert rows == by_one(stored, folder).num_rows
+    assert 0 < len(seen) < 7
+
+
+def test_who_has_all_parts_joins_no_cluster(stored, folder):
+    stored.export_neighbours(f"file://{folder}", 3)
+    with Collection.open(stored.path, cluster=ClusterSettings("192.0.2.9:1")) as collection:
+        rows = collection.export_neighbours(f"file://{folder}", 3)
+    assert rows == pq.read_table(folder).num_rows

@@ -18,6 +18,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import ray
 
 from imgsim import (
     BatchLimits,
@@ -29,10 +30,11 @@ from imgsim import (
     IngestSettings,
     Searcher,
     SearchFilter,
+    StoreError,
 )
 from imgsim.cluster import gallery, ray_cluster
 from imgsim.cluster.cache import cache_of, make_room
-from imgsim.cluster.shards import deal_out
+from imgsim.cluster.shards import Asked, Place, Shard, Sharded, View, deal_out
 from imgsim.files import cache_folder
 from imgsim.records import Segment, SegmentRows
 from tests.cluster.conftest import workers_of
@@ -41,6 +43,8 @@ from tests.server.serving import served
 
 SEEN_LATE = """
 import sys
+from contextlib import suppress
+from psutil import NoSuchProcess
 from imgsim import ClusterSettings, Collection
 from ray.cluster_utils import Cluster
 from tests.cluster.conftest import workers_of
@@ -57,8 +61,9 @@ with Collection.open(sys.argv[1], cluster=settings) as there, Collection.open(sy
         node, = (each for each in nodes
                  if each.all_processes["raylet"][0].process.pid == worker.ppid())
         cluster.remove_node(node, allow_graceful=False)
-        worker.kill()
-        worker.wait()
+        with suppress(NoSuchProcess):  # it has seen that its node is dead
+            worker.kill()
+            worker.wait()
         assert searcher.search(sys.argv[2]).results == alone.search(sys.argv[2]).results
 cluster.shutdown()
 """
@@ -522,6 +527,19 @@ def test_a_shard_that_could_not_begin_begins_later(cluster, empty, crops):
             searcher.search(crops[0])
         path.with_suffix(".gone").rename(path)
         assert searcher.search(crops[0], k=1)[0].matches[0].path == crops[0]
+
+
+def test_what_is_forgotten_is_not_opened_again(cluster, stored):
+    """As by work that goes on when the one who asked for it has left."""
+    with stored._directory.reading() as snapshot:
+        rows, dim = snapshot.segment_rows(), snapshot.encoder().dim
+    shard = Shard(Sharded(stored.path / "segments"))
+    place = Place(0, "key", ray.put(View(rows, dim, np.inf)))
+    asked = Asked(np.zeros((1, dim), np.float32), 3)
+    assert len(shard.search(place, asked).nearest[0][0]) == 3
+    shard.forget("key")
+    with pytest.raises(StoreError, match="whoever asked has left"):
+        shard.search(place, asked)
 
 
 def test_a_closed_collection_joins_no_cluster_again(cluster, stored, crops):

@@ -534,7 +534,7 @@ def test_allowances_are_those_of_the_derivation(tmp_path):
     projection = Projection(np.zeros(80), np.eye(80), 16, 80)
     found = [source(tmp_path, "a", np.arange(len(rows)), rows, projection)]
     searched = searcher_of(found, projection, 80, scan_numba)._searched
-    asked = search.Search(searched, scan_numba, TopKRequest(rows[:4], 1, np.inf))
+    asked = search.Search(searched, scan_numba, TopKRequest(rows[:4], 1, np.full(4, np.inf)))
     weights = first_level.room_for_weights(asked.group)
     first_level.round_weights(asked.bounds[0], asked.group, (0, 3), weights)
     sums = weights.sums[..., :12].astype(np.float64)  # of four queries and three tiles
@@ -559,7 +559,7 @@ def test_each_source_has_margins_of_its_own(tmp_path):
         for scale in (1, 1e6)
     ]
     searched = searcher_of(sources, projection, 16, scan_numpy)._searched
-    found = search.Search(searched, scan_numpy, TopKRequest(rows[:4], 1, np.inf)).bounds
+    found = search.Search(searched, scan_numpy, TopKRequest(rows[:4], 1, np.full(4, np.inf))).bounds
     norms = np.linalg.norm(rows[:4].astype(np.float64), axis=1)
     for each, bounds in zip(sources, found, strict=True):
         norm = np.array(each.bounds.norm)

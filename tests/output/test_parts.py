@@ -244,6 +244,13 @@ def test_the_bucket_of_a_collection_is_refused(batches, target, tmp_path):
     assert target.names() == ["imgsim.owner"]
 
 
+def test_a_folder_whose_mount_is_away(batches, tmp_path):
+    """Or whose name is mistyped: nothing is made on another disk."""
+    with pytest.raises(StoreError, match=f"there is no folder {tmp_path}/mnt"):
+        batches.export_neighbours(f"file://{tmp_path}/mnt/lists")
+    assert not (tmp_path / "mnt").exists()
+
+
 @pytest.mark.parametrize(
     ("where", "said"),
     [
@@ -251,7 +258,7 @@ def test_the_bucket_of_a_collection_is_refused(batches, target, tmp_path):
         ("s3://photos/mine?access_key=a&secret_key=b", r"out of it.*\(access_key, secret_key\)"),
         ("s4://photos/mine", "Unrecognized filesystem"),
         ("s3://", "must be like s3://bucket/name"),
-        ("s3://photos/mine.parquet?scheme=http", "^s3://photos/mine.parquet: several files"),
+        ("s3://photos/mine.parquet?region=us-east-1", "^s3://photos/mine.parquet: several files"),
     ],
 )
 def test_addresses_that_are_none(batches, where, said):
