@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsim.cluster.ray_cluster import answers
-from imgsim.cluster.shards import Asked, Place, Shards, Team, View, question
+from imgsim.cluster.shards import Asked, Found, Place, Shards, Team, View, question
 from imgsim.index.distance import Block, Nearest, checked_queries
 from imgsim.index.gallery import Gallery
 from imgsim.index.search import Answer
+from imgsim.index.topk import NONE, TopKRequest
 from imgsim.results import SearchStats
 
 _AT_ONCE = 1_024  # queries
@@ -91,7 +92,7 @@ class RemoteGallery:
 
         teams = dict(zip(self.places, self.teams, strict=True))
 
-        def ask(asked: Sequence[tuple[Place, Asked]]) -> list[Answer]:
+        def ask(asked: Sequence[tuple[Place, Asked]]) -> list[Found]:
             turn = random.randrange(1 << 16)
             questions = [question(*each, teams[each[0]], turn) for each in asked]
             return answers(ray, questions, lambda _: None)
@@ -99,7 +100,7 @@ class RemoteGallery:
         return _searched(checked_queries(queries, self.dim), k, self.places, ask)
 
 
-_Ask = Callable[[Sequence[tuple[Place, Asked]]], list[Answer]]
+_Ask = Callable[[Sequence[tuple[Place, Asked]]], list[Found]]
 
 
 def _searched(
@@ -109,44 +110,27 @@ def _searched(
     nearest, stats = list[Nearest](), SearchStats()
     for at in range(0, len(queries), _AT_ONCE):
         part = queries[at : at + _AT_ONCE]
-        some = min(len(places), len(part) // _SHARE)
-        if k is not None and some > 1 and some >= min(len(places), _SOME):
-            found = _in_two_rounds(part, k, places, ask, some)
-        else:
-            found = ask([(place, Asked(part, k)) for place in places])
-        lists = zip(*(answer.nearest for answer in found), strict=True)
-        nearest += [merged(each, k) for each in lists] or [merged((), k)] * len(part)
-        stats = sum((answer.stats for answer in found), stats)
+        request, best = TopKRequest(part, k, np.full(len(part), np.inf)), NONE
+        for shares in _rounds(len(part), k, len(places)):
+            asked = [Asked(part[mine], k, request.limits[mine]) for mine in shares]
+            found = ask([*zip(places, asked, strict=False)])
+            candidates = map(Found.candidates, found, shares)
+            best = request.best(best, *candidates)
+            request.tighten(request.limits, best)
+            stats = sum((each.stats for each in found), stats)
+        nearest += request.split(best)
     return Answer(nearest, replace(stats, queries=len(queries)))
 
 
-def _in_two_rounds(
-    queries: NDArray[np.float32], k: int, places: Sequence[Place], ask: _Ask, some: int
-) -> list[Answer]:
-    """Return what each place has, when the limits of queries count that other places have found.
+def _rounds(count: int, k: int | None, places: int) -> list[list[NDArray[np.int64]]]:
+    """Return for each round which of so many queries each place is asked, or the first places.
 
-    Each of ``some`` places is asked for a share of the queries first. The ``k``-th that it finds is
-    the limit of such a query in all other places.
+    The ``k``-th that a place finds in the first round is the limit of such a query in the second.
     """
-    owners = np.arange(len(queries)) % some
-    pairs = [(place, owners == number) for number, place in enumerate(places)]
-    first = ask([(place, Asked(queries[mine], k)) for place, mine in pairs[:some]])
-    limits = np.full(len(queries), np.inf)
-    for (_, mine), answer in zip(pairs, first, strict=False):
-        limits[mine] = [found[-1] if len(found) == k else np.inf for _, found in answer.nearest]
-    then = ask([(place, Asked(queries[~mine], k, limits[~mine])) for place, mine in pairs])
-    first += [Answer([], SearchStats())] * (len(places) - some)
-    together = []
-    for (_, mine), one, other in zip(pairs, first, then, strict=True):
-        ones, others = iter(one.nearest), iter(other.nearest)
-        nearest = [next(ones if is_mine else others) for is_mine in mine]
-        together.append(Answer(nearest, one.stats + other.stats))
-    return together
-
-
-def merged(found: Sequence[Nearest], k: int | None) -> Nearest:
-    """Return the first ``k`` (None: all) of several lists, by distance and id."""
-    ids = np.concatenate([ids for ids, _ in found]) if found else np.empty(0, np.int64)
-    distances = np.concatenate([each for _, each in found]) if found else np.empty(0)
-    order = np.lexsort((ids, distances))[:k]
-    return ids[order], distances[order]
+    queries = np.arange(count)
+    some = min(places, count // _SHARE)
+    if k is None or some < max(2, min(places, _SOME)):
+        return [[queries] * places]
+    owners = queries % some
+    first = [queries[owners == place] for place in range(some)]
+    return [first, [queries[owners != place] for place in range(places)]]

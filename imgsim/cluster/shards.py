@@ -28,8 +28,10 @@ from imgsim.cluster.ray_cluster import (
 from imgsim.errors import ClusterError, ImgsimError, StoreError
 from imgsim.index.gallery import Gallery
 from imgsim.index.search import Answer
+from imgsim.index.topk import Candidates
 from imgsim.index.vector_store import VectorStore
 from imgsim.records import Segment, SegmentRows
+from imgsim.results import SearchStats
 
 _WORK = "work"  # the concurrency group of what workers do besides searching
 _T = TypeVar("_T")
@@ -71,15 +73,17 @@ class Shard:
         self._forgotten = set[str]()
         self._needed = dict[str, dict[str, int]]()  # bytes of segments by name, for each gallery
 
-    def search(self, place: "Place", asked: "Asked") -> Answer:
+    def search(self, place: "Place", asked: "Asked") -> "Found":
         """Return the nearest of each query in a view."""
         try:
-            return self._opened(place).search(*asked)
+            return Found.of(self._opened(place).search(*asked))
         except ImgsimError:  # what is wrong may be mended when it is asked again
             self._close(place.key)
             if self._common.bucket is None:
                 raise
-        return self._opened(place).search(*asked)  # another worker has made room meanwhile
+        return Found.of(
+            self._opened(place).search(*asked)
+        )  # another worker has made room meanwhile
 
     def _opened(self, place: "Place") -> Gallery:
         if place.key in self._forgotten:
@@ -128,7 +132,26 @@ class Asked(NamedTuple):
 
     queries: NDArray[np.float32]
     k: int | None
-    limits: NDArray[np.float64] | None = None
+    limits: NDArray[np.float64]
+
+
+class Found(NamedTuple):
+    """What is nearest to some queries (q,): ``counts`` to each, (n,) one after the other."""
+
+    counts: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    distances: NDArray[np.float64]
+    stats: SearchStats
+
+    @classmethod
+    def of(cls, answer: Answer) -> "Found":
+        """Return an answer as few arrays, which are soon sent."""
+        ids, distances = map(np.concatenate, zip(*answer.nearest, strict=True))
+        return cls(np.array([len(ids) for ids, _ in answer.nearest]), ids, distances, answer.stats)
+
+    def candidates(self, queries: NDArray[np.int64]) -> Candidates:
+        """Return what was found of the queries with these numbers (q,)."""
+        return Candidates(np.repeat(queries, self.counts), self.ids, self.distances)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +252,7 @@ class Shards:
             self._shown |= {place.key: parts[place.shard] for place in places}
             return places
 
-    def search(self, asked: Sequence[tuple[Place, Asked]]) -> list[Answer]:
+    def search(self, asked: Sequence[tuple[Place, Asked]]) -> list[Found]:
         """Return what parts of a view have of what they are asked.
 
         Raises :class:`ClusterError`; a later search starts others for workers that were lost.

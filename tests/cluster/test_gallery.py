@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from imgsim.cluster import gallery
+from imgsim.cluster.shards import Found
 from imgsim.index.distance import distances
 from imgsim.index.vector_store import VectorStore
 from imgsim.records import SegmentRows
@@ -46,7 +47,7 @@ def test_the_answers_are_those_of_one_gallery(rows, places, monkeypatch, k, some
 
     def ask(questions):
         asked.append([len(each.queries) for _, each in questions])
-        return [place.search(*each) for place, each in questions]
+        return [Found.of(place.search(*each)) for place, each in questions]
 
     queries = rows[:count].copy()
     queries[::2] += np.float32(0.5)
@@ -66,9 +67,9 @@ def test_what_is_too_far_is_not_sent_again(rows, places):
     sent = []
 
     def ask(questions):
-        answers = [place.search(*each) for place, each in questions]
-        sent.append(sum(len(ids) for answer in answers for ids, _ in answer.nearest))
-        return answers
+        found = [Found.of(place.search(*each)) for place, each in questions]
+        sent.append(sum(len(each.ids) for each in found))
+        return found
 
     gallery._searched(rows[:300], 10, places[:1] + places[3:4], ask)
     assert sent[0] == 300 * 10

@@ -535,8 +535,8 @@ def test_what_is_forgotten_is_not_opened_again(cluster, stored):
         rows, dim = snapshot.segment_rows(), snapshot.encoder().dim
     shard = Shard(Sharded(stored.path / "segments"))
     place = Place(0, "key", ray.put(View(rows, dim, np.inf)))
-    asked = Asked(np.zeros((1, dim), np.float32), 3)
-    assert len(shard.search(place, asked).nearest[0][0]) == 3
+    asked = Asked(np.zeros((1, dim), np.float32), 3, np.full(1, np.inf))
+    assert len(shard.search(place, asked).ids) == 3
     shard.forget("key")
     with pytest.raises(StoreError, match="whoever asked has left"):
         shard.search(place, asked)
