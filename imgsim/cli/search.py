@@ -180,9 +180,9 @@ def export_neighbours(
     """Write for every image its nearest others, as .csv, .jsonl, .parquet or .npz.
 
     The file appears when it is complete; an interrupted export leaves what was there before. A name
-    without a suffix is that of a folder, which gets .parquet files of some 16,000 images each; the
-    same command goes on with those that an interrupted one has completed. So does an address, where
-    the workers of a --cluster write them.
+    without a suffix is that of a folder, and an address that of a bucket. They get .parquet files
+    of some 16,000 images each; the same command goes on with those that an interrupted one has
+    completed. To an address, the workers of a --cluster write themselves.
     """
     options: Options = ctx.obj
     k, within = requested(k, radius, under, not_under, distinct=distinct)
