@@ -19,7 +19,7 @@ from imgsim.index.topk import NONE, TopKRequest
 from imgsim.results import SearchStats
 
 _AT_ONCE = 1_024  # queries
-_SHARE = 32  # queries that a place is asked for first, at least
+_SHARE = 64  # queries that a place is asked for first, at least
 _SOME = 8  # places that are asked first, at least, if not all are: the others wait meanwhile
 _T = TypeVar("_T")
 _I = TypeVar("_I")

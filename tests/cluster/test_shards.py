@@ -111,7 +111,7 @@ def same(found, expected):
     assert np.array_equal(found[1].distances, expected[1].distances)
 
 
-@pytest.mark.parametrize(("shards", "share"), [(0, 32), (1, 32), (0, 2)])
+@pytest.mark.parametrize(("shards", "share"), [(0, 64), (1, 64), (0, 2)])
 @pytest.mark.parametrize("kind", ["all", "distinct", "under", "radius", "none"])
 def test_the_answers_are_those_of_one_process(
     cluster, stored, crops, monkeypatch, shards, share, kind
