@@ -40,7 +40,7 @@ from imgsim import ClusterSettings, Collection, Searcher
 SHARDS = 3
 WORKERS = "ray::Shard", "ray::_encoded"  # what their processes are called
 AT_ONCE = 1, 100, 1_000
-MISSED = {  # a node after 8 s, not half a minute
+MISSED = {  # a node after 8 s, not 16
     "health_check_initial_delay_ms": 1_000,
     "health_check_period_ms": 1_000,
     "health_check_failure_threshold": 8,

@@ -1,4 +1,4 @@
-"""A bucket of an object store, which has the files of a collection's segments."""
+"""A bucket of an object store: whole files, as of a collection's segments."""
 
 import hashlib
 import re
@@ -105,7 +105,8 @@ class Bucket:
             except FileNotFoundError:
                 owner = ""
         if owner != self.owner:
-            raise StoreError(f"{self}: belongs to another collection; nothing is changed")
+            whose = "another collection" if self.owner else "a collection"
+            raise StoreError(f"{self}: belongs to {whose}; nothing is changed")
         return self._listed() - {_OWNER}
 
     def get(self, target: Path, sha256: str = "") -> None:
@@ -156,10 +157,14 @@ class Bucket:
             system.delete_file(f"{prefix}/{name}")
 
     def rename(self, name: str, new: str) -> None:
-        """Give a file another name."""
+        """Give a file another name, or where the object store has no such thing, a copy of it."""
         system, prefix = self._files
         with self._asking(name):
-            system.move(f"{prefix}/{name}", f"{prefix}/{new}")
+            if self._is_local:
+                system.move(f"{prefix}/{name}", f"{prefix}/{new}")
+            else:
+                system.copy_file(f"{prefix}/{name}", f"{prefix}/{new}")
+                system.delete_file(f"{prefix}/{name}")
 
     @contextmanager
     def opened(self, name: str) -> Iterator[Any]:

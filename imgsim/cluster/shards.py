@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, starmap
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
@@ -279,16 +279,16 @@ class Shards:
             shared = [ray.put(common)]  # in a list: Ray would wait for it before a worker may tell
         del common  # it may be large
 
-        def asked(item: _I) -> Question:
+        def asked(number: int, item: _I) -> Question:
             def ask(worker: Any) -> Any:  # noqa: ANN401 - Ray's
                 return worker.work.options(concurrency_group=_WORK).remote(task, shared, item)
 
-            teams, turn = self.teams(places)
-            begun, others = (chain(*each) for each in zip(*teams, strict=True))
-            return Question(Team([*begun], [*others]).in_turn(turn), ask)
+            begun, others = (chain(*each) for each in zip(*self.teams(places)[0], strict=True))
+            return Question(Team([*begun], [*others]).in_turn(number), ask)
 
         at_once = _WORKS * self._replicas * len(places)
-        yield from answers_in_turn(ray, map(asked, items), self._lose, at_once)
+        questions = starmap(asked, enumerate(items))
+        yield from answers_in_turn(ray, questions, self._lose, at_once)
 
     def teams(self, places: Sequence[Place]) -> tuple[list[Team], int]:
         """Return the workers of each of some places, and a number that grows with each call.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -87,17 +88,16 @@ class OpenedLists:
     ) -> Iterator[ImageNeighbours]:
         """Yield the lists of the images in some blocks, with ``done`` before them."""
         total = len(self.everything)
-        for count, each in enumerate(self.lister(self.snapshot, self.admitted)(blocks), done + 1):
+        lists = self.lister(self.snapshot)(self.admitted, blocks)
+        for count, each in enumerate(lists, done + 1):
             yield each
             if on_progress is not None:
                 on_progress(count, total)
 
-    def lister(self, images: ImageFacts, admitted: Finder) -> "Lister":
-        """Return what computes lists, with the same facts and embeddings from wherever."""
+    def lister(self, images: ImageFacts) -> "Lister":
+        """Return what computes lists, with the same facts from wherever."""
         asked = self.asked
-        return Lister(
-            asked.k, asked.within.distinct, asked.searched, asked.matched, images, admitted
-        )
+        return Lister(asked.k, asked.within.distinct, asked.searched, asked.matched, images)
 
 
 @dataclass(frozen=True)
@@ -109,19 +109,21 @@ class Lister:
     searched: int
     matched: int
     images: ImageFacts
-    admitted: Finder
 
-    def __call__(self, blocks: Iterable[Block]) -> Iterator[ImageNeighbours]:
-        """Yield the lists of the images in some blocks."""
-        for ids, found in in_portions(blocks, self._search, self.searched, self.matched):
+    def __call__(self, admitted: Finder, blocks: Iterable[Block]) -> Iterator[ImageNeighbours]:
+        """Yield the lists of the images in some blocks, of neighbours that are admitted."""
+        search = partial(self._search, admitted)
+        for ids, found in in_portions(blocks, search, self.searched, self.matched):
             names = paths_of(self.images, ids.tolist())
             for number, mine in zip(ids.tolist(), matches(self.images, found), strict=True):
                 yield ImageNeighbours(number, names[number], mine)
 
-    def _search(self, ids: NDArray[np.int64], rows: NDArray[np.float32]) -> list[Nearest]:
+    def _search(
+        self, admitted: Finder, ids: NDArray[np.int64], rows: NDArray[np.float32]
+    ) -> list[Nearest]:
         """Return the nearest others of some images."""
         contents = self.images.contents if self.distinct else None
-        return nearest_others(self.admitted, ids, rows, self.k, contents).nearest
+        return nearest_others(admitted, ids, rows, self.k, contents).nearest
 
 
 def in_portions(

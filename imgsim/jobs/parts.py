@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
@@ -42,8 +42,7 @@ class _Writer:
     def write(self, part: tuple[int, _Part, Finder]) -> tuple[int, int]:
         """Write a part, of neighbours as they are found; return its number and its length."""
         number, images, admitted = part
-        lists = replace(self.lister, admitted=admitted)
-        self.parts.put(number, lists(images.blocks))
+        self.parts.put(number, self.lister(admitted, images.blocks))
         return number, len(images)
 
 
@@ -59,9 +58,9 @@ def write_parts(lists: NeighbourLists, on_progress: Progress | None, files: Part
         parts = Parts(files, _key(lists, opened.snapshot))
         groups = _grouped(opened.everything.blocks())
 
-        def writer(admitted: ShardedGallery) -> _Writer:
+        def writer() -> _Writer:
             table = ImageTable.of(opened.snapshot, with_contents=lists.within.distinct)
-            return _Writer(parts, opened.lister(table, admitted.remote()))
+            return _Writer(parts, opened.lister(table))
 
         match opened.everything, opened.admitted, files:
             case ShardedGallery() as workers, ShardedGallery() as admitted, BucketFiles():
@@ -79,7 +78,7 @@ def write_parts(lists: NeighbourLists, on_progress: Progress | None, files: Part
 def _by_workers(
     workers: ShardedGallery,
     admitted: ShardedGallery,
-    writer: Callable[[ShardedGallery], _Writer],
+    writer: Callable[[], _Writer],
     on_progress: Progress | None,
     missing: _Missing,
 ) -> Iterator[int]:
@@ -95,7 +94,7 @@ def _by_workers(
             begun, pending = part.before + len(part), pending + len(part)
             yield number, part, admitted.remote()
 
-    for number, images in workers.each(_Writer.write, writer(admitted), items()):
+    for number, images in workers.each(_Writer.write, writer(), items()):
         pending -= images
         if on_progress is not None:
             on_progress(begun - pending, len(workers))

@@ -16,7 +16,7 @@ from imgsim.files import replacing, sync_directory, writing
 from imgsim.output.target import NEIGHBOURS
 
 _LOCK = ".neighbours.lock"
-_TAIL = 1 << 18  # bytes, in which Parquet says what is before
+_TAIL = 1 << 16  # bytes, in which Parquet mostly says what is before
 
 
 class PartFiles(Protocol):
@@ -137,7 +137,12 @@ class BucketFiles:
             with writing(path):
                 yield path
             self.bucket.put(path)
-        self.bucket.rename(path.name, name)
+        try:
+            self.bucket.rename(path.name, name)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self.bucket}/{name}: another export has removed it; export again"
+            ) from error
 
     def rows(self, name: str) -> int:
         """Return how many rows a Parquet file has; raise :class:`StoreError` if it is none."""
@@ -158,9 +163,12 @@ def _row_count(file: BinaryIO, shown: str) -> int:
     import pyarrow as pa  # noqa: PLC0415 - heavy
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-    tail = file.read()  # what fails from here on is not the reading
-    try:
+    size, tail, needed = file.seek(0, os.SEEK_END), b"", _TAIL
+    while len(tail) < min(size, needed):
+        file.seek(-min(size, needed), os.SEEK_END)
+        tail = file.read()
+        needed = 8 + int.from_bytes(tail[-8:-4], "little")  # what is before them says what is where
+    try:  # it is read; what fails now is the file's fault
         rows: int = pq.read_metadata(pa.BufferReader(tail)).num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(f"{shown}: is not Parquet; remove it and export again") from error

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -54,3 +55,11 @@ def workers_of(cluster, name):
     named = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"])
     found = [each for each in named if each.info["cmdline"][0].startswith(f"ray::{name}")]
     return [each for each in found if each.ppid() in raylets]
+
+
+def eventually(holds):
+    """Wait until something holds, or fail."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,7 +22,7 @@ from imgsim import (
 from imgsim.jobs import parts
 from imgsim.options import SearchFilter
 from tests import s3
-from tests.cluster.conftest import raylets_of, workers_of
+from tests.cluster.conftest import eventually, raylets_of, workers_of
 from tests.conftest import make_collection
 
 WITHIN = {
@@ -124,6 +125,20 @@ def test_they_write_to_an_object_store(cluster, stored, tmp_path, folder):
         assert pq.read_table(folder).equals(expected)
 
 
+@pytest.mark.parametrize(("shards", "replicas"), [(2, 1), (1, 2)])
+def test_all_workers_take_part(cluster, stored, shards, replicas):
+    settings = ClusterSettings(cluster.address, shards, replicas)
+    with (
+        Collection.open(stored.path, cluster=settings) as collection,
+        collection._directory.reading() as snapshot,
+        collection._directory.gallery(snapshot) as gallery,
+    ):
+        gallery.search(np.zeros((1, gallery.dim), np.float32), 1)
+        eventually(lambda: not any(team.others for team in gallery.remote().teams))
+        pids = [*gallery.each(lambda both, _: (*both, os.getpid())[-1], (), range(8))]
+    assert sorted(map(pids.count, {*pids})) == [4, 4]
+
+
 def test_only_what_is_missing_is_written(cluster, stored, folder):
     """By whoever goes on with it."""
     stored.export_neighbours(f"file://{folder}", *WITHIN["all"])
@@ -206,4 +221,5 @@ def test_who_has_all_parts_joins_no_cluster(stored, folder):
     stored.export_neighbours(f"file://{folder}", 3)
     with Collection.open(stored.path, cluster=ClusterSettings("192.0.2.9:1")) as collection:
         rows = collection.export_neighbours(f"file://{folder}", 3)
+        assert collection._directory.workers._ray is None
     assert rows == pq.read_table(folder).num_rows

@@ -37,7 +37,7 @@ from imgsim.cluster.cache import cache_of, make_room
 from imgsim.cluster.shards import Asked, Place, Shard, Sharded, View, deal_out
 from imgsim.files import cache_folder
 from imgsim.records import Segment, SegmentRows
-from tests.cluster.conftest import workers_of
+from tests.cluster.conftest import eventually, workers_of
 from tests.conftest import make_collection
 from tests.server.serving import served
 
@@ -95,14 +95,6 @@ def answers(searcher, crops):
     """What is found, in several ways."""
     one, many = searcher.search(crops[3], k=9), searcher.search(crops, k=3)
     return [*one, *many, *searcher.search(crops[:2], k=None)], searcher.search_ids([1, 9], k=4)
-
-
-def eventually(holds):
-    """Wait until something holds, or fail."""
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def same(found, expected):

@@ -14,6 +14,7 @@ import pytest
 from imgsim import OutputError, SearchFilter, StoreError
 from imgsim.bucket import Bucket
 from imgsim.jobs import parts
+from imgsim.output import part_files
 from tests import s3
 
 IMAGES = 36
@@ -185,6 +186,13 @@ def test_a_part_that_is_no_parquet_is_named(batches, target):
     assert numbers_asked(batches, target) == (3 * IMAGES, [*range(1, 13)])
 
 
+def test_a_footer_of_any_length_is_read(batches, target, monkeypatch):
+    """As one of very many row groups."""
+    monkeypatch.setattr(part_files, "_TAIL", 16)
+    assert numbers_asked(batches, target)[0] == 3 * IMAGES
+    assert numbers_asked(batches, target) == (3 * IMAGES, [])
+
+
 def test_what_a_killed_export_has_not_finished_goes(batches, target):
     target.put("..neighbours-0123456789abcdef-00000.parquet.01234567.tmp", b"half")
     numbers_asked(batches, target)
@@ -239,7 +247,7 @@ def test_a_connection_that_is_cut(batches, server, tmp_path):
 def test_the_bucket_of_a_collection_is_refused(batches, target, tmp_path):
     """What no segment needs is removed there."""
     Bucket.claimed(target.where, tmp_path)
-    with pytest.raises(StoreError, match="belongs to another collection; nothing is changed"):
+    with pytest.raises(StoreError, match="belongs to a collection; nothing is changed"):
         batches.export_neighbours(target.where)
     assert target.names() == ["imgsim.owner"]
 
