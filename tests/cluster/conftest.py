@@ -40,6 +40,14 @@ def impatient(monkeypatch):
     monkeypatch.setattr(ray_cluster, "PATIENCE", 60.0)
 
 
+@pytest.fixture(autouse=True)
+def seen(request):
+    """Nodes that an earlier test has killed are known to be dead, and no worker waits for them."""
+    if "cluster" in request.fixturenames:
+        nodes = request.getfixturevalue("cluster").list_all_nodes()
+        eventually(lambda: sum(node["Alive"] for node in ray.nodes()) == len(nodes))
+
+
 def raylets_of(cluster):
     """Return the ids of the processes of which the workers on nodes are children."""
     return {
