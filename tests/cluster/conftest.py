@@ -42,10 +42,11 @@ def impatient(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def seen(request):
-    """Nodes that an earlier test has killed are known to be dead, and no worker waits for them."""
+    """What an earlier test has killed is known to be dead, and no worker waits for a core of it."""
     if "cluster" in request.fixturenames:
         nodes = request.getfixturevalue("cluster").list_all_nodes()
         eventually(lambda: sum(node["Alive"] for node in ray.nodes()) == len(nodes))
+        eventually(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
 
 def raylets_of(cluster):
