@@ -34,7 +34,11 @@ LIFE = "life"
 SLOWEST = 900.0
 """Seconds that some images may take, once workers have answered."""
 
-_HERE = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+_HERE = {
+    "include_dashboard": False,
+    "_node_ip_address": "127.0.0.1",
+    "_system_config": {"worker_niceness": 0},  # or other work of this machine stops them
+}
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 

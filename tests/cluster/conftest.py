@@ -21,6 +21,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     soon = {"health_check_initial_delay_ms": 1_000, "health_check_period_ms": 1_000}
     soon["health_check_failure_threshold"] = 8  # a node that was killed is missed in seconds
+    soon["worker_niceness"] = 0  # or other tests stop the workers
     head = {"num_cpus": 0, "_system_config": soon}
     running = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):

@@ -51,6 +51,7 @@ from tests.cluster.conftest import workers_of
 
 detection = {"initial_delay_ms": 1_000, "period_ms": 1_000, "failure_threshold": 24}
 config = {f"health_check_{name}": value for name, value in detection.items()}
+config["worker_niceness"] = 0
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": config})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 settings = ClusterSettings(cluster.address, 1)
@@ -357,6 +358,18 @@ def test_mistakes(stored, crops, monkeypatch):
         pytest.raises(ExtraMissing, match=r"imgsim\[cluster\]"),
     ):
         collection.query(crops[0])
+
+
+def test_workers_of_this_machine_are_as_nice_as_others(stored):
+    """Ray's own would give way to all other work, and take minutes to begin."""
+    program = (
+        "import os, sys; from imgsim import ClusterSettings, Collection\n"
+        "collection = Collection.open(sys.argv[1], cluster=ClusterSettings('local'))._directory\n"
+        "with collection.reading() as snapshot, collection.gallery(snapshot) as gallery:\n"
+        "    print(*gallery.each(lambda *_: os.nice(0), None, [0]))\n"
+    )
+    command = [sys.executable, "-c", program, str(stored.path)]
+    assert int(subprocess.check_output(command, timeout=100)) == os.nice(0)
 
 
 def test_the_command(imgsim, stored, crops, tmp_path):
