@@ -81,9 +81,7 @@ class Shard:
             self._close(place.key)
             if self._common.bucket is None:
                 raise
-        return Found.of(
-            self._opened(place).search(*asked)
-        )  # another worker has made room meanwhile
+        return Found.of(self._opened(place).search(*asked))  # if another has made room meanwhile
 
     def _opened(self, place: "Place") -> Gallery:
         if place.key in self._forgotten:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -10,7 +11,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from imgsim import BatchLimits, Collection, IngestSettings
 from imgsim.cluster import ray_cluster
+from tests.conftest import make_collection
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,20 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
         os.environ["XDG_CACHE_HOME"] = former
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, crops) -> Iterator[Collection]:
+    """Thirty-six photographs and copies of some, in seven segments; some are gone again."""
+    folder = tmp_path_factory.mktemp("stored")
+    for number, path in enumerate(crops[:12]):
+        shutil.copy(path, folder / f"copy-\udcff-{number}.jpg")
+    with Collection.open(make_collection(folder / "c")) as collection:
+        collection.ingest(crops)
+        collection.remove(crops[20:23])
+        collection.ingest(folder, IngestSettings(batch=BatchLimits(images=2)))
+        assert collection.info().segments == 7
+        yield collection
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Whatever hangs ends soon."""
@@ -51,9 +68,9 @@ def seen(request):
 
 
 def raylets_of(cluster):
-    """Return the ids of the processes of which the workers on nodes are children."""
+    """Return the nodes, by the ids of the processes of which the workers on them are children."""
     return {
-        each.process.pid
+        each.process.pid: node
         for node in cluster.list_all_nodes()
         for each in node.all_processes.get("raylet", [])
     }

@@ -19,7 +19,7 @@ from imgsim.cluster import ray_cluster, workers
 from imgsim.cluster.shards import Sharded
 from imgsim.encoder.encoder import Encoder
 from imgsim.options import DecodeRules
-from tests.cluster.conftest import workers_of
+from tests.cluster.conftest import raylets_of, workers_of
 from tests.conftest import make_collection
 
 
@@ -81,20 +81,20 @@ def test_it_stores_what_one_process_stores(cluster, both, pictures):
 
 @pytest.mark.parametrize("killed", ["worker", "node"])
 def test_a_death_costs_time_alone(cluster, both, large, killed):
-    victim = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
+    if killed == "node":
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
     done = threading.Event()
     deaths = []
 
     def kill():
         while not done.is_set() and not deaths:
-            busy = workers_of(cluster, "_encoded")
-            if busy and killed == "worker":
-                busy[0].kill()
-                deaths.append(busy[0])
-            elif len(busy) > 2:
-                cluster.remove_node(victim, allow_graceful=False)
-                deaths.append(victim)
+            for busy in workers_of(cluster, "_encoded")[:1]:
+                if killed == "worker":
+                    busy.kill()
+                else:
+                    cluster.remove_node(raylets_of(cluster)[busy.ppid()], allow_graceful=False)
+                deaths.append(busy)
             time.sleep(0.005)
 
     with Collection.open(both[0]) as here, on(cluster, both[1]) as there:
@@ -107,8 +107,6 @@ def test_a_death_costs_time_alone(cluster, both, large, killed):
         assert deaths
         assert report == expected
         assert held(there) == held(here)
-    if killed == "worker":
-        cluster.remove_node(victim, allow_graceful=False)
 
 
 def test_a_file_that_workers_die_of_is_refused(cluster, empty, large, tmp_path):

@@ -1,29 +1,24 @@
 """Lists of neighbours that the workers of a cluster write, as one process would."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from imgsim import (
-    BatchLimits,
     ClusterError,
     ClusterSettings,
     Collection,
-    IngestSettings,
     StoreError,
 )
 from imgsim.jobs import parts
 from imgsim.options import SearchFilter
 from tests import s3
 from tests.cluster.conftest import eventually, raylets_of, workers_of
-from tests.conftest import make_collection
 
 WITHIN = {
     "all": (3, SearchFilter()),
@@ -59,20 +54,6 @@ finally:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     monkeypatch.setattr(parts, "_PART", 2)
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory, crops) -> Iterator[Collection]:
-    """Thirty-six photographs and copies of some, in seven segments; some are gone again."""
-    folder = tmp_path_factory.mktemp("stored")
-    for number, path in enumerate(crops[:12]):
-        shutil.copy(path, folder / f"copy-\udcff-{number}.jpg")
-    with Collection.open(make_collection(folder / "c")) as collection:
-        collection.ingest(crops)
-        collection.remove(crops[20:23])
-        collection.ingest(folder, IngestSettings(batch=BatchLimits(images=2)))
-        assert collection.info().segments == 7
-        yield collection
 
 
 @pytest.fixture

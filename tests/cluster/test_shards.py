@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -68,20 +67,6 @@ with Collection.open(sys.argv[1], cluster=settings) as there, Collection.open(sy
         assert searcher.search(sys.argv[2]).results == alone.search(sys.argv[2]).results
 cluster.shutdown()
 """
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory, crops) -> Iterator[Collection]:
-    """Thirty-six photographs and copies of some, in five segments; some are gone again."""
-    folder = tmp_path_factory.mktemp("stored")
-    for number, path in enumerate(crops[:12]):
-        shutil.copy(path, folder / f"copy-{number}.jpg")
-    with Collection.open(make_collection(folder / "c")) as collection:
-        collection.ingest(crops)
-        collection.remove(crops[20:23])
-        collection.ingest(folder, IngestSettings(batch=BatchLimits(images=3)))
-        assert collection.info().segments == 5
-        yield collection
 
 
 @contextmanager
