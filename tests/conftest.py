@@ -16,6 +16,7 @@ from imgsim.catalog.catalog import Catalog
 from imgsim.directory import Directory
 from imgsim.encoder.preprocessing import read_preprocessing
 from imgsim.index.vector_store import VectorStore
+from imgsim.jobs import batch
 from tests import postgres as postgresql
 from tests.pictures import write_crops
 from tests.prepared import Prepared
@@ -62,6 +63,15 @@ def open_small(path) -> Collection:
     """Open a collection that fits a projection to few images, and writes bounds of few."""
     store = VectorStore(path / "segments", fewest_fitted=20, fewest_bounded=20)
     return Collection(Directory(path, Catalog(path / "catalog.db"), store))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_seconds() -> Iterator[float]:
+    """However slow a machine is, a few images are one batch; return when else the first ends."""
+    usual = batch._FIRST_SECONDS
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(batch, "_FIRST_SECONDS", 60.0)
+        yield usual
 
 
 @pytest.fixture(scope="session")

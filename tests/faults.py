@@ -1,6 +1,6 @@
 """A program: do a job with a fault before each of its effects on the disk in turn.
 
-For every effect it copies the collection, forks, and lets the child be killed there, or lets the
+For every third effect it copies the collection, forks, and lets the child be killed there, or the
 disk be full from there on. It prints a line of JSON for each: the copy, the effect, and how the
 child ended. A disk that is full where no space is needed is full at the next effect.
 """
@@ -88,7 +88,7 @@ def work(path: Path, pictures: str, job: str) -> int:
 
 def main() -> None:
     template, pictures, scratch, mode, job = sys.argv[1:]
-    for number in itertools.count(step=1 if mode == "kill" else 2):  # half will do
+    for number in itertools.count(step=3):
         path = Path(shutil.copytree(template, f"{scratch}/{mode}-{number}"))
         os.environ["EFFECT"] = f"{scratch}/{mode}-{number}.effect"
         child = os.fork()

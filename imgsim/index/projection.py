@@ -253,7 +253,9 @@ def _is_sound(projection: Projection, dim: int) -> bool:
     count = projection.directions.shape[-1]
     if projection.mean.shape != (dim,) or projection.directions.shape != (dim, count):
         return False
-    departure = np.linalg.norm(projection.directions.T @ projection.directions - np.eye(count))
+    with np.errstate(over="ignore", invalid="ignore"):  # altered ones may be as large as can be
+        products = projection.directions.T @ projection.directions
+        departure = np.linalg.norm(products - np.eye(count))
     widths = [0, projection.fine, projection.near, count]
     if sorted(widths) != widths or any(width % STEP for width in widths):
         return False

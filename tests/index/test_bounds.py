@@ -223,7 +223,7 @@ class TestFiles:
         path = tmp_path / "basis.npz"
         write_projection_file(path, projection)
         content = path.read_bytes()
-        for place in range(0, len(content), 3):
+        for place in range(bit, len(content), 8):
             altered = bytearray(content)
             altered[place] ^= 1 << bit
             path.write_bytes(altered)

@@ -49,8 +49,9 @@ def test_running_twice_adds_nothing(collection, pictures):
     assert collection.info().segments == 1
 
 
-def test_the_first_batches_are_committed_soon(monkeypatch):
+def test_the_first_batches_are_committed_soon(monkeypatch, usual_seconds):
     now = 0.0
+    monkeypatch.setattr("imgsim.jobs.batch._FIRST_SECONDS", usual_seconds)
     monkeypatch.setattr("time.monotonic", lambda: now)
     batch, waited = Batch(BatchLimits()), []
     for _ in range(6):

@@ -118,14 +118,17 @@ def cards(page):
 
 
 def loaded(page):
-    """Wait until nothing is asked any more, and every picture in sight is there."""
+    """Wait until nothing is asked or computed any more, and every picture in sight is there."""
     page.wait_for_load_state("networkidle")
+    page.wait_for_function("!document.querySelector('progress')")
     page.wait_for_function("[...document.images].every((i) => i.complete || i.loading == 'lazy')")
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_are_sound_on_a_desk_in_light_and_on_a_phone_in_dark(page, name, tmp_path):
     page.goto(PAGES[name])
+    if name == "map":
+        page.wait_for_url("**/map/page?*")  # to which it leads once it is computed
     for width, scheme in zip(WIDTHS, ("light", "dark"), strict=True):
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(color_scheme=scheme)
