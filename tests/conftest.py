@@ -67,7 +67,7 @@ def open_small(path) -> Collection:
 
 @pytest.fixture(scope="session", autouse=True)
 def usual_seconds() -> Iterator[float]:
-    """However slow a machine is, a few images are one batch; return when else the first ends."""
+    """A few images are one batch, however slow a machine is; return the usual seconds of it."""
     usual = batch._FIRST_SECONDS
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(batch, "_FIRST_SECONDS", 60.0)

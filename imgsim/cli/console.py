@@ -256,8 +256,8 @@ def training_display(*, quiet: bool) -> Iterator[Callable[[TrainingProgress], No
 
 
 def _rich_progress(*columns: "ProgressColumn") -> "RichProgress":
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress as Bar  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.progress import Progress as Bar  # noqa: PLC0415 - as above
 
     console = Console(file=sys.stderr)
     return Bar(*columns, console=console, transient=True, redirect_stdout=False)

@@ -84,10 +84,11 @@ def test_a_death_costs_time_alone(cluster, both, large, killed):
     if killed == "node":
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
-    done = threading.Event()
+    begun, done = threading.Event(), threading.Event()
     deaths = []
 
     def kill():
+        begun.wait(60)  # with the first file, which is alone: the next ones are together
         while not done.is_set() and not deaths:
             for busy in workers_of(cluster, "_encoded")[:1]:
                 if killed == "worker":
@@ -101,7 +102,7 @@ def test_a_death_costs_time_alone(cluster, both, large, killed):
         expected = here.ingest(large)
         thread = threading.Thread(target=kill)
         thread.start()
-        report = there.ingest(large)
+        report = there.ingest(large, on_progress=lambda *_: begun.set())
         done.set()
         thread.join()
         assert deaths

@@ -223,7 +223,7 @@ class TestFiles:
         path = tmp_path / "basis.npz"
         write_projection_file(path, projection)
         content = path.read_bytes()
-        for place in range(bit, len(content), 8):
+        for place in range(bit % 3, len(content), 3):
             altered = bytearray(content)
             altered[place] ^= 1 << bit
             path.write_bytes(altered)
@@ -232,6 +232,14 @@ class TestFiles:
             except (ValueError, OSError):
                 continue
             assert found.fingerprint == projection.fingerprint
+
+    def test_a_basis_beyond_all_numbers_is_refused_without_a_warning(self, tmp_path, projection):
+        directions = projection.directions.copy()
+        directions[0, 0] = 1e300  # whose square is infinite
+        path = tmp_path / "basis.npz"
+        write_projection_file(path, replace(projection, directions=directions))
+        with pytest.raises(ValueError, match="not orthonormal"):
+            read_projection(path, 40)
 
     @pytest.mark.parametrize("bit", range(8))
     def test_no_altered_bit_of_a_header_is_believed(self, tmp_path, rows, projection, bit):
