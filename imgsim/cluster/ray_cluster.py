@@ -233,6 +233,21 @@ def _silent(
     return lost
 
 
+def machines(ray: ModuleType) -> list[str]:
+    """Return the ids of the machines that do work, in the order of their addresses."""
+    nodes = (each for each in ray.nodes() if each["Resources"].get("CPU", 0) >= 1)
+    return [number for _, number in sorted((n["NodeManagerAddress"], n["NodeID"]) for n in nodes)]
+
+
+def near(machine: str) -> Any:  # noqa: ANN401 - Ray's
+    """Return how a worker gets to a machine, or to any other if that has no core free."""
+    from ray.util.scheduling_strategies import (  # noqa: PLC0415 - an extra
+        NodeAffinitySchedulingStrategy,
+    )
+
+    return NodeAffinitySchedulingStrategy(machine, soft=True, _spill_on_unavailable=True)
+
+
 def kill(ray: ModuleType, workers: Sequence[Any]) -> None:
     """End workers, whether they are there or not."""
     for worker in workers:

@@ -23,6 +23,8 @@ from imgsim.cluster.ray_cluster import (
     answers,
     answers_in_turn,
     kill,
+    machines,
+    near,
     told,
 )
 from imgsim.errors import ClusterError, ImgsimError, StoreError
@@ -170,10 +172,11 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class _Replica:
-    """A worker of a shard, and a call that is answered once it has begun."""
+    """A worker of a shard, a call that is answered once it has begun, and where it should be."""
 
     worker: Any
     begun: Any
+    machine: str
 
 
 class Team(NamedTuple):
@@ -192,8 +195,9 @@ class Shards:
     """The workers that search one collection, as long as there is a gallery that may use them.
 
     Segments are dealt out to up to ``most`` shards (0: as many as machines), and ``replicas``
-    workers have each, which Ray spreads over machines. One that dies is started anew; what it was
-    asked, another of its shard is asked, or itself again.
+    workers have each, on machines of their own, and on the same each time if they can: there are
+    their copies. One that dies is started anew; what it was asked, another of its shard is asked,
+    or itself again.
     """
 
     def __init__(
@@ -240,8 +244,7 @@ class Shards:
         """Return where the parts of a view are searched."""
         ray = self._join()
         with self._lock, told(ray):
-            machines = sum(node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
-            self._count = max(self._count, self._most or machines or 1)
+            self._count = max(self._count, self._most or len(machines(ray)) or 1)
             parts = deal_out(view.rows, self._placed, self._count)
             places = [
                 Place(shard, token_hex(8), ray.put(replace(view, rows=rows)))
@@ -320,17 +323,25 @@ class Shards:
         """Return the workers of a shard; those that are missing are started."""
         replicas = self._workers.setdefault(shard, [])
         while len(replicas) < self._replicas:
+            machine = _home(machines(ray), shard, [each.machine for each in replicas])
             start: Any = ray.remote(
                 num_cpus=1,
                 max_restarts=-1,
                 max_task_retries=REPEATS if self._replicas == 1 else 0,
                 concurrency_groups={LIFE: 1, _WORK: _WORKS},
-                scheduling_strategy="SPREAD",
+                scheduling_strategy=near(machine) if machine else "SPREAD",
             )(Shard)
             worker = start.remote(self._common)
             begun = worker.is_there.options(concurrency_group=LIFE).remote()
-            replicas.append(_Replica(worker, begun))
+            replicas.append(_Replica(worker, begun, machine))
         return [*replicas]
+
+
+def _home(there: Sequence[str], shard: int, taken: Sequence[str]) -> str:
+    """Return where one more worker of a shard should be, of the machines that are there, if any."""
+    first = shard % max(1, len(there))
+    turned = [*there[first:], *there[:first]]
+    return next((each for each in turned if each not in taken), turned[0] if turned else "")
 
 
 def question(place: Place, asked: Asked, team: Team, turn: int) -> Question:

@@ -18,6 +18,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from imgsim import (
     BatchLimits,
@@ -36,7 +37,7 @@ from imgsim.cluster.cache import cache_of, make_room
 from imgsim.cluster.shards import Asked, Place, Shard, Sharded, View, deal_out
 from imgsim.files import cache_folder
 from imgsim.records import Segment, SegmentRows
-from tests.cluster.conftest import eventually, workers_of
+from tests.cluster.conftest import eventually, raylets_of, workers_of
 from tests.conftest import make_collection
 from tests.server.serving import served
 
@@ -462,6 +463,25 @@ def test_segments_in_a_bucket_are_copied_to_workers(cluster, tmp_path, crops):
             pytest.raises(ClusterError, match=rf"a worker failed: .*{segment.name}"),
         ):
             searcher.search(crops[0])
+
+
+def test_a_shard_is_where_its_copies_are(cluster, stored, crops):
+    """On the same machine for each command; on another while that one has no core free."""
+
+    def place(free):
+        eventually(lambda: ray.available_resources().get("CPU") == free)
+        with sharded(stored.path, cluster, 1) as searcher:
+            assert searcher.search(crops[0], k=3).results == stored.query(crops[0], k=3).results
+            (worker,) = workers_of(cluster, "Shard")
+            return worker.ppid()
+
+    (home,) = {place(2) for _ in range(4)}
+    node = raylets_of(cluster)[home].node_id
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    task = ray.remote(num_cpus=1, scheduling_strategy=strategy)(lambda: time.sleep(600))
+    busy = task.remote()
+    assert place(1) != home
+    ray.cancel(busy, force=True)
 
 
 def test_a_worker_keeps_no_copies_beyond_the_limit(cluster, tmp_path, crops):
