@@ -1,5 +1,6 @@
 """TensorFlow: loaded without a word, or found missing."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -23,18 +24,19 @@ def tensorflow(device: Device = "auto") -> Iterator[None]:
     TensorFlow tells its developers about the machine while it loads, whatever its settings are. So
     nothing is written to stderr meanwhile, and no warnings of its own later, as of a fifth training
     in one process; unless the environment sets how much it says. Convolutions are those of oneDNN,
-    unless the environment says otherwise.
+    unless the environment says otherwise. Python looks for no garbage meanwhile.
     """
     os.environ.setdefault(_ONEDNN, "1")
     try:
-        if _LEVEL in os.environ:
-            yield
-        else:
-            os.environ[_LEVEL] = "3"
-            with _silence():
+        with _no_collection():
+            if _LEVEL in os.environ:
                 yield
-                _gpus()  # the first look for them writes too
-            logging.getLogger("tensorflow").setLevel(logging.ERROR)
+            else:
+                os.environ[_LEVEL] = "3"
+                with _silence():
+                    yield
+                    _gpus()  # the first look for them writes too
+                logging.getLogger("tensorflow").setLevel(logging.ERROR)
         _compute_on(device)
     except ModuleNotFoundError as error:
         raise EncoderError(
@@ -64,6 +66,18 @@ def _gpus() -> list[Any]:
 
     found: list[Any] = tf.config.list_physical_devices("GPU")
     return found
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the search for unused cycles; a third of the time to load TensorFlow goes to it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager
