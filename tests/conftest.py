@@ -1,3 +1,4 @@
+import gc
 import os
 import resource
 import shutil
@@ -63,6 +64,11 @@ def open_small(path) -> Collection:
     """Open a collection that fits a projection to few images, and writes bounds of few."""
     store = VectorStore(path / "segments", fewest_fitted=20, fewest_bounded=20)
     return Collection(Directory(path, Catalog(path / "catalog.db"), store))
+
+
+def pytest_collection_finish() -> None:
+    """Let no search for unused cycles go through all that pytest and libraries keep."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

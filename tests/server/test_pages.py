@@ -32,6 +32,9 @@ PAGES = {
     "evaluation": "/evaluation",
 }
 WIDTHS = 1_280, 390
+LOADED = """Promise.all([...document.images]
+    .filter((image) => !image.complete && image.loading != "lazy")
+    .map((image) => new Promise((done) => { image.onload = image.onerror = done; })))"""
 NAMES = (
     b"<img src=x onerror=alert(1)>.jpg",
     b'"><script>alert(1)<\\script>.jpg',
@@ -120,8 +123,8 @@ def cards(page):
 def loaded(page):
     """Wait until nothing is asked or computed any more, and every picture in sight is there."""
     page.wait_for_load_state("networkidle")
-    page.wait_for_function("!document.querySelector('progress')")
-    page.wait_for_function("[...document.images].every((i) => i.complete || i.loading == 'lazy')")
+    expect(page.locator("progress")).to_have_count(0, timeout=60_000)
+    page.evaluate(LOADED)
 
 
 @pytest.mark.parametrize("name", PAGES)
