@@ -1,5 +1,6 @@
 import csv
 import errno
+import gc
 import json
 import math
 import os
@@ -31,6 +32,7 @@ from imgsim.training.checkpoints import Checkpoints, TrainingJob, TrainingState
 from imgsim.training.fit import _callbacks
 from imgsim.training.images import TrainingImages
 from imgsim.training.network import create, create_autoencoder, encoder_of, latent_channels
+from imgsim.training.runtime import tensorflow
 from imgsim.training.selfcheck import isolation, recognition
 from imgsim.training.train import _difference
 from tests.conftest import interruptible
@@ -764,3 +766,15 @@ def test_convolutions_are_those_of_onednn():
     )
     environment = {name: value for name, value in os.environ.items() if "ONEDNN" not in name}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_no_garbage_is_looked_for_while_tensorflow_is_loaded(before):
+    if not before:
+        gc.disable()
+    try:
+        with tensorflow():
+            assert not gc.isenabled()
+        assert gc.isenabled() == before
+    finally:
+        gc.enable()
