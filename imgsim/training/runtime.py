@@ -70,7 +70,7 @@ def _gpus() -> list[Any]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Pause the search for unused cycles; a third of the time to load TensorFlow goes to it."""
+    """Pause the search for unused cycles, a quarter of the time that TensorFlow takes to load."""
     collects = gc.isenabled()
     gc.disable()
     try:
