@@ -77,6 +77,62 @@ def kept(path):
         return facts(collection)
 
 
+def files(path):
+    return {found: found.read_bytes() for found in path.rglob("*") if found.is_file()}
+
+
+def mounted(monkeypatch, tmp_path, kind):
+    """Let a folder be on a file system of some kind, as far as the kernel's table says."""
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+        f"30 22 0:49 / {tmp_path}/share rw shared:2 - autofs systemd-1 rw\n"
+        f"31 30 0:50 / {tmp_path}/share rw shared:3 - {kind} nas:/photos rw\n"
+    )
+    monkeypatch.setattr("imgsim.mounts._TABLE", str(table))
+    folder = tmp_path / "share"
+    folder.mkdir()
+    return folder
+
+
+class TestNetworkShares:
+    @pytest.mark.parametrize("kind", ["nfs4", "nfs", "cifs", "smb3", "fuse.sshfs", "lustre"])
+    def test_sqlite_is_not_used(self, stored, tmp_path, monkeypatch, kind):
+        share = mounted(monkeypatch, tmp_path, kind)
+        moved = Path(shutil.move(stored, share / "c"))
+        before = files(moved)
+        told = rf": is on a network share \({kind}\), where SQLite .*; {ADVICE}; .* \(--catalog\)"
+        for path in (moved, share / "new"):
+            with pytest.raises(CollectionError, match=f"^{path}{told}"):
+                Collection.open(path, create=True)
+        assert files(moved) == before
+        assert os.listdir(share) == ["c"]
+
+    def test_a_link_to_one_is_one(self, stored, tmp_path, monkeypatch):
+        share = mounted(monkeypatch, tmp_path, "nfs4")
+        shutil.move(stored, share / "c")
+        stored.symlink_to(share / "c")
+        with pytest.raises(CollectionError, match="network share"):
+            Collection.open(stored)
+
+    @pytest.mark.parametrize("kind", ["ext4", "fuse.mergerfs", "nfs4"])
+    def test_a_local_disk_and_a_read_only_share_are_none(
+        self, stored, crops, tmp_path, monkeypatch, kind
+    ):
+        share = mounted(monkeypatch, tmp_path, kind)
+        moved = Path(shutil.move(stored, share / "c"))
+        if kind == "nfs4":
+            monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+        with Collection.open(moved) as collection:
+            assert collection.query(crops[0], 1)[0].matches[0].distance == 0
+
+    def test_a_catalog_in_postgresql_may_be_there(self, tmp_path, postgres, monkeypatch, crops):
+        share, address = mounted(monkeypatch, tmp_path, "nfs4"), postgres.new_address()
+        with Collection.open(share / "c", create=True, catalog=address) as collection:
+            collection.encoders.add(EncoderSource(write_projection(tmp_path / "model.onnx")))
+            assert collection.ingest(crops[:3]).added == 3
+
+
 class TestLocks:
     @pytest.mark.parametrize("name", LOCKLESS)
     def test_without_locks_nobody_writes_and_everybody_reads(self, stored, crops, faulty, name):

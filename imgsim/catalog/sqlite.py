@@ -1,6 +1,7 @@
 """The SQLite file of a catalog."""
 
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -20,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.pool import QueuePool
 
+from imgsim import mounts
 from imgsim.errors import (
     CollectionDamaged,
     CollectionError,
@@ -34,6 +36,11 @@ UNSOUND = sqlite3.Error, UnicodeDecodeError
 """What the module raises; the latter for messages with names that are not UTF-8."""
 
 _TRIES = 20  # a tenth of a second apart
+
+_SHARES = re.compile(
+    r"afs|beegfs|ceph|cifs|gfs2|gpfs|lustre|nfs4?|ocfs2|smb3|smbfs"
+    r"|fuse\.(ceph|gcsfuse|glusterfs|juicefs|mount-s3|rclone|s3fs|sshfs)"
+)  # file systems that several machines have
 
 _LACKING = {
     "SQLITE_PROTOCOL",
@@ -194,8 +201,23 @@ def _unchanging(path: Path) -> sqlite3.Connection:
 
 
 def _opened(path: Path, mode: str) -> sqlite3.Connection:
+    _refuse_share(path.parent)
     require_record_locks(path.parent)
     return _connected(path, f"mode={mode}")
+
+
+def _refuse_share(directory: Path) -> None:
+    """Raise :class:`CollectionError` on a file system that several machines have.
+
+    The processes that use a write-ahead log must share memory: https://sqlite.org/wal.html.
+    """
+    kind = mounts.kind_of(directory)
+    if _SHARES.fullmatch(kind):
+        raise CollectionError(
+            directory,
+            f"is on a network share ({kind}), where SQLite can lose what is written; {LOCAL_DISK}; "
+            "a collection with its catalog in PostgreSQL (--catalog) may be there",
+        )
 
 
 def _connected(path: Path, parameters: str) -> sqlite3.Connection:

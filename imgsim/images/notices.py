@@ -10,13 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
+from imgsim import mounts
 from imgsim.errors import ExtraMissing
 from imgsim.text import printable
 
-_MOUNTS = "/proc/self/mountinfo"  # proc_pid_mountinfo(5)
-_ESCAPED = re.compile(r"\\([0-7]{3})")
 _REMOTE = re.compile(
     r"9p|afs|ceph|cifs|drvfs|fuse(\..*)?|lustre|nfs4?|smb3|smbfs|vboxsf|virtiofs"
 )  # what others change there, the kernel does not notice
@@ -124,8 +122,7 @@ class Notices:
         from watchfiles import watch  # noqa: PLC0415 - few need it
 
         there = [root for root in self._roots if self._seen[root] is not None]
-        mounts = _mounts()
-        noticed = [root for root in there if _is_noticed(root, mounts)]
+        noticed = [root for root in there if _is_noticed(root)]
         self._unnoticed = set(there).difference(noticed)
         self._stream, self._problem = None, ""
         if noticed:
@@ -156,26 +153,10 @@ def _identity(path: str) -> tuple[int, int] | None:
     return None
 
 
-def _mounts() -> list[tuple[str, str]]:
-    """Return where file systems are mounted, and their kinds; later ones cover former ones."""
-    if not os.path.exists(_MOUNTS):
-        return []
-    mounts = []
-    for line in Path(_MOUNTS).read_bytes().splitlines():
-        before, _, after = os.fsdecode(line).partition(" - ")
-        place = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), before.split(" ")[4])
-        mounts.append((place, after.split(" ")[0]))
-    return mounts
-
-
-def _is_noticed(path: str, mounts: Sequence[tuple[str, str]]) -> bool:
+def _is_noticed(path: str) -> bool:
     """Say whether the kernel notices all changes under a path, and watchfiles can say so."""
     try:
         path.encode()
     except UnicodeEncodeError:
         return False
-    below, kind, length = os.path.realpath(path) + "/", "", 0
-    for place, found in mounts:
-        if len(place) >= length and below.startswith(place.rstrip("/") + "/"):
-            kind, length = found, len(place)
-    return not _REMOTE.fullmatch(kind)
+    return not _REMOTE.fullmatch(mounts.kind_of(path))

@@ -280,7 +280,7 @@ def test_network_shares_are_looked_at_now_and_then(tmp_path, monkeypatch, caplog
         "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
         f"31 22 0:50 / {tmp_path}/a\\040share rw shared:2 - cifs //nas/photos rw\n"
     )
-    monkeypatch.setattr("imgsim.images.notices._MOUNTS", str(table))
+    monkeypatch.setattr("imgsim.mounts._TABLE", str(table))
     for folder in (share / "2026", local):
         folder.mkdir(parents=True)
     notices = Notices([str(share / "2026"), str(local)], str(tmp_path / "c"), SOON)
