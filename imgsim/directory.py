@@ -161,7 +161,8 @@ class Directory:
         here = partial(self.store.gallery, rows, dim, within.radius, snapshot.segment_ids)
         gallery: Searchable
         if self.workers:
-            gallery = ShardedGallery(self.workers.shards, View(rows, dim, within.radius), here)
+            view = View(rows, dim, within.radius)
+            gallery = ShardedGallery(self.workers.shards, view, snapshot.segment_ids)
         elif self.milvus:
             gallery = self._beside_milvus(self.milvus, snapshot, here(), within.radius)
         else:

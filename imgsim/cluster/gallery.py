@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from imgsim.cluster.ray_cluster import answers
 from imgsim.cluster.shards import Asked, Found, Place, Shards, Team, View, question
 from imgsim.index.distance import Block, Nearest, checked_queries
-from imgsim.index.gallery import Gallery
 from imgsim.index.search import Answer
 from imgsim.index.topk import NONE, TopKRequest
+from imgsim.index.vector_store import IdsOf
 from imgsim.results import SearchStats
 
 _AT_ONCE = 1_024  # queries
@@ -29,13 +29,12 @@ _R = TypeVar("_R")
 class ShardedGallery:
     """The embeddings of all images that count, which the workers of ``shards`` search.
 
-    The first search joins the cluster. ``here`` opens the same embeddings in this process, which
-    reads them for :meth:`blocks`.
+    The first search joins the cluster. ``ids_of`` is asked as by ``VectorStore.gallery``.
     """
 
-    def __init__(self, shards: Shards, view: View, here: Callable[[], Gallery]) -> None:
+    def __init__(self, shards: Shards, view: View, ids_of: IdsOf) -> None:
         self.dim = view.dim
-        self._shards, self._here = shards, here
+        self._shards, self._ids_of = shards, ids_of
         self._view = replace(view, rows=[each for each in view.rows if each.count])
         self._lock = Lock()
         self._is_closed = False
@@ -53,9 +52,16 @@ class ShardedGallery:
             self._shards.leave(self._places or ())
 
     def blocks(self) -> Iterator[Block]:
-        """Yield ids and embeddings of all images in the order of segments, in bounded pieces."""
-        with closing(self._here()) as gallery:
-            yield from gallery.blocks()
+        """Yield ids and embeddings of all images in the order of segments, in bounded pieces.
+
+        This process reads them. Of a bucket it has copies of one segment at a time.
+        """
+        for each in self._view.rows:
+            with (
+                self._shards.common.lent(each.segment) as store,
+                closing(store.gallery([each], self.dim, np.inf, self._ids_of)) as gallery,
+            ):
+                yield from gallery.blocks()
 
     def search(self, queries: NDArray[np.float32], k: int | None) -> Answer:
         """Return the ``k`` nearest images of each of ``queries`` (q, dim) float32; None: all."""

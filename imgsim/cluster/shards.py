@@ -1,7 +1,7 @@
 """The embeddings of a collection, searched by workers that have some segments each."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, starmap
 from pathlib import Path
@@ -30,6 +30,7 @@ from imgsim.cluster.ray_cluster import (
 from imgsim.errors import ClusterError, ImgsimError, StoreError
 from imgsim.index.gallery import Gallery
 from imgsim.index.search import Answer
+from imgsim.index.segment_folder import SegmentFolder
 from imgsim.index.topk import Candidates
 from imgsim.index.vector_store import VectorStore
 from imgsim.records import Segment, SegmentRows
@@ -53,6 +54,16 @@ class Sharded:
     folder: Path
     bucket: Bucket | None = None
     cache_bytes: int = 0
+
+    @contextmanager
+    def lent(self, segment: Segment) -> Iterator[VectorStore]:
+        """Lend a store that has a segment to who reads it once; a copy of it may go afterwards."""
+        if self.bucket is None or SegmentFolder(self.folder).embeddings(segment.name).exists():
+            yield VectorStore(self.folder, self.bucket)
+            return
+        make_room(_sizes([segment]), self.cache_bytes)
+        with cache_of(f"{self.bucket.url} lent") as folder:  # what workers have stays with them
+            yield VectorStore(folder, self.bucket)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +115,7 @@ class Shard:
 
     def _gallery(self, key: str, view: View) -> Gallery:
         if self._common.bucket is not None:
-            segments = [each.segment for each in view.rows]
-            self._needed[key] = {each.name: 5 * each.rows * each.dim for each in segments}
+            self._needed[key] = _sizes([each.segment for each in view.rows])
             needed = {
                 name: size for all_of in self._needed.values() for name, size in all_of.items()
             }
@@ -125,6 +135,11 @@ class Shard:
     def is_there(self) -> bool:
         """Answer, also while it searches."""
         return True
+
+
+def _sizes(segments: Iterable[Segment]) -> dict[str, int]:
+    """Return how many bytes the files of segments take at most, by name."""
+    return {each.name: 5 * each.rows * each.dim for each in segments}
 
 
 class Asked(NamedTuple):
@@ -203,7 +218,7 @@ class Shards:
     def __init__(
         self, join: Callable[[], ModuleType], common: Sharded, most: int, replicas: int
     ) -> None:
-        self._join, self._common, self._most, self._replicas = join, common, most, replicas
+        self._join, self.common, self._most, self._replicas = join, common, most, replicas
         self._lock = Lock()
         self._users = self._turn = self._count = 0
         self._placed = dict[str, tuple[int, int]]()
@@ -331,7 +346,7 @@ class Shards:
                 concurrency_groups={LIFE: 1, _WORK: _WORKS},
                 scheduling_strategy=near(machine) if machine else "SPREAD",
             )(Shard)
-            worker = start.remote(self._common)
+            worker = start.remote(self.common)
             begun = worker.is_there.options(concurrency_group=LIFE).remote()
             replicas.append(_Replica(worker, begun, machine))
         return [*replicas]

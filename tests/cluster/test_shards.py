@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -463,6 +464,23 @@ def test_segments_in_a_bucket_are_copied_to_workers(cluster, tmp_path, crops):
             pytest.raises(ClusterError, match=rf"a worker failed: .*{segment.name}"),
         ):
             searcher.search(crops[0])
+
+
+def test_who_asks_copies_a_segment_at_a_time(cluster, tmp_path, crops):
+    """Where no collection has room, and not into its folder."""
+    path = make_collection(tmp_path / "c", f"file://{tmp_path}/bucket")
+    with Collection.open(path) as collection:
+        collection.ingest(crops, IngestSettings(batch=BatchLimits(images=12)))
+        expected = [*collection.neighbours(3)]
+    for copy in (path / "segments").iterdir():
+        copy.unlink()
+    settings = ClusterSettings(cluster.address, 1, cache_bytes=0)
+    with Collection.open(path, cluster=settings) as collection:
+        assert [*collection.neighbours(3)] == expected
+    bucket = {each.name for each in (tmp_path / "bucket").glob("*.faiss")}
+    copies = [each for each in cache_folder().glob("segments/*/*.faiss") if each.name in bucket]
+    assert sorted(Counter(each.parent for each in copies).values()) == [1, len(bucket)]
+    assert not [*(path / "segments").iterdir()]
 
 
 def test_a_shard_is_where_its_copies_are(cluster, stored, crops):
